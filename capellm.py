@@ -1,0 +1,223 @@
+"""CapeLLM: keypoints of any object, from one photo and a description of each (Sections 3.1 and 4.4, Equations 1 to 6).
+
+    model = CapeLLM.from_pretrained("nano")
+    points = model.locate(Image.open("x.jpg"), read_descriptions("desc.txt"))
+
+    photo -> DINOv2 -> W_proj -> V ----+
+    question -> embedding -> T --------+-> [BOS; V; T] -> Llama -> digit logits -> x, y
+
+The image is the trunk of a tree of tokens, each question a branch off it: a token attends to its ancestors, and its
+position is its depth. One rule, `tree_mask`, holds for training and inference.
+"""
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import data
+from dino import DINOv2
+from llama import KVCache, Llama, Tokenizer
+from lora import add_lora, lora_state_dict, merge_lora
+
+BRANCHES = 16       # questions in one pass: more would make the masked product quadratic, fewer waste the pass
+
+
+class Point(NamedTuple):
+    """x, y in pixels of the original image; probability: what the model gave this answer, the product over its digits."""
+    x: float
+    y: float
+    probability: float
+
+
+def tree_mask(new, old=None):
+    """May a token attend to another? new (..., T): the branch of each new token, 0 for the trunk; old (..., S): of the cached ones.
+
+    Returns bool (..., T, S + T), True where the key is on the trunk or on the same branch, and not later than the query.
+    """
+    keys = new if old is None else torch.cat([old, new], -1)
+    T, S = new.shape[-1], keys.shape[-1]
+    causal = torch.ones(T, S, dtype=torch.bool, device=new.device).tril(S - T)
+    return causal & ((keys == 0)[..., None, :] | (keys[..., None, :] == new[..., :, None]))
+
+
+class CapeLLM(nn.Module):
+    """vision: f_phi (DINOv2); projection: W_proj (C, D), no bias; llm: g_theta (Llama) and W_logit; codec: Eq. 6."""
+
+    def __init__(self, vision, llm, tokenizer, image_size=224, K=3):
+        super().__init__()
+        self.vision, self.llm, self.tokenizer = vision, llm, tokenizer
+        self.image_size, self.codec = image_size, data.Codec(tokenizer, K)
+        self.projection = nn.Linear(vision.config.hidden_size, llm.config.hidden_size, bias=False)
+        nn.init.normal_(self.projection.weight, std=vision.config.hidden_size ** -0.5)
+        self.projection.weight.data = self.projection.weight.data.to(next(vision.parameters()).device)
+
+    @property
+    def device(self):
+        return self.projection.weight.device
+
+    def trunk(self, pixels, features=None):
+        """[BOS; V] of pixels (B, 3, S, S), or of their features (B, N, C): Eq. 1 and 2, embedded (B, 1 + N, D)."""
+        if features is None:
+            features = self.vision(pixels)                                                          # Eq. 1, (B, N, C)
+        V = self.projection(features.to(self.projection.weight.dtype))                              # Eq. 2, (B, N, D)
+        bos = self.llm.embed(torch.full((len(V), 1), self.tokenizer.bos_id, device=self.device))
+        return torch.cat([bos, V.to(bos.dtype)], 1)
+
+    def hidden(self, pixels, branches, tap=None, V=None):
+        """Z of Eq. 4 for an image and its conversations.
+
+        pixels (B, 3, S, S); branches: for each image a list of token id lists, each a branch off its image.
+        Returns Z (B, T, D) and the places (image, position) of the branches' tokens, concatenated in order, two (n,) tensors;
+        with `tap` also the hidden states after that layer.
+        """
+        trunk = self.trunk(pixels, V)
+        B, N, _ = trunk.shape
+        lengths = [sum(map(len, b)) for b in branches]
+        T = max(lengths)
+        ids = torch.zeros(B, T, dtype=torch.long)
+        owner = torch.full((B, N + T), -1)                      # 0 the trunk, 1... its branches, -1 padding
+        owner[:, :N] = 0
+        positions = torch.arange(N + T).repeat(B, 1)
+        for i, image in enumerate(branches):
+            ids[i, :lengths[i]] = torch.tensor([t for b in image for t in b])
+            at = N
+            for n, branch in enumerate(image, 1):
+                owner[i, at:at + len(branch)] = n
+                positions[i, at:at + len(branch)] = torch.arange(N, N + len(branch))
+                at += len(branch)
+        x = torch.cat([trunk, self.llm.embed(ids.to(self.device))], 1)                              # Eq. 3, (B, N + T, D)
+        chain = all(len(b) == 1 for b in branches)              # then causal is enough: padding comes last
+        mask = None if chain else tree_mask(owner).unsqueeze(1).to(self.device)
+        out = self.llm(x, positions.to(self.device), mask, tap=tap)
+        places = [p.to(self.device) for p in (owner > 0).nonzero(as_tuple=True)]
+        return out, places
+
+    def loss(self, pixels, branches):
+        """Mean cross-entropy over the answer tokens. branches: for each image a list of (ids, labels), see data.conversation."""
+        Z, (image, position) = self.hidden(pixels, [[ids for ids, _ in b] for b in branches])
+        labels = torch.tensor([t for b in branches for _, labels in b for t in labels], device=self.device)
+        answers = labels != data.IGNORE
+        Y = self.llm.logits(Z[image[answers], position[answers] - 1])                               # Eq. 5, at answers only
+        return F.cross_entropy(Y.float(), labels[answers])
+
+    @torch.inference_mode()
+    def locate(self, image, keypoints, box=None):
+        """Where are these keypoints? Greedy, single round (Section 4.1).
+
+        image: PIL image; keypoints: list of data.Keypoint; box: x, y, w, h in pixels of the object (default: the whole image).
+        Returns a list of Point in the image's own pixels. The image is computed once; only digits are decoded, so every
+        answer is a coordinate inside the (square) crop.
+        """
+        affine = data.crop_affine(box or (0, 0, *image.size), self.image_size)
+        pixels = data.crop(image.convert("RGB"), affine, self.image_size).to(self.device)
+        coordinates, probability = self.answer(pixels, keypoints)
+        points = data.to_image(coordinates, affine, self.image_size)
+        return [Point(float(x), float(y), float(p)) for (x, y), p in zip(points, probability)]
+
+    @torch.inference_mode()
+    def answer(self, pixels, keypoints):
+        """pixels (3, S, S), list of Keypoint -> relative coordinates (K, 2) and their probabilities (K,)."""
+        trunk = self.trunk(pixels[None])
+        questions = [data.question(self.tokenizer, k) for k in keypoints]
+        longest = sum(sorted(map(len, questions))[-BRANCHES:]) + BRANCHES * (2 * self.codec.K + len(self.codec.open + self.codec.comma))
+        cache = KVCache(self.llm.config, 1, trunk.shape[1] + longest, trunk.dtype, self.device)
+        self.llm(trunk, cache=cache)
+        coordinates, probability = [], []
+        for i in range(0, len(questions), BRANCHES):
+            values, p = self.decode(cache, trunk.shape[1], questions[i:i + BRANCHES])
+            coordinates += values
+            probability += p
+            cache.truncate(trunk.shape[1])
+        return coordinates, probability
+
+    def decode(self, cache, trunk, questions):
+        """The greedy answers to some questions, each a branch of the cached trunk: [[x, y], ...] and their probabilities.
+
+        The template is known, so it is fed with the tokens before it; each of the 2 K steps decides one digit a branch.
+        """
+        n, codec = len(questions), self.codec
+        digit_ids = torch.tensor(codec.ids, device=self.device)
+        owner = torch.zeros(1, trunk, dtype=torch.long, device=self.device)
+        depth = torch.full((n,), trunk)
+        feed = [q + codec.open for q in questions]
+        digits, log_p = [], torch.zeros(n, device=self.device)
+        for step in range(2 * codec.K):
+            if step:
+                tail = codec.comma if step == codec.K else []
+                feed = [[codec.ids[d]] + tail for d in digits[-1].tolist()]
+            lengths = torch.tensor([len(f) for f in feed])
+            new = torch.repeat_interleave(torch.arange(1, n + 1), lengths)[None].to(self.device)
+            positions = torch.cat([torch.arange(d, d + l) for d, l in zip(depth, lengths)]).to(self.device)
+            x = self.llm.embed(torch.tensor([t for f in feed for t in f], device=self.device))[None]
+            Z = self.llm(x, positions, tree_mask(new, owner)[:, None], cache)
+            owner, depth = torch.cat([owner, new], 1), depth + lengths
+            ends = (lengths.cumsum(0) - 1).to(self.device)
+            logits = self.llm.logits(Z[0, ends], digit_ids).float()                                 # (n, base)
+            best = logits.log_softmax(-1).max(-1)                                                   # Eq. 6, one factor
+            digits.append(best.indices)
+            log_p += best.values
+        digits = torch.stack(digits, 1).tolist()
+        return [[codec.value(d[:codec.K]), codec.value(d[codec.K:])] for d in digits], log_p.exp().tolist()
+
+    # ------------------------------------------------------------------ folders
+
+    @classmethod
+    def assemble(cls, vision, llm, image_size=224, K=3, lora=None, dtype=None, device="cpu"):
+        """A model from two official backbone folders; lora: {"rank", "alpha", "dropout"} injects adapters (Section 4.1)."""
+        model = cls(DINOv2.from_pretrained(vision, dtype, device), Llama.from_pretrained(llm, dtype, device),
+                    Tokenizer.from_pretrained(llm), image_size, K)
+        model.requires_grad_(False)
+        model.projection.requires_grad_(True)
+        if lora:
+            add_lora(model.vision, ("query", "value"), **lora)
+            add_lora(model.llm, ("q_proj", "v_proj"), **lora)
+        model.config = {"vision": str(vision), "llm": str(llm), "image_size": image_size, "K": K, "lora": lora}
+        return model
+
+    @classmethod
+    def from_pretrained(cls, folder, dtype=None, device="cpu", merge=True):
+        """A model folder: config.json, adapter.safetensors, and backbones beside it or where the config says.
+
+        merge folds the adapters into the backbones, for inference.
+        """
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / "config.json").read_bytes())
+            vision, llm = (p if (p := folder / config[b]).exists() else Path(config[b]) for b in ("vision", "llm"))
+            arguments = {k: config[k] for k in ("image_size", "K", "lora")}
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(f"{folder} is no model folder: config.json is missing") from None
+        except (ValueError, KeyError, TypeError) as e:
+            raise ValueError(f"{folder}/config.json cannot be read ({type(e).__name__}: {e})") from None
+        model = cls.assemble(vision, llm, dtype=dtype, device=device, **arguments)
+        model.config = config
+        model.load_adapter(folder)
+        if merge and config["lora"]:
+            merge_lora(model)
+        return model.eval()
+
+    def adapter(self):
+        """What training changed, by name: LoRA and the projection."""
+        return {n: p.detach() for n, p in self.named_parameters() if p.requires_grad}
+
+    def load_adapter(self, folder):
+        """Load adapter.safetensors of a model folder; every tensor checked by name and shape."""
+        path = Path(folder) / "adapter.safetensors"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: a model folder holds config.json and adapter.safetensors")
+        try:
+            tensors = load_file(path, device=str(self.device))
+        except SafetensorError as e:
+            raise ValueError(f"{path} is damaged or cut short ({e}): copy or save it again") from None
+        own = self.adapter()
+        if wrong := sorted(own.keys() ^ tensors.keys()):
+            raise ValueError(f"{path}: {wrong[0]} is {'missing' if wrong[0] in own else 'not expected'} ({len(wrong)} such tensors)")
+        for name, tensor in own.items():
+            if tensor.shape != tensors[name].shape:
+                raise ValueError(f"shape of {name} is {tuple(tensors[name].shape)} in {path}, expected {tuple(tensor.shape)}")
+            tensor.copy_(tensors[name])

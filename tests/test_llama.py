@@ -1,0 +1,328 @@
+"""llama.py against transformers (small random models of every family), and trees of tokens against their branches."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from llama import Config, KVCache, Llama, branches, load_weights, tree
+
+SMALL = dict(vocab_size=96, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
+             max_position_embeddings=131072, rms_norm_eps=1e-5, initializer_range=0.15)
+LLAMA3 = dict(rope_type="llama3", low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
+FAMILIES = {
+    "llama-3.1": transformers.LlamaConfig(
+        **SMALL, num_key_value_heads=2, head_dim=16, rope_parameters=dict(LLAMA3, rope_theta=5e5, factor=8.0)),
+    "llama-3.2": transformers.LlamaConfig(
+        **SMALL, num_key_value_heads=1, rope_parameters=dict(LLAMA3, rope_theta=5e5, factor=32.0), tie_word_embeddings=True),
+    "mistral": transformers.MistralConfig(
+        **SMALL, num_key_value_heads=2, head_dim=32, sliding_window=None, rope_parameters=dict(rope_type="default", rope_theta=1e6)),
+    "vicuna": transformers.LlamaConfig(
+        **SMALL, num_key_value_heads=4, rope_parameters=dict(rope_type="default", rope_theta=1e4)),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The four families as transformers writes them: name -> (folder, reference model)."""
+    models = {}
+    for name, config in FAMILIES.items():
+        torch.manual_seed(len(name))
+        reference = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        for key, weight in reference.named_parameters():
+            if "norm" in key:  # all ones otherwise, which would hide a norm left out
+                torch.nn.init.uniform_(weight, 0.5, 1.5)
+        folder = tmp_path_factory.mktemp(name)
+        reference.save_pretrained(folder)
+        models[name] = folder, reference
+    return models
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of one family to damage."""
+    return shutil.copytree(saved["llama-3.1"][0], tmp_path / "model")
+
+
+def edit_config(folder, drop=(), **changes):
+    raw = json.loads((folder / "config.json").read_text())
+    raw = {key: value for key, value in (raw | changes).items() if key not in drop}
+    (folder / "config.json").write_text(json.dumps(raw))
+    return folder
+
+
+def edit_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def small_model(seed=0, **changes):
+    torch.manual_seed(seed)
+    config = Config(**dict(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                           num_key_value_heads=2) | changes)
+    model = Llama(config).eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return model
+
+
+def one_line(error):
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+@torch.inference_mode()
+def compare(folder, reference, positions):
+    ids = torch.randint(0, 96, (2, len(positions)), generator=torch.Generator().manual_seed(1))
+    expected = reference(ids, position_ids=positions.expand(2, -1), attention_mask=torch.ones_like(ids), output_hidden_states=True)
+    model = Llama.from_pretrained(folder)
+    hidden, tapped = model(model.embed(ids), positions, tap=1)
+    assert expected.logits.abs().max() > 1  # weights large enough for the comparison to mean something
+    torch.testing.assert_close(hidden, expected.hidden_states[-1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(tapped, expected.hidden_states[2], atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.logits(hidden), expected.logits, atol=1e-4, rtol=0)
+    rows = torch.tensor([15, 3, 90])
+    torch.testing.assert_close(model.logits(hidden[:, -1], rows), expected.logits[:, -1, rows], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_same_numbers_as_transformers(saved, name):
+    compare(*saved[name], torch.arange(40))
+    compare(*saved[name], torch.tensor([0, 1, 7, 8190, 8191, 8192, 8193, 30_000, 131_071]))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_older_spelling_of_rope_and_shards(saved, name, tmp_path):
+    folder, reference = saved[name]
+    reference.save_pretrained(tmp_path, max_shard_size="60KB")
+    assert not (tmp_path / "model.safetensors").exists()
+    rope = json.loads((tmp_path / "config.json").read_text())["rope_parameters"]
+    theta = rope.pop("rope_theta")
+    drop = {"rope_parameters", "head_dim"} if reference.config.head_dim == 12 else {"rope_parameters"}
+    if name == "vicuna":  # its config.json says neither
+        drop |= {"num_key_value_heads", "rope_theta"}
+    edit_config(tmp_path, drop, rope_theta=theta, rope_scaling=rope if rope["rope_type"] == "llama3" else None)
+    compare(tmp_path, reference, torch.tensor([0, 1, 2, 3, 9000, 9001, 70_000]))
+
+
+@torch.inference_mode()
+def test_bf16_keeps_the_angles_in_fp32(saved):
+    folder, _ = saved["llama-3.1"]
+    ids, positions = torch.arange(12)[None], torch.arange(12) * 9000  # rounded frequencies are far off over such distances
+    full = Llama.from_pretrained(folder)
+    expected = full(full.embed(ids), positions)
+    for model in (Llama.from_pretrained(folder, dtype=torch.bfloat16), full.to(torch.bfloat16)):
+        hidden = model(model.embed(ids).float(), positions)
+        assert hidden.dtype == torch.bfloat16
+        assert (hidden - expected).norm() < 0.05 * expected.norm()
+
+
+def official(vocab, width, mlp, layers, heads, kv, tied=False):
+    return Config(vocab, width, mlp, layers, heads, kv, tie_word_embeddings=tied)
+
+
+@pytest.mark.parametrize("config, total", [
+    (official(128256, 4096, 14336, 32, 32, 8), 8_030_261_248),  # Llama-3.1-8B
+    (official(128256, 2048, 8192, 16, 32, 8, tied=True), 1_235_814_400),  # Llama-3.2-1B
+    (official(32768, 4096, 14336, 32, 32, 8), 7_248_023_552),  # Mistral-7B-v0.3
+    (official(32000, 4096, 11008, 32, 32, None), 6_738_415_616),  # Vicuna-7B-v1.5
+])
+def test_published_parameter_counts(config, total):
+    with torch.device("meta"):
+        model = Llama(config)
+    assert sum(p.numel() for p in model.parameters()) == total
+    assert model.frequencies.device.type == "cpu"
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("chunks", [[30], [1] * 30, [12, 1, 1, 9, 7]])
+def test_cached_equals_uncached(chunks):
+    model = small_model()
+    x = model.embed(torch.randint(0, 50, (2, 30)))
+    cache = KVCache(model.config, 2, 30)
+    parts = [model(part, cache=cache) for part in x.split(chunks, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, 1), model(x), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="room for 30 tokens, 31 are needed"):
+        model(x[:, :1], cache=cache)
+
+
+@torch.inference_mode()
+def test_truncated_cache_forgets():
+    model = small_model()
+    x = model.embed(torch.randint(0, 50, (1, 24)))
+    cache = KVCache(model.config, 1, 24)
+    model(x[:, :10], cache=cache)
+    model(x[:, 10:20] * 3, cache=cache)
+    cache.truncate(10)
+    torch.testing.assert_close(model(x[:, 10:], cache=cache), model(x)[:, 10:], atol=1e-5, rtol=0)
+    for n in (-1, 25):
+        with pytest.raises(ValueError, match="cannot truncate"):
+            cache.truncate(n)
+
+
+@torch.inference_mode()
+def test_read_returns_the_wanted_tokens():
+    model = small_model()
+    x = model.embed(torch.randint(0, 50, (2, 9)))
+    for read in (torch.tensor([8, 0, 3]), slice(4, None), slice(0, 0)):
+        torch.testing.assert_close(model(x, read=read), model(x)[:, read], atol=1e-5, rtol=0)
+
+
+parents_of_trees = st.integers(1, 16).flatmap(lambda n: st.tuples(*(st.integers(-1, i - 1) for i in range(n))))
+
+
+@settings(max_examples=25, deadline=None)
+@given(parents=parents_of_trees, seed=st.integers(0, 99))
+@torch.inference_mode()
+def test_tree_equals_every_branch_on_its_own(parents, seed):
+    model = small_model(seed)
+    x = model.embed(torch.randint(0, 50, (1, len(parents))))
+    mask, positions = tree(parents)
+    together = model(x, positions, mask)
+    per_image = model(x.expand(2, -1, -1), positions.expand(2, -1), mask.expand(2, 1, -1, -1))
+    torch.testing.assert_close(per_image, together.expand(2, -1, -1), atol=1e-5, rtol=0)
+    for i in range(len(parents)):
+        path = [i]
+        while parents[path[0]] >= 0:
+            path.insert(0, parents[path[0]])
+        torch.testing.assert_close(together[:, i], model(x[:, path])[:, -1], atol=1e-5, rtol=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(trunk=st.integers(0, 8), lengths=st.lists(st.integers(1, 5), min_size=1, max_size=5))
+@torch.inference_mode()
+def test_branches_of_a_cached_trunk(trunk, lengths):
+    model = small_model()
+    x = model.embed(torch.randint(0, 50, (1, trunk + sum(lengths))))
+    cache = KVCache(model.config, 1, x.shape[1])
+    if trunk:
+        model(x[:, :trunk], cache=cache)
+    mask, positions = branches(trunk, lengths)
+    together = model(x[:, trunk:], positions, mask, cache)
+    for part, branch in zip(together.split(lengths, 1), x[:, trunk:].split(lengths, 1)):
+        alone = model(torch.cat([x[:, :trunk], branch], 1))[:, trunk:]
+        torch.testing.assert_close(part, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("parents", [[0], [-1, 1], [-1, 2, 0], [-2]])
+def test_tree_refuses_what_is_no_tree(parents):
+    with pytest.raises(ValueError, match="must come before"):
+        tree(parents)
+
+
+def test_gradients_reach_every_weight():
+    model = small_model()
+    model(model.embed(torch.arange(6)[None]), mask=tree([-1, 0, 0, 1, 1, 2])[0]).square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for name, p in model.named_parameters() if name != "lm_head.weight")
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(model_type="qwen2"), "model_type 'qwen2' is not supported, only 'llama' or 'mistral'"),
+    (dict(model_type="mistral", sliding_window=4096), "sliding_window 4096 is not supported, only null"),
+    (dict(rope_parameters=dict(rope_type="yarn", rope_theta=1e4)), "rope type 'yarn' is not supported"),
+    (dict(rope_parameters=None, rope_scaling=dict(type="linear", factor=2)), "rope type 'linear' is not supported"),
+    (dict(rope_parameters=dict(rope_type="llama3", factor=8)), "rope scaling lacks high_freq_factor"),
+    (dict(attention_bias=True), "attention_bias True is not supported"),
+    (dict(quantization_config=dict(bits=4)), "quantization_config"),
+    (dict(num_key_value_heads=3), "3 key-value heads"),
+    (dict(hidden_size="48"), "hidden_size is '48', expected a positive whole number"),
+])
+def test_configs_that_are_refused(folder, changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        Llama.from_pretrained(edit_config(folder, **changes))
+    assert str(folder / "config.json") in one_line(error)
+
+
+def test_config_lacks_a_number_or_is_no_json(folder):
+    with pytest.raises(ValueError, match="lacks hidden_size, num_hidden_layers") as error:
+        Config.from_json(edit_config(folder, drop=("hidden_size", "num_hidden_layers")) / "config.json")
+    one_line(error)
+    for text in ("{", "[1, 2]", "3"):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(ValueError, match="is not a JSON object") as error:
+            Config.from_json(folder / "config.json")
+        one_line(error)
+
+
+def test_tensors_are_checked_by_name_and_shape(folder):
+    q = "model.layers.1.self_attn.q_proj.weight"
+    weights = load_file(folder / "model.safetensors")
+    edit_weights(folder, lambda w: w.update({q: torch.zeros(8, 8)}))
+    with pytest.raises(ValueError) as error:
+        Llama.from_pretrained(folder)
+    assert one_line(error) == f"shape of {q} is (8, 8) in {folder / 'model.safetensors'}, expected (64, 48)"
+    edit_weights(folder, lambda w: w.pop(q))
+    with pytest.raises(ValueError, match=f"lack {q};") as error:
+        Llama.from_pretrained(folder)
+    one_line(error)
+    edit_weights(folder, lambda w: w.update({q: weights[q], "model.layers.1.self_attn.q_proj.bias": torch.zeros(64)}))
+    with pytest.raises(ValueError, match="has not: model.layers.1.self_attn.q_proj.bias;") as error:
+        Llama.from_pretrained(folder)
+    one_line(error)
+
+
+def test_many_missing_tensors_fit_one_line(folder):
+    edit_weights(folder, lambda w: [w.pop(name) for name in sorted(w) if "layers.2" in name])
+    with pytest.raises(ValueError, match=r"lack model\.layers\.2.* and 5 more;") as error:
+        Llama.from_pretrained(folder)
+    one_line(error)
+
+
+def test_known_extras_are_ignored(saved, tmp_path):
+    folder = shutil.copytree(saved["llama-3.2"][0], tmp_path / "tied")
+    edit_weights(folder, lambda w: w.update({
+        "lm_head.weight": w["model.embed_tokens.weight"].clone(), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}))
+    compare(folder, saved["llama-3.2"][1], torch.arange(5))
+
+
+@pytest.mark.parametrize("size", [0, 5, 200, -100])
+def test_truncated_weights(folder, size):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(ValueError, match="is not a whole safetensors file") as error:
+        Llama.from_pretrained(folder)
+    assert str(file) in one_line(error)
+
+
+def test_pickles_are_refused_unread(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model-00001-of-00002.bin").write_bytes(b"anything")
+    with pytest.raises(ValueError, match="never loaded.*convert them to safetensors") as error:
+        Llama.from_pretrained(folder)
+    assert "pytorch_model-00001-of-00002.bin" in one_line(error)
+
+
+def test_missing_files(saved, folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere/config.json not found"):
+        Llama.from_pretrained(tmp_path / "nowhere")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="model.safetensors not found"):
+        Llama.from_pretrained(folder)
+    saved["llama-3.1"][1].save_pretrained(folder, max_shard_size="60KB")
+    shard = sorted(folder.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{shard.name} not found, but model.safetensors.index.json names it"):
+        Llama.from_pretrained(folder)
+    (folder / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(ValueError, match="is not an index of shards"):
+        Llama.from_pretrained(folder)
+
+
+def test_load_weights_renames_and_fills_buffers(tmp_path):
+    stored = {"a.weight": torch.randn(2, 3), "a.bias": torch.randn(2), "scale": torch.randn(1), "step": torch.zeros(1)}
+    save_file(stored, tmp_path / "model.safetensors")
+    with torch.device("meta"):
+        model = torch.nn.ModuleDict({"b": torch.nn.Linear(3, 2)})
+        model.register_buffer("scale", torch.empty(1))
+    names = {"a.weight": "b.weight", "a.bias": "b.bias", "scale": "scale"}
+    load_weights(model, tmp_path, rename=names.get)
+    torch.testing.assert_close(model.b(torch.ones(3)), stored["a.weight"].sum(1) + stored["a.bias"])
+    assert model.scale == stored["scale"] and [name for name, _ in model.named_buffers()] == ["scale"]
