@@ -7,7 +7,7 @@
     question -> embedding -> T --------+-> [BOS; V; T] -> Llama -> digit logits -> x, y
 
 The image is the trunk of a tree of tokens, each question a branch off it: a token attends to its ancestors, and its
-position is its depth. One rule, `tree_mask`, holds for training and inference.
+position is its depth. One rule, `llama.grow`, holds for training and inference.
 """
 import json
 from pathlib import Path
@@ -16,13 +16,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 import data
 from dino import DINOv2
-from llama import KVCache, Llama, Tokenizer
-from lora import add_lora, lora_state_dict, merge_lora
+from llama import KVCache, Llama, Tokenizer, grow
+from lora import add_lora, merge_lora
 
 BRANCHES = 16       # questions in one pass: more would make the masked product quadratic, fewer waste the pass
 
@@ -32,17 +32,6 @@ class Point(NamedTuple):
     x: float
     y: float
     probability: float
-
-
-def tree_mask(new, old=None):
-    """May a token attend to another? new (..., T): the branch of each new token, 0 for the trunk; old (..., S): of the cached ones.
-
-    Returns bool (..., T, S + T), True where the key is on the trunk or on the same branch, and not later than the query.
-    """
-    keys = new if old is None else torch.cat([old, new], -1)
-    T, S = new.shape[-1], keys.shape[-1]
-    causal = torch.ones(T, S, dtype=torch.bool, device=new.device).tril(S - T)
-    return causal & ((keys == 0)[..., None, :] | (keys[..., None, :] == new[..., :, None]))
 
 
 class CapeLLM(nn.Module):
@@ -68,34 +57,29 @@ class CapeLLM(nn.Module):
         bos = self.llm.embed(torch.full((len(V), 1), self.tokenizer.bos_id, device=self.device))
         return torch.cat([bos, V.to(bos.dtype)], 1)
 
-    def hidden(self, pixels, branches, tap=None, V=None):
-        """Z of Eq. 4 for an image and its conversations.
+    def hidden(self, pixels, branches, tap=None, features=None):
+        """Z of Eq. 4 for images and their conversations.
 
-        pixels (B, 3, S, S); branches: for each image a list of token id lists, each a branch off its image.
-        Returns Z (B, T, D) and the places (image, position) of the branches' tokens, concatenated in order, two (n,) tensors;
-        with `tap` also the hidden states after that layer.
+        pixels (B, 3, S, S), or their features (B, N, C); branches: for each image a list of token id lists, each a branch
+        off its image. Returns Z (B, T, D) and the places of the branches' tokens in it, in order, as two (n,) tensors
+        (image, position); with `tap` Z is a pair, the second the hidden states after that layer.
         """
-        trunk = self.trunk(pixels, V)
-        B, N, _ = trunk.shape
-        lengths = [sum(map(len, b)) for b in branches]
-        T = max(lengths)
+        trunk = self.trunk(pixels, features)
+        (B, N, _), lengths = trunk.shape, [[len(ids) for ids in b] for b in branches]
+        T = max(map(sum, lengths))
         ids = torch.zeros(B, T, dtype=torch.long)
-        owner = torch.full((B, N + T), -1)                      # 0 the trunk, 1... its branches, -1 padding
-        owner[:, :N] = 0
         positions = torch.arange(N + T).repeat(B, 1)
-        for i, image in enumerate(branches):
-            ids[i, :lengths[i]] = torch.tensor([t for b in image for t in b])
-            at = N
-            for n, branch in enumerate(image, 1):
-                owner[i, at:at + len(branch)] = n
-                positions[i, at:at + len(branch)] = torch.arange(N, N + len(branch))
-                at += len(branch)
+        mask = torch.ones(B, 1, N + T, N + T, dtype=torch.bool).tril()          # padding, at the end, is read by nobody
+        for i, branch in enumerate(branches):
+            n = sum(lengths[i])
+            ids[i, :n] = torch.tensor([t for b in branch for t in b])
+            mask[i, 0, N:N + n, :N + n], positions[i, N:N + n] = grow(torch.ones(len(branch), N, dtype=torch.bool), lengths[i])
+        chain = max(map(len, branches)) == 1                                    # the causal kernel does
         x = torch.cat([trunk, self.llm.embed(ids.to(self.device))], 1)                              # Eq. 3, (B, N + T, D)
-        chain = all(len(b) == 1 for b in branches)              # then causal is enough: padding comes last
-        mask = None if chain else tree_mask(owner).unsqueeze(1).to(self.device)
-        out = self.llm(x, positions.to(self.device), mask, tap=tap)
-        places = [p.to(self.device) for p in (owner > 0).nonzero(as_tuple=True)]
-        return out, places
+        Z = self.llm(x, positions.to(self.device), None if chain else mask.to(self.device), tap=tap)    # Eq. 4
+        image = torch.tensor([i for i, l in enumerate(lengths) for _ in range(sum(l))], device=self.device)
+        position = torch.tensor([N + j for l in lengths for j in range(sum(l))], device=self.device)
+        return Z, (image, position)
 
     def loss(self, pixels, branches):
         """Mean cross-entropy over the answer tokens. branches: for each image a list of (ids, labels), see data.conversation."""
@@ -124,43 +108,38 @@ class CapeLLM(nn.Module):
         """pixels (3, S, S), list of Keypoint -> relative coordinates (K, 2) and their probabilities (K,)."""
         trunk = self.trunk(pixels[None])
         questions = [data.question(self.tokenizer, k) for k in keypoints]
-        longest = sum(sorted(map(len, questions))[-BRANCHES:]) + BRANCHES * (2 * self.codec.K + len(self.codec.open + self.codec.comma))
+        answer = len(self.codec.encode(0, 0))
+        longest = sum(sorted(len(q) + answer for q in questions)[-BRANCHES:])
         cache = KVCache(self.llm.config, 1, trunk.shape[1] + longest, trunk.dtype, self.device)
         self.llm(trunk, cache=cache)
         coordinates, probability = [], []
         for i in range(0, len(questions), BRANCHES):
-            values, p = self.decode(cache, trunk.shape[1], questions[i:i + BRANCHES])
+            values, p = self.decode(cache, questions[i:i + BRANCHES])
             coordinates += values
             probability += p
             cache.truncate(trunk.shape[1])
         return coordinates, probability
 
-    def decode(self, cache, trunk, questions):
-        """The greedy answers to some questions, each a branch of the cached trunk: [[x, y], ...] and their probabilities.
+    def decode(self, cache, questions):
+        """Greedy answers to n questions, each a branch off the cached trunk: [[x, y], ...] and their probabilities (n,).
 
         The template is known, so it is fed with the tokens before it; each of the 2 K steps decides one digit a branch.
         """
-        n, codec = len(questions), self.codec
-        digit_ids = torch.tensor(codec.ids, device=self.device)
-        owner = torch.zeros(1, trunk, dtype=torch.long, device=self.device)
-        depth = torch.full((n,), trunk)
-        feed = [q + codec.open for q in questions]
-        digits, log_p = [], torch.zeros(n, device=self.device)
+        codec, digit_ids = self.codec, torch.tensor(self.codec.ids, device=self.device)
+        rows = torch.ones(len(questions), cache.length, dtype=torch.bool, device=self.device)
+        feed, digits, log_p = [q + codec.open for q in questions], [], torch.zeros(len(questions), device=self.device)
         for step in range(2 * codec.K):
             if step:
-                tail = codec.comma if step == codec.K else []
-                feed = [[codec.ids[d]] + tail for d in digits[-1].tolist()]
-            lengths = torch.tensor([len(f) for f in feed])
-            new = torch.repeat_interleave(torch.arange(1, n + 1), lengths)[None].to(self.device)
-            positions = torch.cat([torch.arange(d, d + l) for d, l in zip(depth, lengths)]).to(self.device)
+                template = codec.comma if step == codec.K else []
+                feed = [[codec.ids[d]] + template for d in digits[-1].tolist()]
+            ends = torch.tensor([len(f) for f in feed], device=self.device).cumsum(0) - 1
+            mask, positions = grow(rows, [len(f) for f in feed])
             x = self.llm.embed(torch.tensor([t for f in feed for t in f], device=self.device))[None]
-            Z = self.llm(x, positions, tree_mask(new, owner)[:, None], cache)
-            owner, depth = torch.cat([owner, new], 1), depth + lengths
-            ends = (lengths.cumsum(0) - 1).to(self.device)
-            logits = self.llm.logits(Z[0, ends], digit_ids).float()                                 # (n, base)
-            best = logits.log_softmax(-1).max(-1)                                                   # Eq. 6, one factor
-            digits.append(best.indices)
-            log_p += best.values
+            Z = self.llm(x, positions, mask, cache, read=ends)                                      # (1, n, D)
+            p = self.llm.logits(Z[0], digit_ids).log_softmax(-1).max(-1)                            # Eq. 6, one factor
+            digits.append(p.indices)
+            log_p += p.values
+            rows = mask[ends]
         digits = torch.stack(digits, 1).tolist()
         return [[codec.value(d[:codec.K]), codec.value(d[codec.K:])] for d in digits], log_p.exp().tolist()
 

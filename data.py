@@ -229,12 +229,15 @@ class Codec:
 # --------------------------------------------------------------- instructions
 
 # One round of the base instruction; the answer follows at once (Section 3.2, Figures 2 and 6).
-QUESTION = "USER: Can you identify location of {name} on the object? {description} With this description, please provide its coordinates. ASSISTANT:"
+QUESTION = ("USER: Can you identify location of {name} on the object? {description} "
+            "With this description, please provide its coordinates. ASSISTANT:")
+BARE = "USER: Can you identify location of {name} on the object? Please provide its coordinates. ASSISTANT:"     # no description
 
 
 def question(tokenizer, keypoint):
     """Token ids of one question. The user's words are data: no special token comes out of them."""
-    return tokenizer.encode(QUESTION.format(name=keypoint.name, description=keypoint.description))
+    template = QUESTION if keypoint.description else BARE
+    return tokenizer.encode(template.format(name=keypoint.name, description=keypoint.description))
 
 
 def conversation(tokenizer, codec, rounds):

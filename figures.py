@@ -26,9 +26,9 @@ from tqdm import tqdm
 TOLERANCE = 0.04   # how far in front of a keypoint, in object units, a part must lie to hide it
 SUPERSAMPLE = 2
 TEXTURES = {"stripes": 0.075, "bands": 0.16, "check": 0.13, "dots": 0.09, "spots": 0.07, "patches": 0.13}  # spacing
-CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 25)[:-1]), np.sin(np.linspace(0, 2 * np.pi, 25)[:-1])],
-                  1)  # (24, 2)
-ENDS = [18, 19, 20, 21, 22, 23, 0, 1, 2, 3, 4, 5, 6], list(range(6, 19))   # the half circles at +x and -x
+ANGLES = np.arange(24) * np.pi / 12
+CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1)                                       # (24, 2)
+FRONT, REAR = CIRCLE[np.arange(-6, 7)], CIRCLE[6:19]    # its halves at +x and at -x
 HERE = Path(__file__).resolve().parent
 
 
@@ -86,7 +86,7 @@ def rotation(yaw=0.0, pitch=0.0, roll=0.0):
 
 
 def project(part, turn):
-    """Outline (n, 2) and the two texture axes (2, 2) of a part after the turn (3, 3), with its turned points and size."""
+    """Outline (n, 2), texture axes (2, 2), points and size of a part after the turn (3, 3)."""
     points, size, axes = part.points @ turn.T, part.size, turn[:2, :2].T
     outline = points[:, :2]
     if part.kind == "ball":                      # the outline of an ellipsoid is the ellipse of P Sigma P^T
@@ -103,8 +103,8 @@ def project(part, turn):
         else:
             u = along / length
             frame = np.stack([u, [-u[1], u[0]]])                                             # (2, 2)
-            outline = np.concatenate([b + CIRCLE[ENDS[0]] @ frame * rb,
-                                      a + CIRCLE[ENDS[1]] @ frame * ra])
+            outline = np.concatenate([b + FRONT @ frame * rb,
+                                      a + REAR @ frame * ra])
             axes = frame
     return outline, axes, points, size
 
@@ -118,7 +118,7 @@ def inside(points, polygon):
 
 
 def hidden_by(part, projected, keypoints):
-    """Which turned keypoints (K, 3) lie clearly behind a projected part. Returns (K,) bool."""
+    """Which turned keypoints (K, 3) lie clearly behind a projected ball, limb or sheet. Returns (K,) bool."""
     outline, _, points, size = projected
     xy, z = keypoints[:, :2], keypoints[:, 2]
     if part.kind == "ball":                      # compare with the middle of the chord, so that surfaces hide only
@@ -135,12 +135,10 @@ def hidden_by(part, projected, keypoints):
         for end, radius in zip(points, size):
             hidden |= (np.hypot(*(xy - end[:2]).T) < radius) & (end[2] > z + radius + TOLERANCE)
         return hidden
-    if part.kind == "sheet":
-        plane, *_ = np.linalg.lstsq(np.c_[points[:, :2], np.ones(len(points))], points[:, 2], rcond=None)
-        depth = np.clip(xy @ plane[:2] + plane[2], points[:, 2].min(), points[:, 2].max())
-        middle = outline.mean(0)                 # what lies on the rim belongs to the sheet
-        return inside(xy, middle + 0.95 * (outline - middle)) & (depth > z + TOLERANCE)
-    return np.zeros(len(z), bool)                # lines are too thin
+    plane, *_ = np.linalg.lstsq(np.c_[points[:, :2], np.ones(len(points))], points[:, 2], rcond=None)
+    depth = np.clip(xy @ plane[:2] + plane[2], points[:, 2].min(), points[:, 2].max())
+    middle = outline.mean(0)                 # what lies on the rim belongs to the sheet
+    return inside(xy, middle + 0.95 * (outline - middle)) & (depth > z + TOLERANCE)
 
 
 def paint_texture(image, outline, axes, texture, colour, scale, rng):
@@ -157,35 +155,37 @@ def paint_texture(image, outline, axes, texture, colour, scale, rng):
     v = np.array([-u[1], u[0]])
     step = scale * TEXTURES[name]
     reach = int(min(0.7 * extent / step + 1, 12))
-    for i in range(-reach, reach + 1):
-        if name in ("stripes", "bands", "check"):
-            across = [(centre + u * i * step, v), (centre + v * i * step, u)][:1 + (name == "check")]
-            for at, way in across:
-                pen.line([tuple(at - way * extent), tuple(at + way * extent)], fill=255,
+    steps = np.arange(-reach, reach + 1)
+    if name in ("stripes", "bands", "check"):
+        for across, along in ((u, v), (v, u))[:1 + (name == "check")]:
+            for at in centre + step * steps[:, None] * across:
+                pen.line([*(at - along * extent), *(at + along * extent)], fill=255,
                          width=max(1, int(step * (0.35 if name == "check" else 0.5))))
-        else:
-            grain = {"dots": (0.0, 0.28, 0.0), "spots": (0.25, 0.27, 0.08), "patches": (0.2, 0.40, 0.08)}[name]
-            for j in range(-reach, reach + 1):
-                at = centre + step * (u * (i + j % 2 / 2) + v * j + grain[0] * rng.uniform(-1, 1, 2))
-                r = step * (grain[1] + grain[2] * rng.uniform(-1, 1))
-                if name == "patches":
-                    pen.polygon([tuple(at + r * rng.uniform(0.8, 1.3) * c) for c in CIRCLE[::4]], fill=255)
-                else:
-                    pen.ellipse([*(at - r), *(at + r)], fill=255)
+    else:
+        jitter, radius, spread = {"dots": (0, 0.28, 0), "spots": (0.25, 0.27, 0.08), "patches": (0.2, 0.4, 0.08)}[name]
+        i, j = np.meshgrid(steps, steps)
+        at = centre + step * ((i + j % 2 / 2)[..., None] * u + j[..., None] * v
+                              + rng.uniform(-jitter, jitter, (*i.shape, 2)))
+        for x, y in at[((at > -step) & (at < high - low + step)).all(2)]:
+            r = step * (radius + spread * rng.uniform(-1, 1))
+            if name == "patches":
+                pen.polygon(([x, y] + r * rng.uniform(0.8, 1.3, (6, 1)) * CIRCLE[::4]).ravel().tolist(), fill=255)
+            else:
+                pen.ellipse([x - r, y - r, x + r, y + r], fill=255)
     image.paste(second, tuple(int(c) for c in low), Image.composite(marks, Image.new("L", mask.size, 0), mask))
 
 
 def paint(image, parts, projected, scale, shift, rng):
     """Paint projected parts back to front: near parts lighter, outlines darker than the fill."""
     pen = ImageDraw.Draw(image)
-    depth = [points[:, 2].mean() + part.bias for part, (_, _, points, _) in zip(parts, projected)]
-    for i in np.argsort(depth, kind="stable"):
-        part, (outline, axes, points, size) = parts[i], projected[i]
+    depth = [float(points[:, 2].sum()) / len(points) for _, _, points, _ in projected]
+    for i in sorted(range(len(parts)), key=lambda i: depth[i] + parts[i].bias):
+        part, (outline, axes, points, _) = parts[i], projected[i]
         xy = outline * scale + shift
         flat = xy.ravel().tolist()
-        colour = shade(part.colour, 1 + 0.25 * np.clip(points[:, 2].mean(), -0.6, 0.2))
+        colour = shade(part.colour, 1 + 0.25 * min(max(depth[i], -0.6), 0.2))
         if part.kind == "line":
-            pen.line(flat, fill=colour, width=max(1, round(size * scale)), joint="curve")
+            pen.line(flat, fill=colour, width=max(1, round(part.size * scale)), joint="curve")
             continue
         pen.polygon(flat, fill=colour)
         if part.kind == "ball" and np.ptp(xy, 0).min() > 30:   # light from above
@@ -209,12 +209,12 @@ def background(size, rng):
         level = int(size[1] * rng.uniform(0.3, 0.8))
         image.paste(soft(5, rng.uniform(40, 220) + rng.normal(0, 25, 3), 10).crop((0, level, *size)), (0, level))
     if kind == 4:
-        paint_texture(image, np.array([[0, 0], [size[0], 0], size, [0, size[1]]]), rotation(roll=rng.uniform(0,
-                                                                                                             np.pi))[:2, :2],
-                      (rng.choice(list(TEXTURES)), shade(base, 0.85)), base, max(size) * rng.uniform(0.9, 2), rng)
+        corners, turn = np.array([[0, 0], [size[0], 0], size, [0, size[1]]]), rotation(roll=rng.uniform(0, np.pi))
+        paint_texture(image, corners, turn[:2, :2], (rng.choice(list(TEXTURES)), shade(base, 0.85)), base,
+                      max(size) * rng.uniform(0.9, 2), rng)
     for _ in range(rng.integers(0, 8)):
-        ImageDraw.Draw(image).polygon(blob(size, rng, 0.03, 0.16).ravel().tolist(), fill=shade(base + rng.normal(0,
-                                                                                                                 35, 3), 1))
+        outline, colour = blob(size, rng, 0.03, 0.16), shade(base + rng.normal(0, 35, 3), 1)
+        ImageDraw.Draw(image).polygon(outline.ravel().tolist(), fill=colour)
     return image
 
 
@@ -228,7 +228,7 @@ def blob(size, rng, smallest, largest):
 
 
 def draw(template, look, rng):
-    """One image of a category. Returns a PIL image, keypoints (K, 3) in pixels with v in {0, 2}, and bbox [x, y, w, h]."""
+    """One image of a category: a PIL image, keypoints (K, 3) in pixels with v in {0, 2}, and bbox [x, y, w, h]."""
     while True:                                  # until a third of the keypoints can be seen
         parts, keypoints, view = template(rng, look)
         turn = rotation(**view)
@@ -239,7 +239,8 @@ def draw(template, look, rng):
 
         size = np.array([192, 192 * rng.uniform(0.8, 1.25)])[::rng.choice([1, -1])] * rng.uniform(0.9, 1.15)
         size = size.round().astype(int)                                                      # (W, H)
-        scale = rng.uniform(0.62, 0.97) * (size / (high - low)).min()
+        fill = rng.uniform(0.62, 0.97) if all(part.boxed for part in parts) else rng.uniform(0.5, 0.8)
+        scale = fill * (size / (high - low)).min()
         off_frame = 0.3 if rng.random() < 0.05 else 0
         shift = (size - scale * (high - low)) * rng.uniform(0.05 - off_frame, 0.95 + off_frame, 2) - scale * low
         shift += off_frame * rng.uniform(-0.4, 0.4, 2) * size
@@ -249,14 +250,17 @@ def draw(template, look, rng):
         xy = keypoints[:, :2] * scale + shift
         hidden = ((xy < 0) | (xy >= size)).any(1)
         near = ((keypoints[:, :2] >= lows[:, None]) & (keypoints[:, :2] <= highs[:, None])).all(2)   # (parts, K)
+        tops = [flat[2][:, 2].max() + (np.linalg.norm(flat[3][2]) if part.kind == "ball" else 0)
+                for part, flat in zip(parts, projected)]
+        near &= keypoints[:, 2] < np.array(tops)[:, None]
         for part, flat, among in zip(parts, projected, near):
-            if among.any():
+            if among.any() and part.kind != "line":        # lines are too thin to hide anything
                 hidden[among] |= hidden_by(part, flat, keypoints[among])
         if rng.random() < 0.15:                  # an occluder somewhere in front of the object
             cover = blob(size, rng, 0.05, 0.14)
             cover += rng.uniform(low, high) * scale + shift - cover.mean(0)
-            ImageDraw.Draw(image).polygon((cover * SUPERSAMPLE).ravel().tolist(), fill=shade(rng.uniform(30, 240, 3),
-                                                                                             1))
+            colour = shade(rng.uniform(30, 240, 3), 1)
+            ImageDraw.Draw(image).polygon((cover * SUPERSAMPLE).ravel().tolist(), fill=colour)
             hidden |= inside(xy, cover)
         if (~hidden).sum() * 3 >= len(hidden):
             break
@@ -289,9 +293,8 @@ def write_image(out, seed, task):
     number = category["id"] * 1_000_000 + index
     return ({"id": number, "file_name": name, "height": image.height, "width": image.width},
             {"id": number, "image_id": number, "category_id": category["id"], "iscrowd": 0,
-             "keypoints": [round(float(c), 2) for c in keypoints.ravel()], "num_keypoints": int((keypoints[:,
-                                                                                                           2] > 0).sum()),
-             "bbox": [round(float(c), 2) for c in bbox], "area": round(float(bbox[2] * bbox[3]), 2)})
+             "keypoints": keypoints.ravel().round(2).tolist(), "num_keypoints": int((keypoints[:, 2] > 0).sum()),
+             "bbox": bbox.round(2).tolist(), "area": round(float(bbox[2] * bbox[3]), 2)})
 
 
 def write_dataset(out, facts, seed, per_category):
@@ -319,7 +322,7 @@ def write_dataset(out, facts, seed, per_category):
 
 def write_sheet(path, facts, seed):
     """Save a contact sheet of 40 categories with a small dot on each visible keypoint."""
-    firsts = {c["definition"]: c for c in reversed(facts["categories"])}.values()                # one of each definition
+    firsts = {c["definition"]: c for c in reversed(facts["categories"])}.values()    # one of each definition
     others = [c for c in facts["categories"] if c not in firsts]
     chosen = sorted([*firsts, *others[::7]][:40], key=lambda c: c["id"])
     page = Image.new("RGB", (8 * 200, 5 * 200), "white")

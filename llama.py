@@ -2,7 +2,7 @@
 
 Llama 3.1 / 3.2, Mistral-7B-v0.3 and Vicuna-7B-v1.5 are one architecture with different numbers in config.json. CapeLLM
 (paper Sec. 3.1) uses Llama-3.1-8B; the others are its ablation. Module names are the names in the checkpoint. What is
-particular here: tokens may form a tree instead of a chain (`tree`, `branches`), and the model takes embeddings, not ids,
+particular here: tokens may form a tree instead of a chain (`grow`), and the model takes embeddings, not ids,
 because the image enters as embeddings. It knows nothing about images or keypoints.
 
     model = Llama.from_pretrained("Llama-3.2-1B")
@@ -256,28 +256,18 @@ class Llama(nn.Module):
         return load_weights(model, path, dtype, device, rename=lambda name: None if name.endswith(ignored) else name)
 
 
-def tree(parents):
-    """Mask (T, T) and positions (T,) of tokens that form a tree: a token attends to itself and its ancestors.
+def grow(rows, lengths):
+    """The tree of tokens, one step on: extend n branches by chains of new tokens.
 
-    parents[i] < i is the index of token i's parent, -1 at a root. The position is the depth.
+    rows (n, S) bool: which of the S cached tokens the last token of each branch sees (its ancestors and itself); lengths:
+    n numbers of new tokens. Returns the mask (N, S + N) and positions (N,) of the N = sum(lengths) new tokens, branch by
+    branch: the row of a token is its parent's row plus itself, and its position is its depth. A branch forks by standing
+    twice among `rows`; the rows of the ends, `mask[cumsum(lengths) - 1]`, are what the next step grows from.
     """
-    if any(not -1 <= p < i for i, p in enumerate(parents)):
-        raise ValueError("a token's parent must come before it: parents[i] < i, or -1 for a root")
-    jump = torch.tensor([*parents, -1])  # the last row means "no parent", index -1 reaches it
-    mask = torch.eye(len(jump), len(parents), dtype=torch.bool)
-    while (jump >= 0).any():  # each turn doubles how many generations a row sees: log2(depth) turns
-        mask |= mask[jump]
-        jump = jump[jump]
-    return mask[:-1], mask[:-1].sum(1) - 1
-
-
-def branches(trunk, lengths):
-    """Mask (N, trunk + N) and positions (N,) of N = sum(lengths) new tokens: chains that all continue a cached trunk."""
-    lengths = torch.as_tensor(lengths)
-    branch = torch.repeat_interleave(lengths)  # (N,) which branch a token is in
-    start = (lengths.cumsum(0) - lengths)[branch]
-    mask = (branch[:, None] == branch).tril()
-    return F.pad(mask, (trunk, 0), value=True), trunk + torch.arange(len(branch)) - start
+    branch = torch.repeat_interleave(torch.as_tensor(lengths, device=rows.device))  # (N,)
+    chain = (branch[:, None] == branch).tril()
+    mask = torch.cat((rows[branch], chain), dim=1)
+    return mask, mask.sum(1) - 1
 
 
 def load_weights(model, folder, dtype=None, device="cpu", rename=lambda name: name):

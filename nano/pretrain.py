@@ -11,6 +11,8 @@ part of the paper. Two phases, every parameter trained:
 2. words: all together. The answers of the method, with a pointer half-way through the language model: the hidden state
    before the first digit must match the hidden state of the keypoint's patch.
 
+   Most questions come without their description at first: a name is a third of the tokens, and enough to learn to look.
+
 What helped only here (the heads of both losses) is left behind. `train.py --init` then trains what the paper trains.
 """
 import argparse
@@ -37,7 +39,7 @@ from dino import DINOv2, DINOv2Config
 from llama import Config, Llama, Tokenizer
 
 SIZE, PATCH, WIDTH, EYE_WIDTH = 112, 14, 160, 192
-VISION = dict(hidden_size=EYE_WIDTH, num_hidden_layers=8, num_attention_heads=6, image_size=SIZE, patch_size=PATCH)
+VISION = dict(hidden_size=EYE_WIDTH, num_hidden_layers=6, num_attention_heads=6, image_size=SIZE, patch_size=PATCH)
 LLM = dict(hidden_size=WIDTH, intermediate_size=432, num_hidden_layers=4, num_attention_heads=5, num_key_value_heads=5,
            max_position_embeddings=2048, rope_theta=10000.0, rms_norm_eps=1e-5, tie_word_embeddings=True)
 POINTER = 1         # the pointer reads what layer 1 of the four puts out
@@ -48,7 +50,7 @@ LORA = {"rank": 8, "alpha": 16, "dropout": 0.05}
 
 def write_tokenizer(folder, texts):
     """Sentencepiece in Llama 2's form, from the descriptions of the training categories; the template's phrases are pieces."""
-    template = [part.strip() for part in data.QUESTION.replace("{description}", "{name}").split("{name}")]
+    template = {part.strip(): 0 for t in (data.QUESTION, data.BARE) for part in t.replace("{description}", "{name}").split("{name}")}
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=model, model_type="bpe", vocab_size=2048, hard_vocab_limit=False,
@@ -84,7 +86,7 @@ class Grounding(nn.Module):
         eyes, hit = self.eyes(V, item, ids, xy)
         if not words:
             return eyes, {"eyes": eyes, "patch": hit}
-        (Z, tapped), (image, position) = self.model.hidden(pixels, [[t for t, _ in b] for b in branches], tap=POINTER, V=V)
+        (Z, tapped), (image, position) = self.model.hidden(pixels, [[t for t, _ in b] for b in branches], tap=POINTER, features=V)
         labels = torch.tensor([t for b in branches for _, l in b for t in l])
         mark = labels != data.IGNORE
         loss = F.cross_entropy(self.model.llm.logits(Z[image[mark], position[mark] - 1]), labels[mark])
@@ -117,13 +119,13 @@ class Sampler:
         start = {d: sum(map(len, distinct[:n])) for n, d in enumerate(distinct)}
         self.start = {c: start[tuple(d)] for c, d in self.described.items()}
         self.keypoints = sum(map(len, distinct))
-        self.questions = {k: data.question(tokenizer, k) for d in distinct for k in d}
+        self.questions = {k: [data.question(tokenizer, k._replace(description="")), data.question(tokenizer, k)] for d in distinct for k in d}
         self.mirror = {}
         for c, d in self.described.items():
             index = {k.name: j for j, k in enumerate(d)}
             self.mirror[c] = [index.get(swap(k.name), j) for j, k in enumerate(d)]
 
-    def batch(self, size, rng):
+    def batch(self, size, rng, described=1.0):
         images, item, ids, xy, branches, answers = [], [], [], [], [], []
         while len(images) < size:
             instances = self.sets[0] if len(self.sets) == 1 or rng.random() > PHOTOS else rng.choice(self.sets[1:])
@@ -144,7 +146,7 @@ class Sampler:
             asked = rng.sample(visible, min(ROUNDS, len(visible)))
             branches.append([])
             for j in asked:
-                q, a = self.questions[self.described[i.category][j]], self.codec.encode(*points[j, :2])
+                q, a = self.questions[self.described[i.category][j]][rng.random() < described], self.codec.encode(*points[j, :2])
                 branches[-1].append((q + a, [data.IGNORE] * len(q) + a))
             answers += [points[j, :2] for j in asked]
             images.append(pixels)
@@ -223,8 +225,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--data", nargs="+", default=["data/figures"], metavar="FOLDER", help="drawings first, then folders of photographs")
     p.add_argument("--out", type=Path, default=Path("runs/pretrain"), metavar="FOLDER")
-    p.add_argument("--eyes", type=int, default=1200, metavar="STEPS", help="steps of the first phase")
-    p.add_argument("--words", type=int, default=3200, metavar="STEPS", help="steps of the second phase")
+    p.add_argument("--eyes", type=int, default=300, metavar="STEPS", help="steps of the first phase")
+    p.add_argument("--words", type=int, default=2100, metavar="STEPS", help="steps of the second phase")
+    p.add_argument("--names", type=int, default=1200, metavar="STEPS", help="of these, steps that mostly ask by name")
     p.add_argument("--batch", type=int, default=16, help="images a step, over all processes; twice as many for the eyes")
     p.add_argument("--seed", type=int, default=42)
     a = p.parse_args()
@@ -263,7 +266,9 @@ def main():
         factor = train.schedule(step - a.eyes, a.words) if words else max(0.2, train.schedule(step, a.eyes))
         for o, lr in zip(optims, base):
             o.param_groups[0]["lr"] = lr * factor
-        loss, parts = module(sampler.batch((1 if words else 2) * a.batch // world, random.Random(f"{a.seed} {step} {rank}")), words)
+        described = 0.2 if step < a.eyes + a.names else 0.9
+        batch = sampler.batch((1 if words else 2) * a.batch // world, random.Random(f"{a.seed} {step} {rank}"), described)
+        loss, parts = module(batch, words)
         loss.backward()
         if world > 1:                                   # all gradients in one message
             grads = [p.grad for p in module.parameters() if p.grad is not None]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from llama import Config, KVCache, Llama, branches, load_weights, tree
+from llama import Config, KVCache, Llama, grow, load_weights
 
 SMALL = dict(vocab_size=96, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
              max_position_embeddings=131072, rms_norm_eps=1e-5, initializer_range=0.15)
@@ -176,51 +176,49 @@ def test_read_returns_the_wanted_tokens():
         torch.testing.assert_close(model(x, read=read), model(x)[:, read], atol=1e-5, rtol=0)
 
 
-parents_of_trees = st.integers(1, 16).flatmap(lambda n: st.tuples(*(st.integers(-1, i - 1) for i in range(n))))
+steps_of_growth = st.lists(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 3)), min_size=1, max_size=4), min_size=1, max_size=4)
 
 
 @settings(max_examples=25, deadline=None)
-@given(parents=parents_of_trees, seed=st.integers(0, 99))
+@given(trunk=st.integers(0, 6), steps=steps_of_growth, seed=st.integers(0, 99))
 @torch.inference_mode()
-def test_tree_equals_every_branch_on_its_own(parents, seed):
+def test_tree_equals_every_path_on_its_own(trunk, steps, seed):
+    """A step is (branch to grow from, number of tokens) a branch; a branch taken twice forks, one left out ends."""
     model = small_model(seed)
-    x = model.embed(torch.randint(0, 50, (1, len(parents))))
-    mask, positions = tree(parents)
+    total = trunk + sum(n for step in steps for _, n in step)
+    x = model.embed(torch.randint(0, 50, (1, total)))
+    cache = KVCache(model.config, 1, total)
+    cached = [model(x[:, :trunk], cache=cache)] if trunk else []
+    rows, at = torch.ones(1, trunk, dtype=torch.bool), trunk
+    ends, paths = [list(range(trunk))], [list(range(i + 1)) for i in range(trunk)]  # tokens from the root to each token
+    whole, depth = [torch.ones(trunk, trunk, dtype=torch.bool).tril()], [torch.arange(trunk)]
+    for step in steps:
+        parents, lengths = [p % len(ends) for p, _ in step], [n for _, n in step]
+        mask, positions = grow(rows[parents], lengths)
+        cached.append(model(x[:, at:at + sum(lengths)], positions, mask, cache))
+        whole.append(mask)
+        depth.append(positions)
+        new = []
+        for parent, n in zip(parents, lengths):
+            new.append(ends[parent] + list(range(at, at + n)))
+            paths += [new[-1][:len(new[-1]) - n + i + 1] for i in range(n)]
+            at += n
+        ends, rows = new, mask[torch.tensor(lengths).cumsum(0) - 1]
+    positions = torch.cat(depth)
+    assert positions.tolist() == [len(path) - 1 for path in paths]
+    mask = torch.cat([torch.nn.functional.pad(m, (0, total - m.shape[1])) for m in whole])
     together = model(x, positions, mask)
+    torch.testing.assert_close(torch.cat(cached, 1), together, atol=1e-5, rtol=0)
     per_image = model(x.expand(2, -1, -1), positions.expand(2, -1), mask.expand(2, 1, -1, -1))
     torch.testing.assert_close(per_image, together.expand(2, -1, -1), atol=1e-5, rtol=0)
-    for i in range(len(parents)):
-        path = [i]
-        while parents[path[0]] >= 0:
-            path.insert(0, parents[path[0]])
+    for i, path in enumerate(paths):
         torch.testing.assert_close(together[:, i], model(x[:, path])[:, -1], atol=1e-5, rtol=0)
-
-
-@settings(max_examples=25, deadline=None)
-@given(trunk=st.integers(0, 8), lengths=st.lists(st.integers(1, 5), min_size=1, max_size=5))
-@torch.inference_mode()
-def test_branches_of_a_cached_trunk(trunk, lengths):
-    model = small_model()
-    x = model.embed(torch.randint(0, 50, (1, trunk + sum(lengths))))
-    cache = KVCache(model.config, 1, x.shape[1])
-    if trunk:
-        model(x[:, :trunk], cache=cache)
-    mask, positions = branches(trunk, lengths)
-    together = model(x[:, trunk:], positions, mask, cache)
-    for part, branch in zip(together.split(lengths, 1), x[:, trunk:].split(lengths, 1)):
-        alone = model(torch.cat([x[:, :trunk], branch], 1))[:, trunk:]
-        torch.testing.assert_close(part, alone, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("parents", [[0], [-1, 1], [-1, 2, 0], [-2]])
-def test_tree_refuses_what_is_no_tree(parents):
-    with pytest.raises(ValueError, match="must come before"):
-        tree(parents)
 
 
 def test_gradients_reach_every_weight():
     model = small_model()
-    model(model.embed(torch.arange(6)[None]), mask=tree([-1, 0, 0, 1, 1, 2])[0]).square().sum().backward()
+    mask, positions = grow(torch.zeros(2, 0, dtype=torch.bool), [2, 4])
+    model(model.embed(torch.arange(6)[None]), positions, mask).square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for name, p in model.named_parameters() if name != "lm_head.weight")
 
 
