@@ -10,6 +10,7 @@ The image is the trunk of a tree of tokens, each question a branch off it: a tok
 position is its depth. One rule, `llama.grow`, holds for training and inference.
 """
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -155,7 +156,7 @@ class CapeLLM(nn.Module):
         if lora:
             add_lora(model.vision, ("query", "value"), **lora)
             add_lora(model.llm, ("q_proj", "v_proj"), **lora)
-        model.config = {"vision": str(vision), "llm": str(llm), "image_size": image_size, "K": K, "lora": lora}
+        model.config = {"vision": os.path.abspath(vision), "llm": os.path.abspath(llm), "image_size": image_size, "K": K, "lora": lora}
         return model
 
     @classmethod
@@ -174,7 +175,6 @@ class CapeLLM(nn.Module):
         except (ValueError, KeyError, TypeError) as e:
             raise ValueError(f"{folder}/config.json cannot be read ({type(e).__name__}: {e})") from None
         model = cls.assemble(vision, llm, dtype=dtype, device=device, **arguments)
-        model.config = config
         model.load_adapter(folder)
         if merge and config["lora"]:
             merge_lora(model)

@@ -9,6 +9,7 @@ Nothing here knows the model: an instance becomes pixels, token ids and labels.
 import json
 import os
 import random
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -327,3 +328,14 @@ class Pairs(torch.utils.data.Dataset):
             pixels, points = load_crop(instance, self.size)
         rounds = [(self.described[instance.category][j], points[j, :2]) for j in group if points[j, 2] > 0]
         return pixels, *conversation(self.tokenizer, self.codec, rounds)
+
+
+def run(name, main):
+    """Call main() as the command `name`: bad input or a full disk is one line on stderr and exit code 2, Ctrl-C is 130."""
+    try:
+        main()
+    except (ValueError, OSError) as e:                  # FileNotFoundError is an OSError
+        print(f"{name}: {' '.join(str(e).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

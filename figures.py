@@ -13,7 +13,6 @@ subject's own right is at negative x.
 """
 import argparse
 import json
-import sys
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Pool
@@ -23,13 +22,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from data import mp100, run
+
 TOLERANCE = 0.04   # how far in front of a keypoint, in object units, a part must lie to hide it
 SUPERSAMPLE = 2
 TEXTURES = {"stripes": 0.075, "bands": 0.16, "check": 0.13, "dots": 0.09, "spots": 0.07, "patches": 0.13}  # spacing
 ANGLES = np.arange(24) * np.pi / 12
 CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1)                                       # (24, 2)
 FRONT, REAR = CIRCLE[np.arange(-6, 7)], CIRCLE[6:19]    # its halves at +x and at -x
-HERE = Path(__file__).resolve().parent
 
 
 @dataclass
@@ -297,8 +297,11 @@ def write_image(out, seed, task):
              "bbox": bbox.round(2).tolist(), "area": round(float(bbox[2] * bbox[3]), 2)})
 
 
-def write_dataset(out, facts, seed, per_category):
-    """Write images/ and annotations/ of all categories and splits into the new folder `out`."""
+def write_dataset(out, seed=0, per_category=200):
+    """Write images/ and annotations/ of all categories and splits into the new folder `out`. ValueError if it is not empty."""
+    out, facts = Path(out), mp100()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not an empty folder: remove it or give another --out")
     temporary = out.with_name(out.name + ".partial")
     for category in facts["categories"]:
         (temporary / "images" / f"{category['id']}_{category['name']}").mkdir(parents=True, exist_ok=True)
@@ -316,12 +319,13 @@ def write_dataset(out, facts, seed, per_category):
                                    for c in facts["categories"] if c["id"] in ids]}
             (temporary / "annotations" / f"mp100_split{split}_{subset}.json").write_text(json.dumps(coco))
     if out.exists():
-        out.rmdir()                              # empty, as main made sure
+        out.rmdir()
     temporary.rename(out)
 
 
-def write_sheet(path, facts, seed):
+def write_sheet(path, seed=0):
     """Save a contact sheet of 40 categories with a small dot on each visible keypoint."""
+    facts = mp100()
     firsts = {c["definition"]: c for c in reversed(facts["categories"])}.values()    # one of each definition
     others = [c for c in facts["categories"] if c not in firsts]
     chosen = sorted([*firsts, *others[::7]][:40], key=lambda c: c["id"])
@@ -346,16 +350,11 @@ def main():
     args = parser.parse_args()
     if not (args.out or args.sheet):
         parser.error("nothing to do: give --out FOLDER or --sheet FILE.png")
-    if args.out and args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        print(f"{args.out} exists and is not an empty folder: remove it or give another --out", file=sys.stderr)
-        return 2
-    facts = json.loads((HERE / "descriptions" / "mp100.json").read_text())
     if args.sheet:
-        write_sheet(args.sheet, facts, args.seed)
+        write_sheet(args.sheet, args.seed)
     if args.out:
-        write_dataset(args.out, facts, args.seed, args.per_category)
-    return 0
+        write_dataset(args.out, args.seed, args.per_category)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("figures.py", main)

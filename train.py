@@ -9,13 +9,10 @@ import argparse
 import json
 import math
 import os
-import random
 import shutil
-import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
@@ -69,11 +66,19 @@ def schedule(step, steps, warmup=0.03):
     return (step + 1) / start if step < start else 0.5 * (1 + math.cos(math.pi * (step - start) / max(1, steps - start)))
 
 
-def order(pairs, epoch, rank, world, batch):
-    """Indices of this process for each optimiser step of an epoch: the steps' pairs are dealt to the processes in turn."""
-    pairs.set_epoch(epoch)
+def order(pairs, rank, world, batch, micro):
+    """Indices of this process's passes in an epoch: each step's pairs are dealt to the processes in turn."""
     for at in range(0, len(pairs) - batch + 1, batch):
-        yield list(range(at + rank, at + batch, world))
+        mine = range(at + rank, at + batch, world)
+        yield from (list(mine[i:i + micro]) for i in range(0, len(mine), micro))
+
+
+def loader(a, pairs, epoch, done, rank, world, device):
+    """Batches of an epoch from its step `done` on. Its generator is its own: dropout must not depend on when it was made."""
+    pairs.set_epoch(epoch)
+    mine = list(order(pairs, rank, world, a.batch, a.micro_batch))
+    return torch.utils.data.DataLoader(pairs, batch_sampler=mine[done * a.batch // (world * a.micro_batch):], collate_fn=collate,
+                                       num_workers=a.workers, pin_memory=device.type == "cuda", generator=torch.Generator())
 
 
 def write(folder, model, state=None):
@@ -92,113 +97,40 @@ def write(folder, model, state=None):
 
 
 def checkpoints(out):
+    """The complete checkpoints of a run, oldest first."""
     return sorted(p for p in Path(out).glob("step-*") if p.name[5:].isdigit())
 
 
-def collate(items):
-    return torch.stack([i[0] for i in items]), [[(ids, labels)] for _, ids, labels in items]
+def random_states(device, world):
+    """The random state of every process, (world, n) bytes: dropout continues where it stopped."""
+    mine = (torch.cuda.get_rng_state() if device.type == "cuda" else torch.get_rng_state()).to(device)
+    if world == 1:
+        return mine[None].cpu()
+    states = [torch.empty_like(mine) for _ in range(world)]
+    dist.all_gather(states, mine)
+    return torch.stack(states).cpu()
 
 
-def train(a):
-    rank, world, device = setup()
-    say = print if rank == 0 else lambda *_, **__: None
-    torch.manual_seed(a.seed + rank)
-    if not a.init and not Path(a.vision).exists() and not Path(a.llm).exists() and a.data == ["data/mp100"]:
-        say(f"no weights in {a.vision} and {a.llm}: training the embedded nano model on the drawings in data/figures")
-        a.init, a.data = str(data.HERE / "nano"), ["data/figures"]
-        if rank == 0 and not Path("data/figures").exists():
-            import figures
-            figures.write("data/figures")
-        if world > 1:
-            dist.barrier()
+def open_model(a, device):
+    """The model to train: --init, or the two backbones with fresh adapters (base bf16 on a GPU, adapters fp32)."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if a.init:
-        model = CapeLLM.from_pretrained(a.init, dtype, device, merge=False)
-        model.config |= {b: os.path.abspath(p) if (p := os.path.join(a.init, model.config[b])) and os.path.exists(p) else model.config[b]
-                         for b in ("vision", "llm")}
-    else:
-        model = CapeLLM.assemble(a.vision, a.llm, lora={"rank": 8, "alpha": 16, "dropout": 0.05}, dtype=dtype, device=device)
-    model.train()
+        return CapeLLM.from_pretrained(a.init, dtype, device, merge=False)
+    return CapeLLM.assemble(a.vision, a.llm, lora={"rank": 8, "alpha": 16, "dropout": 0.05}, dtype=dtype, device=device)
+
+
+def open_pairs(a, model):
+    """The training part of all --data folders as fixed-round pairs."""
     instances, names = [], {}
     for folder in a.data:
         more, more_names = data.read_split(folder, a.split, "train")
         instances, names = instances + more, names | more_names
-    pairs = data.Pairs(instances, data.describe(instances, names, a.descriptions), model.tokenizer, model.codec,
-                       model.image_size, a.k, a.seed)
-    if a.batch % (world * a.micro_batch):
-        raise ValueError(f"--batch {a.batch} cannot be split into {world} processes x --micro-batch {a.micro_batch}")
-    per_epoch = len(pairs) // a.batch
-    if per_epoch == 0:
-        raise ValueError(f"{len(pairs)} pairs in {', '.join(a.data)} make no batch of {a.batch}: lower --batch")
-    steps = a.steps or int(a.epochs * per_epoch)
-    say(f"{len(instances)} images, {len(names)} categories, {len(pairs)} pairs an epoch; {steps} steps of {a.batch} pairs "
-        f"= {world} x {a.micro_batch} x {a.batch // (world * a.micro_batch)}")
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=a.lr, weight_decay=0.01)
-    ddp = DistributedDataParallel(Loss(model)) if world > 1 else Loss(model)
-    step, out = 0, Path(a.out)
-    if a.resume and checkpoints(out):
-        newest = checkpoints(out)[-1]
-        state = torch.load(newest / "state.pt", weights_only=True, map_location=device)
-        model.load_adapter(newest)
-        optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
-        torch.set_rng_state(state["rng"][rank].cpu())
-        say(f"resuming {newest}")
-    elif checkpoints(out):
-        raise ValueError(f"{out} holds checkpoints of an earlier run: add --resume, or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    log = open(out / "log.jsonl", "a") if rank == 0 else None
-    bar = tqdm(total=steps, initial=step, disable=rank > 0, unit="step")
-    while step < steps:
-        epoch, done = divmod(step, per_epoch)
-        batches = list(order(pairs, epoch, rank, world, a.batch))[done:]
-        micro = [b[i:i + a.micro_batch] for b in batches for i in range(0, len(b), a.micro_batch)]
-        loader = iter(torch.utils.data.DataLoader(pairs, batch_sampler=micro, collate_fn=collate, num_workers=a.workers,
-                                                  pin_memory=device.type == "cuda"))
-        for batch in batches:
-            began, total, tokens = time.time(), 0.0, 0
-            passes = len(batch) // a.micro_batch
-            for n in range(passes):
-                pixels, conversations = next(loader)
-                tokens += sum(len(ids) for b in conversations for ids, _ in b)
-                if world > 1:                           # one synchronisation an optimiser step
-                    ddp.require_backward_grad_sync = n == passes - 1
-                loss = ddp(pixels.to(device, non_blocking=True), conversations) / passes
-                loss.backward()
-                total += loss.detach()
-            lr = a.lr * schedule(step, steps)
-            for group in optimiser.param_groups:
-                group["lr"] = lr
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            total = total.clone()
-            if world > 1:
-                dist.all_reduce(total)
-                total /= world
-            if not torch.isfinite(total):
-                raise ValueError(f"the loss is {float(total)} at step {step}: no checkpoint was written after it; lower --lr or look at the data")
-            step += 1
-            if rank == 0:
-                log.write(json.dumps({"step": step, "loss": round(float(total), 4), "lr": lr, "tokens_per_s": round(tokens * world / (time.time() - began))}) + "\n")
-                log.flush()
-                bar.update()
-                bar.set_postfix(loss=f"{float(total):.3f}", lr=f"{lr:.1e}")
-            if step % a.save_every == 0 or step == steps:
-                rng = [torch.get_rng_state()]
-                if world > 1:
-                    rng = [None] * world
-                    dist.all_gather_object(rng, torch.get_rng_state())
-                if rank == 0:
-                    write(out / f"step-{step:07d}", model, {"step": step, "optimiser": optimiser.state_dict(), "rng": rng})
-                    for old in checkpoints(out)[:-KEEP]:
-                        shutil.rmtree(old)
-            if step == steps:
-                break
-    bar.close()
-    say(f"done: {checkpoints(out)[-1]}")
-    if world > 1:
-        dist.destroy_process_group()
+    described = data.describe(instances, names, a.descriptions)
+    return data.Pairs(instances, described, model.tokenizer, model.codec, model.image_size, a.k, a.seed)
+
+
+def collate(items):
+    return torch.stack([pixels for pixels, _, _ in items]), [[(ids, labels)] for _, ids, labels in items]
 
 
 class Loss(torch.nn.Module):
@@ -211,8 +143,87 @@ class Loss(torch.nn.Module):
         return self.model.loss(pixels, branches)
 
 
+def train(a):
+    rank, world, device = setup()
+    say = print if rank == 0 else lambda *_: None
+    if not a.init and a.data == ["data/mp100"] and not any(Path(p).exists() for p in (a.vision, a.llm, *a.data)):
+        say(f"nothing in {a.vision}, {a.llm} and data/mp100: training the embedded nano model on the drawings in data/figures")
+        a.init, a.data = str(data.HERE / "nano"), ["data/figures"]
+        if rank == 0 and not Path("data/figures").exists():
+            import figures
+            figures.write_dataset("data/figures")
+        if world > 1:
+            dist.barrier()
+    torch.manual_seed(a.seed)                   # the same adapters on every process
+    model = open_model(a, device).train()
+    pairs = open_pairs(a, model)
+    passes = a.batch // (world * a.micro_batch)
+    per_epoch = len(pairs) // a.batch
+    if a.batch != passes * world * a.micro_batch:
+        raise ValueError(f"--batch {a.batch} cannot be split into {world} processes x --micro-batch {a.micro_batch}")
+    if not per_epoch:
+        raise ValueError(f"{len(pairs)} pairs in {', '.join(a.data)} make no batch of {a.batch}: lower --batch")
+    steps = a.steps or int(a.epochs * per_epoch)
+    say(f"{len(pairs.instances)} images, {len(pairs)} pairs an epoch; {steps} steps of {a.batch} pairs = "
+        f"{world} processes x {a.micro_batch} x {passes} accumulated")
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=a.lr, weight_decay=0.01)
+    loss_of = DistributedDataParallel(Loss(model)) if world > 1 else Loss(model)
+    torch.manual_seed(a.seed + rank)            # but dropout of its own
+    step, out = 0, Path(a.out)
+    if checkpoints(out):
+        if not a.resume:
+            raise ValueError(f"{out} holds checkpoints of an earlier run: add --resume, or choose another --out")
+        newest = checkpoints(out)[-1]
+        state = torch.load(newest / "state.pt", weights_only=True)
+        model.load_adapter(newest)
+        optimiser.load_state_dict(state["optimiser"])
+        (torch.cuda.set_rng_state if device.type == "cuda" else torch.set_rng_state)(state["random"][rank])
+        step = state["step"]
+        say(f"resuming {newest}")
+    out.mkdir(parents=True, exist_ok=True)
+    log, bar = open(out / "log.jsonl", "a"), tqdm(total=steps, initial=step, disable=rank > 0, unit="step")
+    batches = iter(())
+    while step < steps:
+        began, total, tokens = time.time(), torch.zeros((), device=device), 0
+        for n in range(passes):
+            if (batch := next(batches, None)) is None:
+                epoch, done = divmod(step, per_epoch)
+                batches = iter(loader(a, pairs, epoch, done, rank, world, device))
+                batch = next(batches)
+            pixels, conversations = batch
+            tokens += sum(len(ids) for c in conversations for ids, _ in c)
+            if world > 1:
+                loss_of.require_backward_grad_sync = n == passes - 1    # once an optimiser step
+            loss = loss_of(pixels.to(device, non_blocking=True), conversations) / passes
+            loss.backward()
+            total += loss.detach()
+        if world > 1:
+            dist.all_reduce(total)
+        mean, lr = float(total) / world, a.lr * schedule(step, steps)
+        if not math.isfinite(mean):
+            raise ValueError(f"the loss is {mean} at step {step}: the last checkpoint is from before; lower --lr or check the data")
+        for group in optimiser.param_groups:
+            group["lr"] = lr
+        optimiser.step()
+        optimiser.zero_grad()
+        step += 1
+        if rank == 0:
+            speed = round(tokens * world / (time.time() - began))
+            log.write(json.dumps({"step": step, "loss": round(mean, 4), "lr": lr, "tokens_per_s": speed}) + "\n")
+            log.flush()
+            bar.update()
+            bar.set_postfix(loss=f"{mean:.3f}", lr=f"{lr:.1e}")
+        if step % a.save_every == 0 or step == steps:
+            states = random_states(device, world)
+            if rank == 0:
+                write(out / f"step-{step:07d}", model, {"step": step, "optimiser": optimiser.state_dict(), "random": states})
+                for old in checkpoints(out)[:-KEEP]:
+                    shutil.rmtree(old)
+    bar.close()
+    say(f"done: {checkpoints(out)[-1]}")
+    if world > 1:
+        dist.destroy_process_group()
+
+
 if __name__ == "__main__":
-    try:
-        train(arguments())
-    except (ValueError, FileNotFoundError) as e:
-        sys.exit(f"train.py: {e}") if False else (print(f"train.py: {e}", file=sys.stderr), sys.exit(2))
+    data.run("train.py", lambda: train(arguments()))

@@ -20,7 +20,6 @@ import io
 import json
 import random
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -301,8 +300,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as e:
-        print(f"pretrain: {e}", file=sys.stderr)
-        sys.exit(2)
+    data.run("nano.pretrain", main)

@@ -1,0 +1,35 @@
+# Every target sets up what it needs. PYTHON: a Python 3.11 or newer. PHOTOS: folders of photographs that nano is also trained on.
+PYTHON ?= python3
+PHOTOS ?=
+BIN := .venv/bin
+
+.PHONY: sample test nano eval
+sample: .venv/ready
+	$(BIN)/python sample.py --image examples/astronaut.jpg --box $$(cat examples/astronaut.box) --desc descriptions/human_face_68.txt --out out/astronaut.png
+	$(BIN)/python sample.py --image examples/fox.jpg --box $$(cat examples/fox.box) --desc descriptions/animal_body.txt --out out/fox.png
+
+test: .venv/ready-dev
+	$(BIN)/python -m pytest -q
+
+# The measured table of the README: 20 categories nano has never seen.
+eval: .venv/ready data/figures
+	$(BIN)/torchrun --standalone --nproc_per_node 2 eval.py --model nano --data data/figures --controls --out out/figures
+
+# nano from nothing, unattended; continues where it was interrupted.
+nano: .venv/ready data/figures
+	$(BIN)/torchrun --standalone --nproc_per_node 2 -m nano.pretrain --data data/figures $(PHOTOS) --out runs/pretrain
+	$(BIN)/torchrun --standalone --nproc_per_node 2 train.py --init runs/pretrain/model --data data/figures $(PHOTOS) --out runs/nano --resume --steps 150 --batch 64 --micro-batch 16 --workers 0 --save-every 25
+	cp -r runs/pretrain/model/vision runs/pretrain/model/llm runs/pretrain/model/config.json nano/
+	cp runs/nano/step-0000150/adapter.safetensors nano/
+
+data/figures: .venv/ready
+	$(BIN)/python figures.py --out data/figures
+
+.venv/ready: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/ready-dev: requirements-dev.txt .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,475 @@
+"""data.py: the digit codec, crops, instructions and rounds against closed forms, properties and the published tokenizers."""
+import json
+import random
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import data
+from llama import Tokenizer
+
+LLAMA3 = Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model"
+MISTRAL = Path(find_spec("mistral_common").origin).parent / "data"
+FILES = {"llama3": LLAMA3, "v1": MISTRAL / "tokenizer.model.v1", "v3": MISTRAL / "mistral_instruct_tokenizer_240323.model.v3"}
+NOSE = data.Keypoint("nose tip", "The point between the nostrils.")
+
+
+@pytest.fixture(scope="module")
+def tokenizers(model_folder):
+    return {name: Tokenizer(file) for name, file in FILES.items()} | {"tiny": Tokenizer.from_pretrained(model_folder / "llm")}
+
+
+def one_line(error):
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# Codec
+
+@pytest.mark.parametrize("name, K", [("llama3", 3), ("llama3", 1), ("v1", 3), ("v3", 3), ("tiny", 3)])
+def test_all_codes(tokenizers, name, K):
+    tokenizer = tokenizers[name]
+    codec = data.Codec(tokenizer, K)
+    for n in range(1000):
+        digits = codec.digits(n / 1000)
+        assert digits == ([n] if K == 1 else [n // 100, n // 10 % 10, n % 10])
+        assert codec.value(digits) == n / 1000
+        *ids, end = codec.encode(n / 1000, 0.25)
+        assert end == tokenizer.eos_id
+        assert tokenizer.decode(ids).strip() == f"[0.{n:03},0.250]"
+
+
+@pytest.mark.parametrize("name", ["v1", "v3", "tiny"])
+def test_three_digit_tokens_are_refused_where_there_are_none(tokenizers, name):
+    with pytest.raises(ValueError, match="K = 1") as error:
+        data.Codec(tokenizers[name], 1)
+    one_line(error)
+
+
+@pytest.mark.parametrize("K", [1, 3])
+@given(y=st.floats(0, 0.9995, exclude_max=True))
+def test_codec_is_exact_to_half_a_thousandth(tokenizers, K, y):
+    codec = data.Codec(tokenizers["llama3"], K)
+    for number in (y, np.float32(y)):
+        if data.Codec.has_code(number):
+            assert abs(codec.value(codec.digits(number)) - number) <= 0.0005 + 1e-12
+
+
+@given(y=st.one_of(st.floats(max_value=-1e-300), st.floats(0.9995)))
+def test_outside_has_no_code(tokenizers, y):
+    codec = data.Codec(tokenizers["llama3"])
+    assert not codec.has_code(y)
+    with pytest.raises(ValueError, match="has no code"):
+        codec.encode(0.5, y)
+
+
+def test_ends_of_the_range(tokenizers):
+    codec = data.Codec(tokenizers["llama3"])
+    assert codec.digits(np.nextafter(0.9995, 0)) == [9, 9, 9] and codec.digits(-0.0) == [0, 0, 0]
+    assert codec.digits(0.0005) == [0, 0, 1] and codec.digits(np.nextafter(0.0005, 0)) == [0, 0, 0]
+    for y in (float("nan"), float("inf"), -float("inf"), 0.9995, 1.0, -1e-9):
+        assert not codec.has_code(y)
+
+
+# Crops
+
+boxes = st.tuples(st.floats(-500, 500), st.floats(-500, 500), st.floats(0.5, 900), st.floats(0.5, 900))
+views = st.tuples(boxes, st.sampled_from([28, 112, 224]), st.floats(0.7, 1.3), st.floats(-3.2, 3.2))
+
+
+@given(view=views, seed=st.integers(0, 9))
+def test_to_crop_inverts_to_image(view, seed):
+    box, size, scale, angle = view
+    affine = data.crop_affine(*view)
+    points = np.random.default_rng(seed).uniform(-1, 2, (5, 2))
+    pixels = data.to_image(points, affine, size)
+    np.testing.assert_allclose(data.to_crop(pixels, affine, size), points, atol=1e-6)
+    # The closed form: a rotation about the centre of the box, one crop width being the longest side times scale.
+    centre, side = np.array([box[0] + box[2] / 2, box[1] + box[3] / 2]), max(box[2:]) * scale
+    turned = (points - 0.5) @ [[1, 0], [0, 1j]] @ [1, 1] * np.exp(1j * angle) * side
+    np.testing.assert_allclose(pixels, centre + np.stack([turned.real, turned.imag], 1), atol=1e-6)
+
+
+@given(box=boxes)
+def test_the_crop_is_square_and_holds_the_box(box):
+    x, y, w, h = box
+    (x0, y0), (x1, y1) = data.to_image([[0, 0], [1, 1]], data.crop_affine(box, 224), 224)
+    assert x1 - x0 == pytest.approx(max(w, h)) and y1 - y0 == pytest.approx(max(w, h))
+    assert x0 <= x + 1e-6 and y0 <= y + 1e-6 and x1 >= x + w - 1e-6 and y1 >= y + h - 1e-6
+    assert (x0 + x1) / 2 == pytest.approx(x + w / 2, abs=1e-6)
+
+
+def grey(pixels):
+    """(3, S, S) as normalised -> the values 0 ... 255 before."""
+    return (pixels * data.STD + data.MEAN) * 255
+
+
+def ramp(width, height):
+    """An image whose value is 20 + 200 (x + y) / (width + height) at the pixel coordinates x, y, in three channels."""
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    return Image.fromarray(np.repeat((20 + 200 * (x + y) / (width + height)).round().astype(np.uint8)[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("box, scale, angle", [
+    ((60, 50, 80, 40), 1, 0), ((60.3, 50.7, 21, 30.5), 1, 0), ((60, 50, 80, 60), 0.8, 0.6), ((150, 120, 200, 260), 1.2, -0.4), ((200, 60, 390, 400), 1, 0.3)])
+def test_crop_of_a_ramp(box, scale, angle):
+    """A linear ramp stays linear under bilinear resampling and box averaging, so every pixel of the crop is known."""
+    affine = data.crop_affine(box, 56, scale, angle)
+    got = grey(data.crop(ramp(800, 640), affine, 56))
+    u = (np.arange(56) + 0.5) / 56
+    grid = np.stack(np.meshgrid(u, u), -1).reshape(-1, 2)
+    points = data.to_image(grid, affine, 56).reshape(56, 56, 2)
+    expected = 20 + 200 * points.sum(-1) / (800 + 640)
+    inside = ((points > 5) & (points < [795, 635])).all(-1)
+    assert inside.mean() > 0.8
+    assert np.abs(got.numpy() - expected)[:, inside].max() < 1.3        # 8 bits, rounded two or three times
+
+
+def noise(width, height, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def test_crop_at_its_own_size_copies_pixels():
+    image = noise(90, 80)
+    crop = grey(data.crop(image, data.crop_affine((30, 20, 40, 40), 40), 40))
+    expected = torch.from_numpy(np.array(image.crop((30, 20, 70, 60)))).permute(2, 0, 1).float()
+    torch.testing.assert_close(crop, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("side", [40, 80, 120])
+def test_a_quarter_turn_turns_the_crop(side):
+    image, box = noise(200, 180), (30, 20, side, side)
+    plain = data.crop(image, data.crop_affine(box, 40), 40)
+    turned = data.crop(image, data.crop_affine(box, 40, angle=np.pi / 2), 40)
+    # to the right in the crop is now down in the image
+    torch.testing.assert_close(turned, torch.rot90(plain, 1, (1, 2)), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("side, size", [(80, 40), (120, 40), (160, 40)])
+def test_strong_reductions_are_averages(side, size):
+    image = noise(200, 200)
+    n = side // size
+    got = grey(data.crop(image, data.crop_affine((n * 3, n * 2, side, side), size), size))
+    values = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()[:, n * 2:n * 2 + side, n * 3:n * 3 + side]
+    torch.testing.assert_close(got, torch.nn.functional.avg_pool2d(values, n), atol=0.6, rtol=0)
+
+
+@pytest.mark.parametrize("width, height, box", [
+    (1003, 1301, (100, 150, 800, 1000)), (2407, 1001, (1300, 3, 1100, 990)), (4001, 3999, (0, 0, 4001, 3999)), (9, 1200, (0, 0, 9, 1200))])
+def test_jpeg_draft_changes_little(tmp_path, width, height, box):
+    """Large JPEGs are decoded at 1/2, 1/4 or 1/8: the crop must show the same places, to a tenth of its pixels."""
+    size = 56
+    affine = data.crop_affine(box, size)
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    period = max(box[2:]) / size * 8                                     # waves of eight crop pixels
+    wave = np.stack([np.sin(2 * np.pi * x / period), np.sin(2 * np.pi * y / period), np.sin(2 * np.pi * (x + y) / period)], -1)
+    image = Image.fromarray((127 + 100 * wave).astype(np.uint8))
+    image.save(tmp_path / "x.jpg", quality=95, subsampling=0)
+    instance = data.Instance(1, tmp_path / "x.jpg", 1, np.array([[box[0] + 5, box[1] + 5, 2]], np.float32), box)
+    drafted, points = data.load_crop(instance, size)
+    plain = data.crop(image, affine, size)
+    difference = (grey(drafted) - grey(plain)).abs()[:, 1:-1, 1:-1]
+    # an error of a tenth of a pixel along the wave is 100 * 2 pi / 80 = 8 at most
+    assert difference.max() < 8
+    np.testing.assert_allclose(points[0, :2], data.to_crop([[box[0] + 5, box[1] + 5]], affine, size)[0], atol=1e-6)
+
+
+def test_load_crop_marks_what_can_be_asked(tmp_path):
+    noise(60, 50).save(tmp_path / "x.png")
+    labelled = np.array([[20, 20, 2], [25, 22, 1], [25, 22, 0], [59, 49, 2], [10, 10, 2], [40, 30, 2]], np.float32)
+    pixels, points = data.load_crop(data.Instance(1, tmp_path / "x.png", 1, labelled, (10, 10, 30, 20)), 28)
+    assert pixels.shape == (3, 28, 28) and pixels.dtype == torch.float32
+    # the crop is the square (10, 5) to (40, 35); its right edge has no code
+    np.testing.assert_allclose(points[:, 0], (labelled[:, 0] - 10) / 30, atol=1e-6)
+    np.testing.assert_allclose(points[:, 1], (labelled[:, 1] - 5) / 30, atol=1e-6)
+    assert (points[:, 2] > 0).tolist() == [True, True, False, False, True, False]
+
+
+def test_exif_is_ignored_in_the_data_set_and_obeyed_in_a_photo(tmp_path):
+    image, exif = noise(40, 20), Image.Exif()
+    exif[0x112] = 6                                                      # shown turned by a quarter clockwise
+    image.save(tmp_path / "x.png", exif=exif)
+    instance = data.Instance(1, tmp_path / "x.png", 1, np.array([[5, 5, 2]], np.float32), (0, 0, 20, 20))
+    torch.testing.assert_close(data.load_crop(instance, 20)[0], data.crop(image, data.crop_affine((0, 0, 20, 20), 20), 20))
+    assert np.array_equal(np.array(data.open_image(tmp_path / "x.png")), np.rot90(np.array(image), -1))
+
+
+def test_images_that_cannot_be_read(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no image")
+    noise(600, 600).save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:5000])
+    for name, kind in (("broken.jpg", ValueError), ("cut.jpg", ValueError), ("gone.jpg", FileNotFoundError)):
+        instance = data.Instance(7, tmp_path / name, 1, np.ones((1, 3), np.float32), (0, 0, 600, 600))
+        with pytest.raises(kind, match=name) as error:
+            data.load_crop(instance, 28)
+        one_line(error)
+
+
+# Rounds and conversations
+
+@given(n=st.integers(1, 70), k=st.integers(1, 9), seed=st.integers(0, 99))
+def test_fixed_rounds(n, k, seed):
+    indices = random.Random(seed).sample(range(100), n)
+    groups = data.fixed_rounds(indices, k, random.Random(seed))
+    assert len(groups) == -(-n // k) and all(len(g) == k for g in groups)
+    assert {i for g in groups for i in g} == set(indices)                # all are asked, nothing else is
+    once = [i for g in groups for i in g][:n]
+    assert len(set(once)) == n                                           # repeats only where the last group is filled up
+    if n >= k:
+        filling = groups[-1][n - (len(groups) - 1) * k:]
+        assert len(set(filling)) == len(filling) and not set(filling) & set(groups[-1][:k - len(filling)])
+    assert groups == data.fixed_rounds(indices, k, random.Random(seed))
+
+
+SPECIAL = ["<|end_of_text|>", "<|begin_of_text|>", "<|eot_id|>", "</s>", "<s>", "<unk>", "[INST]", "{name}", "[0.123,0.456]"]
+
+
+@pytest.mark.parametrize("name", ["llama3", "v1", "v3", "tiny"])
+def test_labels_lie_exactly_on_the_answers(tokenizers, name):
+    tokenizer = tokenizers[name]
+    codec, rng = data.Codec(tokenizer), random.Random(0)
+    rounds = [(data.Keypoint(f"{s} corner", f"Near {s}, below {s}." * (i % 2)), (rng.random() * 0.99, rng.random() * 0.99))
+              for i, s in enumerate(SPECIAL)]
+    ids, labels = data.conversation(tokenizer, codec, rounds)
+    assert len(ids) == len(labels) and all(label in (data.IGNORE, token) for token, label in zip(ids, labels))
+    runs, previous = [], data.IGNORE                                     # of labelled tokens, and the text between them
+    for token, label in zip(ids, labels):
+        if label == data.IGNORE and (not runs or previous != data.IGNORE):
+            runs.append(([], []))
+        runs[-1][label != data.IGNORE].append(token)
+        previous = label
+    assert len(runs) == len(rounds)
+    for (asked, answered), (keypoint, (x, y)) in zip(runs, rounds):
+        assert answered[-1] == tokenizer.eos_id and tokenizer.eos_id not in answered[:-1]
+        assert tokenizer.decode(answered[:-1]).strip() == f"[0.{int(1000 * x + 0.5):03},0.{int(1000 * y + 0.5):03}]"
+        text = tokenizer.decode(asked)                                   # what users write comes back as they wrote it
+        assert keypoint.name in text and keypoint.description in text and text.endswith("ASSISTANT:")
+        assert tokenizer.eos_id not in asked and tokenizer.bos_id not in asked
+        assert max(asked) < tokenizer.bos_id or name != "llama3"
+        assert asked == tokenizer.encode(text)
+    assert ids == [t for asked, answered in runs for t in asked + answered]
+
+
+def test_a_keypoint_without_description(tokenizers):
+    text = tokenizers["llama3"].decode(data.question(tokenizers["llama3"], data.Keypoint("left eye", "")))
+    assert "left eye" in text and "description" not in text and "  " not in text
+
+
+# Files
+
+@pytest.fixture
+def desc(tmp_path):
+    def write(content):
+        (tmp_path / "desc.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
+        return tmp_path / "desc.txt"
+    return write
+
+
+def test_description_files(desc):
+    expected = [data.Keypoint("left eye", "The eye: round."), data.Keypoint("nez", "\u00e9t\u00e9"), data.Keypoint("tail", "")]
+    lines = "# a comment\n\nleft eye: The eye: round.\n  # another\nnez :\u00e9t\u00e9  \ntail:\n"
+    assert data.read_descriptions(desc(lines)) == expected
+    assert data.read_descriptions(desc(b"\xef\xbb\xbf" + lines.replace("\n", "\r\n").encode())) == expected
+    assert data.read_descriptions(desc(lines.rstrip())) == expected
+
+
+@pytest.mark.parametrize("content, message", [
+    ("nose: x\n\nno colon here\n", "line 3: expected 'name: description', found 'no colon here'"),
+    ("nose: x\n: nameless\n", "line 2: expected 'name: description'"),
+    ("# c\nnose: x\neye: y\r\nnose: z", "line 4: 'nose' stands on line 2 already"),
+    (b"nose: x\neye: \xff\xfe\n", "line 2: not UTF-8"),
+    (b"\xef\xbb\xbfnose: x\n\neye: \xff", "line 3: not UTF-8"),
+    ("nose: x\neye: a\x00b", "line 2: control characters"),
+    ("", "describes no keypoint"), ("# only\n\n", "describes no keypoint"),
+])
+def test_description_files_that_are_refused(desc, content, message):
+    with pytest.raises(ValueError, match=message) as error:
+        data.read_descriptions(desc(content))
+    assert "desc.txt" in one_line(error)
+
+
+def test_a_missing_description_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="desc.txt is missing") as error:
+        data.read_descriptions(tmp_path / "desc.txt")
+    one_line(error)
+
+
+def coco(instances=3, **changes):
+    """A small annotation of category 1 (skirt, 8 keypoints); changes go to the second annotation."""
+    annotations = [{"id": i, "image_id": i, "category_id": 1, "bbox": [10, 10, 30, 20], "keypoints": [15 + i, 15, 2, 20, 20, 2] + [18, 22, 1] * 6}
+                   for i in range(instances)]
+    annotations[1] |= changes
+    return {"images": [{"id": i, "file_name": f"skirt/{i}.jpg", "width": 60, "height": 50} for i in range(instances)],
+            "annotations": annotations, "categories": [{"id": 1, "name": "skirt"}, {"id": 5, "name": "bed"}]}
+
+
+@pytest.fixture
+def split(tmp_path):
+    def write(content):
+        path = tmp_path / "annotations" / "mp100_split1_train.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return tmp_path
+    return write
+
+
+def test_read_split(split):
+    folder = split(coco(bbox=[-5, 40, 100, 30]))
+    instances, names = data.read_split(folder)
+    assert [i.id for i in instances] == [0, 1, 2] and names == {1: "skirt"}
+    assert instances[1].bbox == (0, 40, 60, 10)                          # clipped to the image
+    assert instances[0].image == folder / "images" / "skirt" / "0.jpg"
+    np.testing.assert_array_equal(instances[2].keypoints[:2], [[17, 15, 2], [20, 20, 2]])
+    described = data.describe(instances, names)
+    assert len(described[1]) == 8
+    for left_out in ({"keypoints": [0] * 24}, {"bbox": [10, 10, 0, 20]}, {"bbox": [70, 10, 5, 5]}):
+        assert [i.id for i in data.read_split(split(coco(**left_out)))[0]] == [0, 2]
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"image_id": 77}, "annotation 1 "), ({"keypoints": [1, 2]}, "annotation 1 "), ({"keypoints": [1, 2, 2]}, "annotation 1 .*8"),
+    ({"bbox": [1, 2, 3]}, "annotation 1 "), ({"bbox": None}, "annotation 1 "), ({"bbox": [0, 0, float("nan"), 9]}, "annotation 1 .*finite"),
+    ({"keypoints": [float("inf"), 1, 2] * 8}, "annotation 1 .*finite"), ({"category_id": 9}, "annotation 1 "), ({"id": None}, None)])
+def test_annotations_that_are_refused(split, change, message):
+    content = coco(**change)
+    if message is None:
+        del content["annotations"][1]["id"]
+        message = "annotation None"
+    with pytest.raises(ValueError, match=message) as error:
+        data.read_split(split(content))
+    assert "mp100_split1_train.json" in one_line(error)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"images": [], "categories": [], "annotations": null}',
+                                     '{"images": [{}], "categories": [], "annotations": []}'])
+def test_files_that_are_no_annotation(split, content):
+    with pytest.raises(ValueError, match="is no COCO keypoint annotation") as error:
+        data.read_split(split(content))
+    assert "mp100_split1_train.json" in one_line(error)
+
+
+def test_a_missing_part(split):
+    with pytest.raises(FileNotFoundError, match="mp100_split1_val.json") as error:
+        data.read_split(split(coco()), part="val")
+    one_line(error)
+
+
+def test_descriptions_must_fit_the_category(split, desc):
+    instances, names = data.read_split(split(coco()))
+    folder = desc("a: b\n").rename(split(coco()) / "skirt.txt").parent
+    with pytest.raises(ValueError, match="skirt.txt describes 1 keypoints, category 1 .skirt. has 8") as error:
+        data.describe(instances, names, folder)
+    one_line(error)
+
+
+def test_two_categories_named_face():
+    """Ids tell them apart: 18 has 19 points, 40 has 68."""
+    instances = [data.Instance(n, Path("x"), n, np.ones((size, 3)), (0, 0, 1, 1)) for n, size in ((18, 19), (40, 68))]
+    described = data.describe(instances, {18: "face", 40: "face"})
+    assert {n: len(d) for n, d in described.items()} == {18: 19, 40: 68}
+
+
+# Pairs
+
+@pytest.fixture(scope="module")
+def skirts(tmp_path_factory):
+    """Five instances of 8 keypoints: all inside, some hidden, some outside of the box, a single one."""
+    folder = tmp_path_factory.mktemp("skirts")
+    rng, instances = np.random.default_rng(0), []
+    for i, visible in enumerate([8, 5, 8, 1, 3]):
+        noise(64, 48, i).save(folder / f"{i}.png")
+        points = np.c_[rng.uniform(12, 48, 8), rng.uniform(8, 40, 8), [2] * visible + [0] * (8 - visible)].astype(np.float32)
+        if i == 2:
+            points[3:5, 0] = 3                                           # labelled, but outside of the box
+        instances.append(data.Instance(i, folder / f"{i}.png", 1, points, (10, 4, 40, 40)))
+    return instances
+
+
+@pytest.fixture(scope="module")
+def described(skirts):
+    return data.describe(skirts, {1: "skirt"})
+
+
+def asked(pairs, tokenizer, described):
+    """The items of an epoch, and each one's keypoints as its token ids tell: [(instance, [keypoint, ...])]."""
+    questions = [data.question(tokenizer, k) for k in described[1]]
+    seen = []
+    for (n, _, _), (pixels, ids, labels) in zip(pairs.pairs, pairs):
+        group, at = [], 0
+        while at < len(ids):
+            (match,) = [j for j, q in enumerate(questions) if ids[at:at + len(q)] == q]
+            group.append(match)
+            at += len(questions[match])
+            while at < len(ids) and labels[at] != data.IGNORE:
+                at += 1
+        seen.append((n, group))
+    return seen
+
+
+def test_every_askable_keypoint_is_asked_once_an_epoch(skirts, described, tokenizers):
+    tokenizer = tokenizers["llama3"]
+    pairs = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=4, augment=False)
+    for epoch in range(3):
+        pairs.set_epoch(epoch)
+        questions = asked(pairs, tokenizer, described)
+        assert all(len(group) == 4 for _, group in questions)
+        askable = [list(range(8)), list(range(5)), [0, 1, 2, 5, 6, 7], [0], [0, 1, 2]]
+        for n, expected in enumerate(askable):
+            groups = [group for i, group in questions if i == n]
+            assert len(groups) == -(-len(expected) // 4) and {j for g in groups for j in g} == set(expected)
+
+
+def test_answers_are_the_keypoints_places(skirts, described, tokenizers):
+    tokenizer = tokenizers["llama3"]
+    pairs = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=1, augment=False)
+    for (n, (j,), _), (pixels, ids, labels) in zip(pairs.pairs, pairs):
+        text = tokenizer.decode([t for t in labels if t != data.IGNORE][:-1])
+        expected = (skirts[n].keypoints[j, :2] - [10, 4]) / 40
+        np.testing.assert_allclose(json.loads(text), expected, atol=0.0005 + 1e-6)
+        torch.testing.assert_close(pixels, data.load_crop(skirts[n], 28)[0])
+
+
+def test_pairs_depend_on_seed_and_epoch_alone(skirts, described, tokenizers):
+    tokenizer = tokenizers["llama3"]
+
+    def epoch(seed, epoch, instances=skirts, first=()):
+        pairs = data.Pairs(instances, described, tokenizer, data.Codec(tokenizer), 28, k=4, seed=seed)
+        for e in (*first, epoch):
+            pairs.set_epoch(e)
+        return pairs
+
+    reference, again = epoch(1, 2), epoch(1, 2, first=(5, 0, 1))
+    assert reference.pairs == again.pairs
+    for i in (4, 0, 2, 0):                                               # in any order, any number of times
+        for a, b in zip(reference[i], again[i]):
+            assert torch.equal(a, b) if torch.is_tensor(a) else a == b
+    for other in (epoch(1, 3), epoch(2, 2)):
+        assert other.pairs != reference.pairs and len(other) == len(reference)
+    backwards = epoch(1, 2, skirts[::-1])                                # an instance's groups do not depend on its neighbours
+    assert sorted((4 - n, *rest) for n, *rest in backwards.pairs) == sorted(map(tuple, reference.pairs))
+
+
+def test_augmentation_keeps_its_bounds_and_answers_follow(skirts, described, tokenizers):
+    draws = [data.augmentation(random.Random(i)) for i in range(2000)]
+    scales, angles = np.array(draws).T
+    assert scales.min() == 0.7 and scales.max() == 1.3 and abs(angles).max() <= np.deg2rad(40)
+    assert 0.45 < (angles == 0).mean() < 0.55
+    tokenizer = tokenizers["llama3"]
+    pairs = data.Pairs(skirts[3:4], described, tokenizer, data.Codec(tokenizer), 28, k=1)
+    image = Image.open(skirts[3].image)
+    for epoch in range(20):                                              # one keypoint: where it leaves the crop, the plain crop is taken
+        pairs.set_epoch(epoch)
+        pixels, ids, labels = pairs[0]
+        answer = json.loads(tokenizer.decode([t for t in labels if t != data.IGNORE][:-1]))
+        affine = data.crop_affine(skirts[3].bbox, 28, *data.augmentation(random.Random(pairs.pairs[0][2])))
+        place = data.to_crop(skirts[3].keypoints[:1, :2], affine, 28)
+        if not data.Codec.has_code(place).all():
+            affine = data.crop_affine(skirts[3].bbox, 28)
+        np.testing.assert_allclose(data.to_image([answer], affine, 28)[0], skirts[3].keypoints[0, :2], atol=0.04)
+        torch.testing.assert_close(pixels, data.crop(image, affine, 28))
