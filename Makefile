@@ -5,8 +5,8 @@ BIN := .venv/bin
 
 .PHONY: sample test nano eval
 sample: .venv/ready
-	$(BIN)/python sample.py --image examples/astronaut.jpg --box $$(cat examples/astronaut.box) --desc descriptions/human_face_68.txt --out out/astronaut.png
-	$(BIN)/python sample.py --image examples/fox.jpg --box $$(cat examples/fox.box) --desc descriptions/animal_body.txt --out out/fox.png
+	$(BIN)/python sample.py --image examples/astronaut.jpg --box 86,40,54,53 --desc descriptions/human_face_68.txt --out out/astronaut.png
+	$(BIN)/python sample.py --image examples/fox.jpg --box 0,25,181,104 --desc descriptions/animal_body.txt --out out/fox.png
 
 test: .venv/ready-dev
 	$(BIN)/python -m pytest -q
@@ -18,9 +18,9 @@ eval: .venv/ready data/figures
 # nano from nothing, unattended; continues where it was interrupted.
 nano: .venv/ready data/figures
 	$(BIN)/torchrun --standalone --nproc_per_node 2 -m nano.pretrain --data data/figures $(PHOTOS) --out runs/pretrain
-	$(BIN)/torchrun --standalone --nproc_per_node 2 train.py --init runs/pretrain/model --data data/figures $(PHOTOS) --out runs/nano --resume --steps 150 --batch 64 --micro-batch 16 --workers 0 --save-every 25
+	$(BIN)/torchrun --standalone --nproc_per_node 2 train.py --init runs/pretrain/model --data data/figures $(PHOTOS) --out runs/nano --resume --steps 80 --batch 64 --micro-batch 16 --workers 0 --save-every 20
 	cp -r runs/pretrain/model/vision runs/pretrain/model/llm runs/pretrain/model/config.json nano/
-	cp runs/nano/step-0000150/adapter.safetensors nano/
+	cp runs/nano/step-0000080/adapter.safetensors nano/
 
 data/figures: .venv/ready
 	$(BIN)/python figures.py --out data/figures

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,13 +50,13 @@ def read_split(folder, split=1, part="train"):
         names = {c["id"]: c["name"] for c in coco["categories"]}
         sizes = {}                          # keypoints of a category, by its first annotation: some files leave the list out
         images = {i["id"]: i for i in coco["images"]}
-        annotations = coco["annotations"]
+        annotations = list(coco["annotations"])
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{path} is no COCO keypoint annotation ({type(e).__name__}: {e})") from None
-    instances = []
+    instances, found = [], {}
     for a in annotations:
         try:
-            image = images[a["image_id"]]
+            id, name, image = a["id"], names[a["category_id"]], images[a["image_id"]]
             points = np.asarray(a["keypoints"], np.float32).reshape(-1, 3)
             if len(points) != sizes.setdefault(a["category_id"], len(points)):
                 raise ValueError(f"{len(points)} keypoints, others of category {a['category_id']} have {sizes[a['category_id']]}")
@@ -69,8 +70,9 @@ def read_split(folder, split=1, part="train"):
             raise ValueError(f"{path}: annotation {a.get('id') if isinstance(a, dict) else a!r} cannot be used "
                              f"({type(e).__name__}: {e})") from None
         if x1 > x0 and y1 > y0 and (points[:, 2] > 0).any():
-            instances.append(Instance(a["id"], file, a["category_id"], points, (x0, y0, x1 - x0, y1 - y0)))
-    return instances, {c: names[c] for c in dict.fromkeys(i.category for i in instances)}
+            instances.append(Instance(id, file, a["category_id"], points, (x0, y0, x1 - x0, y1 - y0)))
+            found[a["category_id"]] = name
+    return instances, found
 
 
 # --------------------------------------------------------------- descriptions
@@ -135,14 +137,15 @@ def describe(instances, names, folder=HERE / "descriptions"):
 def open_image(path):
     """Any still that Pillow reads as RGB, upright as a viewer shows it: for photos that a user hands over."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:   # its warnings: refused or harmless
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{path} is {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: reduce it first")
             image.seek(0)
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I") or image.mode == "F":         # 16 or 32 bits a pixel: spread over 8
-                values = np.asarray(image, np.float32)
+                values = np.nan_to_num(np.asarray(image, np.float32))
                 top = 65535.0 if image.mode.startswith("I;16") or values.max() > 255 else 255.0
+                top = 1.0 if image.mode == "F" and values.max() <= 1 else top
                 image = Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8))
             if image.has_transparency_data:                             # what is transparent is shown on white
                 image = image.convert("RGBA")
@@ -152,7 +155,7 @@ def open_image(path):
         raise FileNotFoundError(f"{path} is missing") from None
     except Image.DecompressionBombError:
         raise ValueError(f"{path} has more than {MAX_PIXELS:,} pixels: reduce it first") from None
-    except (OSError, SyntaxError, EOFError) as e:
+    except (OSError, SyntaxError, EOFError, RuntimeError) as e:
         raise ValueError(f"{path} is no image that Pillow can read ({e})") from None
 
 
@@ -211,7 +214,7 @@ class Codec:
         """The K digit values of a coordinate."""
         if not self.has_code(y):
             raise ValueError(f"{y} has no code: coordinates lie in [0, 0.9995)")
-        n = int(np.floor(1000 * y + 0.5))
+        n = min(int(np.floor(1000 * y + 0.5)), 999)     # 999.5 after rounding, where y is the last number below 0.9995
         return [n // self.base ** k % self.base for k in reversed(range(self.K))]
 
     def value(self, digits):
@@ -280,9 +283,9 @@ def load_crop(instance, size, scale=1.0, angle=0.0):
         with Image.open(instance.image) as image:
             side = max(instance.bbox[2:]) * scale
             if side > 2 * size:                        # JPEG: decode at 1/2, 1/4, 1/8 where that is still fine enough
-                full = image.width
-                image.draft("RGB", (int(image.width * size / side), int(image.height * size / side)))
-                pixels = crop(image.convert("RGB"), affine * (image.width / full), size)
+                full = max(image.size)
+                image.draft("RGB", tuple(max(1, int(n * size / side)) for n in image.size))
+                pixels = crop(image.convert("RGB"), affine / round(full / max(image.size)), size)   # draft rounds sizes up
             else:
                 pixels = crop(image.convert("RGB"), affine, size)
     except FileNotFoundError:

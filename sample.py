@@ -1,13 +1,9 @@
-"""Find keypoints in one photo from their text descriptions (Section 3.1, one question for each keypoint).
+"""Find keypoints in one photo from their text descriptions (Section 3.1): a table, a picture and, where asked, JSON.
 
     python sample.py --image examples/astronaut.jpg --desc descriptions/human_face_68.txt --box 86,40,54,53
-
-Prints a table, writes the photo with labelled points, and JSON where asked. `draw` makes the picture.
 """
 import argparse
 import json
-import os
-import sys
 from colorsys import hsv_to_rgb
 from pathlib import Path
 
@@ -29,17 +25,16 @@ def parse_box(text, size):
         x, y, w, h = map(float, text.split(","))
     except ValueError:
         raise ValueError(f"--box {text!r}: expected four numbers x,y,w,h in pixels, such as 86,40,54,53") from None
-    x0, y0, x1, y1 = max(x, 0.0), max(y, 0.0), min(x + w, size[0]), min(y + h, size[1])
+    x0, y0, x1, y1 = max(x, 0.0), max(y, 0.0), min(x + w, float(size[0])), min(y + h, float(size[1]))
     if not (x1 > x0 and y1 > y0):                       # NaN, too
         raise ValueError(f"--box {text} (x,y,w,h) has no part inside the image, which is {size[0]} x {size[1]} pixels")
     return x0, y0, x1 - x0, y1 - y0
 
 
 def draw(image, points, names, box=None):
-    """The photo with its keypoints, as a new RGB image.
+    """The photo with its keypoints, a new RGB image; with a box its surroundings alone, so that points stay apart.
 
     image: PIL image; points: rows starting with x, y in its pixels; names: one for each point; box: x, y, w, h in pixels.
-    With a box the picture is limited to its surroundings, so that points on a small object stay apart.
     """
     points = np.array([p[:2] for p in points], float).reshape(-1, 2)
     low, high = np.zeros(2), np.array(image.size, float)
@@ -47,38 +42,33 @@ def draw(image, points, names, box=None):
         box = np.array(box, float)
         centre, around = box[:2] + box[2:] / 2, box[2:].max()
         low, high = np.maximum(low, centre - around), np.minimum(high, centre + around)
-    # The square crop may reach beyond the photo, and so may answers.
-    low, high = np.floor(np.min([low, *points], 0)), np.ceil(np.max([high, *points], 0))
-    longest = max(high - low)
-    scale = SMOOTH * (LARGE / longest if longest > LARGE else max(1, round(SMALL / longest)))
+    low, high = np.floor(np.min([low, *points], 0)), np.ceil(np.max([high, *points], 0))    # answers may lie beyond
+    scale = SMOOTH * (min(1, LARGE / max(high - low)) if max(high - low) > SMALL else round(SMALL / max(high - low)))
     photo = image.convert("RGB").crop([int(v) for v in (*low, *high)])
     photo = photo.resize([max(1, round(side * scale)) for side in photo.size], Image.Resampling.BICUBIC)
     points = (points - low) * scale
     colours = [tuple(round(255 * c) for c in hsv_to_rgb(i / len(names), 0.85, 1)) for i in range(len(names))]
     pen, u = ImageDraw.Draw(photo, "RGBA"), max(photo.size) / SMALL      # u: a pixel, were the picture 768 pixels long
     if box is not None:
-        corners = (np.array([box[:2], box[:2] + box[2:]]) - low) * scale
-        pen.rectangle(corners.ravel().tolist(), outline=(255, 255, 255, 170), width=round(u))
-    named = len(names) <= NAMED
-    labels, r = names if named else [str(i + 1) for i in range(len(names))], (4.5 if named else 3) * u
-    font = ImageFont.load_default((14 if named else 10) * u)
+        pen.rectangle([*(box[:2] - low) * scale, *(box[:2] + box[2:] - low) * scale], None, (255, 255, 255, 170), round(u))
+    labels = names if (named := len(names) <= NAMED) else [str(i + 1) for i in range(len(names))]
+    r, font = (4.5 * u, ImageFont.load_default(14 * u)) if named else (3 * u, ImageFont.load_default(10 * u))
     places = place(points, [font.getbbox(t, anchor="lt")[2:] for t in labels], photo.size, r, 3 * u)
-    for rectangle, colour in zip(places, colours):
-        pen.rounded_rectangle(rectangle.tolist(), 3 * u, (0, 0, 0, 165), colour if named else None, round(0.7 * u))
-    for point, rectangle, colour in zip(points, places, colours):        # a line to a label that is not beside its point
+    for point, rectangle, colour in zip(points, places, colours):
         nearest = point.clip(rectangle[:2], rectangle[2:])
-        if np.hypot(*nearest - point) > 3 * r:
+        if np.hypot(*nearest - point) > 3 * r:          # a line to a label that is not beside its point
             pen.line([*point, *nearest], colour, round(1.5 * u))
-    for (x, y), colour in zip(points, colours):
+        pen.rounded_rectangle(rectangle.tolist(), 3 * u, (0, 0, 0, 165), colour if named else None, round(0.7 * u))
+    for point, colour in zip(points, colours):
         for radius, fill in ((r + 2 * u, (0, 0, 0, 150)), (r + u, "white"), (r, colour)):
-            pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill)
-    for (x0, y0, x1, y1), label in zip(places, labels):
-        pen.text(((x0 + x1) / 2, (y0 + y1) / 2), label, "white", font, "mm")
+            pen.circle(point.tolist(), radius, fill)
+    for rectangle, label in zip(places, labels):
+        pen.text((rectangle[:2] + rectangle[2:]) / 2, label, "white", font, "mm")
     return (photo if named else legend(photo, names, colours, u)).reduce(SMOOTH)
 
 
 def place(points, sizes, canvas, r, pad):
-    """For each label a rectangle x0, y0, x1, y1 near its point (K, 2) that hides the least; sizes: w, h of each label."""
+    """For each label a rectangle x0, y0, x1, y1 near its point that hides the least: (K, 4). sizes: w, h of each."""
     ring, angle = (v.ravel() for v in np.meshgrid(np.arange(12), np.arange(0, 2 * np.pi, np.pi / 6), indexing="ij"))
     direction, distance = np.stack([np.cos(angle), np.sin(angle)], 1), (1.8 + 2 * ring[:, None]) * r
     taken = np.concatenate([points - r, points + r], 1)                                             # the points themselves
@@ -102,10 +92,10 @@ def legend(photo, names, colours, u):
     page.paste(photo)
     pen = ImageDraw.Draw(page)
     for column, width in zip(columns, widths):
-        for row, i in enumerate(column, 1):
-            pen.ellipse([x, row * line - 4 * u, x + 8 * u, row * line + 4 * u], colours[i])
-            pen.text((x + 30 * u, row * line), str(i + 1), "black", font, "rm")
-            pen.text((x + 36 * u, row * line), names[i], "black", font, "lm")
+        for y, i in enumerate(column, 1):
+            pen.circle((x + 4 * u, y * line), 4 * u, colours[i])
+            pen.text((x + 30 * u, y * line), str(i + 1), "black", font, "rm")
+            pen.text((x + 36 * u, y * line), names[i], "black", font, "lm")
         x += width
     return page
 
@@ -116,44 +106,39 @@ def write(path, save):
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         save(partial)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p = argparse.ArgumentParser(description="Find keypoints in one photo from their text descriptions.")
     p.add_argument("--image", type=Path, required=True, metavar="FILE", help="the photo")
-    p.add_argument("--desc", type=Path, required=True, metavar="FILE", help="the keypoints, one 'name: description' a line")
+    p.add_argument("--desc", type=Path, required=True, metavar="FILE", help="'name: description' lines, as in descriptions/")
     p.add_argument("--model", type=Path, default=data.HERE / "nano", metavar="FOLDER", help="a model folder (default: nano)")
-    p.add_argument("--box", metavar="x,y,w,h", help="the object in pixels of the upright photo (default: the whole photo); "
-                   "write --box=-5,0,90,90 where x is negative")
+    p.add_argument("--box", metavar="x,y,w,h", help="the object, in pixels of the upright photo (default: all of it)")
     p.add_argument("--out", type=Path, metavar="FILE", help="the picture (default: out/<name of the photo>_keypoints.png)")
     p.add_argument("--json", type=Path, metavar="FILE", help="also write the points as JSON")
     p.add_argument("--device", choices=["cpu", "cuda", "mps"], help="default: cuda or mps where available, else cpu")
     a = p.parse_args()
     out = a.out or Path("out") / f"{a.image.stem}_keypoints.png"
-    files = [f for f in (a.image, a.desc, out, a.json) if f]
-    if len({f.resolve() for f in files}) < len(files):
-        raise ValueError(f"one file has two uses among {', '.join(map(str, files))}: choose another --out or --json")
+    if len({f.resolve() for f in (a.image, a.desc, out, a.json) if f}) < 3 + bool(a.json):
+        raise ValueError("--image, --desc, --out and --json name one file twice: choose another --out or --json")
     if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"--out {out}: no picture format is called {out.suffix or 'nothing'!r}; use .png or .jpg")
-    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    device = a.device or next(d for d in ("cuda", "mps", "cpu") if found[d])
-    if not found[device]:
-        raise ValueError(f"--device {device} is not available here; use one of {', '.join(d for d in found if found[d])}")
+    devices = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if (device := a.device or devices[0]) not in devices:
+        raise ValueError(f"--device {device} is not available here; use {' or '.join(devices)}")
     keypoints, image = data.read_descriptions(a.desc), data.open_image(a.image)
-    box = parse_box(a.box, image.size) if a.box is not None else None
-    if sys.stderr.isatty():
-        print(f"loading {a.model} on {device}", file=sys.stderr)
+    box = None if a.box is None else parse_box(a.box, image.size)
+    print(f"loading {a.model} on {device}", flush=True)     # large models load for a while
     model = CapeLLM.from_pretrained(a.model, torch.float32 if device == "cpu" else torch.bfloat16, device)
     points, names = model.locate(image, keypoints, box), [k.name for k in keypoints]
     result = {"image": str(a.image), "model": str(a.model), "box": box or (0, 0, *image.size),
               "keypoints": [{"name": n, **point._asdict()} for n, point in zip(names, points)]}
-    picture = draw(image, points, names, box)
-    write(out, picture.save)
+    write(out, draw(image, points, names, box).save)
     if a.json:
-        write(a.json, lambda f: f.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
+        write(a.json, lambda f: f.write_text(json.dumps(result, indent=1) + "\n"))
     width = max(len("keypoint"), *map(len, names))
     print(f"{'keypoint':<{width}}  {'x':>7}  {'y':>7}  probability")
     for name, (x, y, probability) in zip(names, points):

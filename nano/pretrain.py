@@ -98,7 +98,7 @@ class Grounding(nn.Module):
         cell = (answers * side).floor().clamp(0, side - 1)
         target = (cell[:, 1] * side + cell[:, 0]).long()
         pointer = F.cross_entropy(scores, target)
-        return loss + 0.3 * pointer + 0.1 * eyes, {"loss": loss, "pointer": pointer, "eyes": eyes, "patch": (scores.argmax(1) == target).float().mean()}
+        return loss + 0.3 * pointer + 0.3 * eyes, {"loss": loss, "pointer": pointer, "eyes": eyes, "patch": (scores.argmax(1) == target).float().mean()}
 
 
 def swap(name):
@@ -224,9 +224,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--data", nargs="+", default=["data/figures"], metavar="FOLDER", help="drawings first, then folders of photographs")
     p.add_argument("--out", type=Path, default=Path("runs/pretrain"), metavar="FOLDER")
-    p.add_argument("--eyes", type=int, default=300, metavar="STEPS", help="steps of the first phase")
-    p.add_argument("--words", type=int, default=2100, metavar="STEPS", help="steps of the second phase")
-    p.add_argument("--names", type=int, default=1200, metavar="STEPS", help="of these, steps that mostly ask by name")
+    p.add_argument("--eyes", type=int, default=500, metavar="STEPS", help="steps of the first phase")
+    p.add_argument("--words", type=int, default=1900, metavar="STEPS", help="steps of the second phase")
+    p.add_argument("--names", type=int, default=1100, metavar="STEPS", help="of these, steps that mostly ask by name")
     p.add_argument("--batch", type=int, default=16, help="images a step, over all processes; twice as many for the eyes")
     p.add_argument("--seed", type=int, default=42)
     a = p.parse_args()
@@ -262,7 +262,7 @@ def main():
     means, began = {}, time.time()
     while step < steps:
         words = step >= a.eyes
-        factor = train.schedule(step - a.eyes, a.words) if words else max(0.2, train.schedule(step, a.eyes))
+        factor = train.schedule(step - a.eyes, a.words) if words else min(1.0, (step + 1) / 20)
         for o, lr in zip(optims, base):
             o.param_groups[0]["lr"] = lr * factor
         described = 0.2 if step < a.eyes + a.names else 0.9

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 import data
 from llama import Tokenizer
@@ -53,14 +53,16 @@ def test_three_digit_tokens_are_refused_where_there_are_none(tokenizers, name):
 
 
 @pytest.mark.parametrize("K", [1, 3])
+@settings(deadline=None)
 @given(y=st.floats(0, 0.9995, exclude_max=True))
 def test_codec_is_exact_to_half_a_thousandth(tokenizers, K, y):
     codec = data.Codec(tokenizers["llama3"], K)
     for number in (y, np.float32(y)):
         if data.Codec.has_code(number):
-            assert abs(codec.value(codec.digits(number)) - number) <= 0.0005 + 1e-12
+            assert abs(codec.value(codec.digits(number)) - float(number)) <= 0.0005 + (1e-12 if number is y else 1e-7)
 
 
+@settings(deadline=None)
 @given(y=st.one_of(st.floats(max_value=-1e-300), st.floats(0.9995)))
 def test_outside_has_no_code(tokenizers, y):
     codec = data.Codec(tokenizers["llama3"])
@@ -72,7 +74,7 @@ def test_outside_has_no_code(tokenizers, y):
 def test_ends_of_the_range(tokenizers):
     codec = data.Codec(tokenizers["llama3"])
     assert codec.digits(np.nextafter(0.9995, 0)) == [9, 9, 9] and codec.digits(-0.0) == [0, 0, 0]
-    assert codec.digits(0.0005) == [0, 0, 1] and codec.digits(np.nextafter(0.0005, 0)) == [0, 0, 0]
+    assert codec.digits(0.0005) == [0, 0, 1] and codec.digits(0.00049) == [0, 0, 0]
     for y in (float("nan"), float("inf"), -float("inf"), 0.9995, 1.0, -1e-9):
         assert not codec.has_code(y)
 
@@ -83,6 +85,7 @@ boxes = st.tuples(st.floats(-500, 500), st.floats(-500, 500), st.floats(0.5, 900
 views = st.tuples(boxes, st.sampled_from([28, 112, 224]), st.floats(0.7, 1.3), st.floats(-3.2, 3.2))
 
 
+@settings(deadline=None)
 @given(view=views, seed=st.integers(0, 9))
 def test_to_crop_inverts_to_image(view, seed):
     box, size, scale, angle = view
@@ -96,6 +99,7 @@ def test_to_crop_inverts_to_image(view, seed):
     np.testing.assert_allclose(pixels, centre + np.stack([turned.real, turned.imag], 1), atol=1e-6)
 
 
+@settings(deadline=None)
 @given(box=boxes)
 def test_the_crop_is_square_and_holds_the_box(box):
     x, y, w, h = box
@@ -121,14 +125,16 @@ def ramp(width, height):
 def test_crop_of_a_ramp(box, scale, angle):
     """A linear ramp stays linear under bilinear resampling and box averaging, so every pixel of the crop is known."""
     affine = data.crop_affine(box, 56, scale, angle)
-    got = grey(data.crop(ramp(800, 640), affine, 56))
     u = (np.arange(56) + 0.5) / 56
-    grid = np.stack(np.meshgrid(u, u), -1).reshape(-1, 2)
-    points = data.to_image(grid, affine, 56).reshape(56, 56, 2)
+    points = data.to_image(np.stack(np.meshgrid(u, u), -1).reshape(-1, 2), affine, 56).reshape(56, 56, 2)
     expected = 20 + 200 * points.sum(-1) / (800 + 640)
     inside = ((points > 5) & (points < [795, 635])).all(-1)
     assert inside.mean() > 0.8
-    assert np.abs(got.numpy() - expected)[:, inside].max() < 1.3        # 8 bits, rounded two or three times
+    up, down = (grey(data.crop(image, affine, 56)).numpy()[:, inside] for image in (ramp(800, 640), ImageOps.invert(ramp(800, 640))))
+    for error in (up - expected[inside], down - (255 - expected[inside])):
+        assert np.abs(error).max() < 1.6                                 # 8 bits, rounded or cut three times
+    shift = ((up - down) - (2 * expected[inside] - 255)).mean() / 2      # what is cut off cancels, a shift of the ramp does not
+    assert abs(shift) < 0.07 * 200 / 1440 * max(max(box[2:]) * scale / 56, 1)
 
 
 def noise(width, height, seed=0):
@@ -161,22 +167,23 @@ def test_strong_reductions_are_averages(side, size):
 
 
 @pytest.mark.parametrize("width, height, box", [
-    (1003, 1301, (100, 150, 800, 1000)), (2407, 1001, (1300, 3, 1100, 990)), (4001, 3999, (0, 0, 4001, 3999)), (9, 1200, (0, 0, 9, 1200))])
-def test_jpeg_draft_changes_little(tmp_path, width, height, box):
-    """Large JPEGs are decoded at 1/2, 1/4 or 1/8: the crop must show the same places, to a tenth of its pixels."""
-    size = 56
-    affine = data.crop_affine(box, size)
-    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    period = max(box[2:]) / size * 8                                     # waves of eight crop pixels
-    wave = np.stack([np.sin(2 * np.pi * x / period), np.sin(2 * np.pi * y / period), np.sin(2 * np.pi * (x + y) / period)], -1)
-    image = Image.fromarray((127 + 100 * wave).astype(np.uint8))
+    (1003, 1301, (100, 150, 800, 1000)), (2407, 601, (1700, 0, 701, 601)), (1207, 803, (700, 300, 503, 500)), (9, 1200, (0, 0, 9, 1200))])
+def test_jpeg_draft_shows_the_same_places(tmp_path, width, height, box):
+    """Large JPEGs are decoded at 1/2, 1/4 or 1/8: waves of eight crop pixels must not move by more than 0.05 of one."""
+    size, side = 56, max(box[2:])
+    x, y = np.meshgrid(2 * np.pi / 8 * size / side * (np.arange(width) + 0.5), 2 * np.pi / 8 * size / side * (np.arange(height) + 0.5))
+    image = Image.fromarray((127 + 100 * np.stack([np.sin(x), np.cos(x), np.sin(y)], -1)).astype(np.uint8))
     image.save(tmp_path / "x.jpg", quality=95, subsampling=0)
     instance = data.Instance(1, tmp_path / "x.jpg", 1, np.array([[box[0] + 5, box[1] + 5, 2]], np.float32), box)
     drafted, points = data.load_crop(instance, size)
-    plain = data.crop(image, affine, size)
-    difference = (grey(drafted) - grey(plain)).abs()[:, 1:-1, 1:-1]
-    # an error of a tenth of a pixel along the wave is 100 * 2 pi / 80 = 8 at most
-    assert difference.max() < 8
+    affine = data.crop_affine(box, size)
+    plain, drafted = grey(data.crop(image, affine, size)).numpy(), grey(drafted).numpy()
+    slope, error = np.stack([np.gradient(p, axis=a) for p, a in zip(plain, (1, 1, 0))]), drafted - plain
+    assert np.abs(error[:, 2:-2, 2:-2]).mean() < 3
+    for rows in (slice(2, 28), slice(28, -2)):                           # the quarters, so that a wrong scale shows too
+        for columns in (slice(2, 28), slice(28, -2)):
+            g, e = slope[:, rows, columns], error[:, rows, columns]
+            assert np.all(np.abs((g * e).sum((1, 2))) <= 0.05 * (g * g).sum((1, 2)))
     np.testing.assert_allclose(points[0, :2], data.to_crop([[box[0] + 5, box[1] + 5]], affine, size)[0], atol=1e-6)
 
 
@@ -213,6 +220,7 @@ def test_images_that_cannot_be_read(tmp_path):
 
 # Rounds and conversations
 
+@settings(deadline=None)
 @given(n=st.integers(1, 70), k=st.integers(1, 9), seed=st.integers(0, 99))
 def test_fixed_rounds(n, k, seed):
     indices = random.Random(seed).sample(range(100), n)

@@ -1,0 +1,57 @@
+"""What several test files share: a model folder in the final format, small enough to build in a moment."""
+import io
+import json
+
+import pytest
+import sentencepiece
+import torch
+from safetensors.torch import save_file
+
+from capellm import CapeLLM
+from dino import DINOv2, DINOv2Config
+from llama import Config, Llama, Tokenizer
+
+VISION = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+LLM = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(tmp_path_factory):
+    """A sentencepiece vocabulary of Llama 2's kind: byte fallback, every digit its own piece."""
+    texts = ["USER: Can you identify location of the nose tip on the object? With this description, please provide its coordinates.",
+             "left eye: The eye on the left side of the face. ASSISTANT:", "tail: The end of the tail, farthest from the body."]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, model_type="bpe", vocab_size=340, hard_vocab_limit=False,
+        byte_fallback=True, split_digits=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        bos_id=1, eos_id=2, unk_id=0, pad_id=-1, minloglevel=2, num_threads=1, user_defined_symbols=list("0123456789"))
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    file.write_bytes(model.getvalue())
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tokenizer_file):
+    return Tokenizer(tokenizer_file)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tokenizer_file, tiny_tokenizer, tmp_path_factory):
+    """A CapeLLM with random weights, LoRA included. Read only: copy it to damage it."""
+    folder = tmp_path_factory.mktemp("model")
+    llm = LLM | {"vocab_size": tiny_tokenizer.vocab_size}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for name, backbone, config, kind in (("vision", DINOv2(DINOv2Config(**VISION)), VISION, "dinov2"),
+                                             ("llm", Llama(Config(**llm)), llm, "llama")):
+            (folder / name).mkdir()
+            (folder / name / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+            save_file({n: 4 * torch.randn_like(t) * t.shape[-1] ** -0.5 if t.dim() > 1 else t.contiguous()
+                       for n, t in backbone.state_dict().items()}, folder / name / "model.safetensors")
+        (folder / "llm" / "tokenizer.model").write_bytes(tokenizer_file.read_bytes())
+        lora = {"rank": 2, "alpha": 4, "dropout": 0.0}
+        model = CapeLLM.assemble(folder / "vision", folder / "llm", VISION["image_size"], 3, lora)
+        adapter = {n: torch.randn_like(t) * t.shape[-1] ** -0.5 for n, t in model.adapter().items()}
+        save_file(adapter, folder / "adapter.safetensors")
+    (folder / "config.json").write_text(json.dumps(model.config | {"vision": "vision", "llm": "llm"}))
+    return folder

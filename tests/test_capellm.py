@@ -1,0 +1,351 @@
+"""capellm.py against the same model run naively: one plain causal sequence a question, computed again for every token."""
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import data
+import train
+from capellm import BRANCHES, CapeLLM
+from dino import DINOv2, DINOv2Config
+from llama import Config, Llama, Tokenizer
+
+LLAMA3 = Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model"
+WORDS = "left right upper lower front rear inner outer tip base eye ear knee wheel corner of the near above middle".split()
+
+
+def randomise(model, seed=0):
+    """Weights large enough that the logits, and so greedy choices, differ clearly; no adapter is zero."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() == 2:
+                p.normal_(std=p.shape[1] ** -0.5 * (1.5 if "lora_" not in name else 0.7))
+        model.llm.model.embed_tokens.weight.normal_()
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    return randomise(CapeLLM.from_pretrained(model_folder, merge=False))
+
+
+@pytest.fixture(scope="module")
+def model3():
+    """A tiny model on the published Llama 3 vocabulary, which has a token for every three digits: K = 1."""
+    vision = DINOv2(DINOv2Config(16, 1, 2, image_size=28))
+    llm = Llama(Config(vocab_size=128256, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2))
+    return randomise(CapeLLM(vision, llm, Tokenizer(LLAMA3), image_size=28, K=1)).eval()
+
+
+def keypoints(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return [data.Keypoint(f"{' '.join(rng.choice(WORDS, 3))} {i}", " ".join(rng.choice(WORDS, rng.integers(0, 12)))) for i in range(n)]
+
+
+def photos(n, seed=0):
+    return torch.randn(n, 3, 28, 28, generator=torch.Generator().manual_seed(seed))
+
+
+def conversations(model, sizes, seed=0):
+    """A (ids, labels) of each size in rounds."""
+    rng, names = np.random.default_rng(seed), iter(keypoints(sum(sizes), seed))
+    return [data.conversation(model.tokenizer, model.codec, [(next(names), rng.uniform(0, 0.999, 2)) for _ in range(n)]) for n in sizes]
+
+
+def sequence(model, pixels, ids):
+    """[BOS; V; T] of one image, embedded (1, 1 + N + T, D): Equations 1 to 3 by hand."""
+    F_v = model.vision(pixels[None])[0]                                                             # Eq. 1
+    V = F_v @ model.projection.weight.T                                                             # Eq. 2
+    E = model.llm.model.embed_tokens.weight
+    return torch.cat([E[[model.tokenizer.bos_id]], V, E[ids]])[None]
+
+
+def cross_entropy(model, pixels, conversation):
+    """Sum of the answer tokens' cross-entropies and their number, from the full (T, vocab) logits."""
+    ids, labels = conversation
+    Y = model.llm.logits(model.llm(sequence(model, pixels, ids)))[0]
+    trunk = len(Y) - len(ids)
+    targets = [(trunk + i - 1, t) for i, t in enumerate(labels) if t != data.IGNORE]
+    return sum(-Y[i].log_softmax(-1)[t] for i, t in targets), len(targets)
+
+
+# Equations 1 to 5
+
+@torch.inference_mode()
+def test_hidden_is_the_plain_chain(model):
+    (ids, _), = conversations(model, [3])
+    Z, (image, position) = model.hidden(photos(1), [[ids]])
+    expected = model.llm(sequence(model, photos(1)[0], ids))
+    torch.testing.assert_close(Z, expected, atol=1e-5, rtol=0)
+    assert image.tolist() == [0] * len(ids) and position.tolist() == list(range(expected.shape[1] - len(ids), expected.shape[1]))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("rounds", [[[1], [3], [2]], [[1, 2, 3], [1]], [[2, 1], [1, 1, 1, 1], [4]]])
+def test_branches_and_batches_equal_each_alone(model, rounds):
+    """A branch sees its image and itself; padding and neighbours change nothing. The same with the features given, and with `tap`."""
+    pixels = photos(len(rounds))
+    branches = [[ids for ids, _ in conversations(model, sizes, seed)] for seed, sizes in enumerate(rounds)]
+    (Z, tapped), (image, position) = model.hidden(pixels, branches, tap=0)
+    again, _ = model.hidden(None, branches, features=model.vision(pixels))
+    found, found_tapped = Z[image, position], tapped[image, position]
+    torch.testing.assert_close(again[image, position], found, atol=1e-5, rtol=0)
+    expected, expected_tapped = [], []
+    for i, branch in enumerate(branches):
+        for ids in branch:
+            h, t = model.llm(sequence(model, pixels[i], ids), tap=0)
+            expected.append(h[0, -len(ids):])
+            expected_tapped.append(t[0, -len(ids):])
+    torch.testing.assert_close(found, torch.cat(expected), atol=2e-5, rtol=0)
+    torch.testing.assert_close(found_tapped, torch.cat(expected_tapped), atol=2e-5, rtol=0)
+    assert image.tolist() == [i for i, b in enumerate(branches) for ids in b for _ in ids]
+
+
+@pytest.mark.parametrize("rounds", [[[1]], [[4], [2]], [[1, 2, 3], [1]]])
+def test_loss_and_gradients_equal_the_naive_ones(model, rounds):
+    pixels = photos(len(rounds), seed=3)
+    branches = [conversations(model, sizes, seed) for seed, sizes in enumerate(rounds)]
+    tuned = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert {n.rpartition(".")[2] for n in tuned} == {"lora_A", "lora_B", "weight"} and "projection.weight" in tuned
+    loss = model.loss(pixels, branches)
+    gradients = torch.autograd.grad(loss, list(tuned.values()))
+    sums = [cross_entropy(model, pixels[i], c) for i, b in enumerate(branches) for c in b]
+    expected = sum(s for s, _ in sums) / sum(n for _, n in sums)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    for name, ours, theirs in zip(tuned, gradients, torch.autograd.grad(expected, list(tuned.values()))):
+        assert theirs.abs().max() > 0, name
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_a_loss_of_answers_only(model):
+    """13 tokens a round with K = 3 digits a coordinate: [0. ddd ,0. ddd ] end, however the brackets are cut."""
+    (ids, labels), = conversations(model, [2])
+    answer = len(model.codec.encode(0, 0))
+    assert sum(t != data.IGNORE for t in labels) == 2 * answer
+    with torch.no_grad():                                                # the words of the question carry no loss of their own
+        full = F.cross_entropy(model.llm.logits(model.llm(sequence(model, photos(1)[0], ids)))[0, -len(ids) - 1:-1], torch.tensor(ids))
+        assert abs(full - model.loss(photos(1), [[(ids, labels)]])) > 0.01
+
+
+# Decoding
+
+def naive_answer(model, pixels, keypoint):
+    """Greedy over the digits, the whole sequence computed again for every digit: (x, y), probability."""
+    tokenizer, K = model.tokenizer, model.codec.K
+    digits = tokenizer.digit3_ids if K == 1 else tokenizer.digit_ids
+    ids, probability, values = data.question(tokenizer, keypoint), 1.0, []
+    for opening in ("[0.", ",0."):
+        ids, text = ids + tokenizer.encode_continuation(opening), ""
+        for _ in range(K):
+            Y = model.llm.logits(model.llm(sequence(model, pixels, ids)))[0, -1]
+            p = Y[digits].softmax(0)
+            best = int(p.argmax())
+            probability *= float(p[best])
+            ids = ids + [digits[best]]
+            text += f"{best:03}" if K == 1 else f"{best}"
+        values.append(float("0." + text))
+    return values, probability
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("n", [1, 5, 17, 40])
+def test_answers_equal_the_naive_decoder(model, n):
+    assert n <= BRANCHES or n % BRANCHES                                 # a last pass that is not full
+    asked, pixels = keypoints(n, seed=n), photos(1, seed=n)[0]
+    points, probabilities = model.answer(pixels, asked)
+    expected = [naive_answer(model, pixels, k) for k in asked]
+    assert points == [point for point, _ in expected]
+    np.testing.assert_allclose(probabilities, [p for _, p in expected], rtol=1e-3)
+    assert n < 17 or len({tuple(point) for point in points}) > n / 4     # the answers differ, so a mix-up would show
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("n", [3, 18])
+def test_one_token_a_coordinate_equals_the_naive_decoder(model3, n):
+    asked, pixels = keypoints(n, seed=n), photos(1)[0]
+    points, probabilities = model3.answer(pixels, asked)
+    expected = [naive_answer(model3, pixels, k) for k in asked]
+    assert points == [point for point, _ in expected]
+    np.testing.assert_allclose(probabilities, [p for _, p in expected], rtol=1e-3)
+
+
+@torch.inference_mode()
+def test_answers_do_not_depend_on_their_neighbours(model):
+    asked, pixels = keypoints(BRANCHES + 3), photos(1)[0]
+    points, probabilities = model.answer(pixels, asked)
+    backwards, p = model.answer(pixels, asked[::-1])
+    assert backwards[::-1] == points
+    np.testing.assert_allclose(p[::-1], probabilities, rtol=1e-3)
+    other, _ = model.answer(photos(1, seed=9)[0], asked)
+    assert other != points                                               # it looks at the image
+
+
+@torch.inference_mode()
+def test_the_thousand_codes_share_one_probability(model):
+    """All codes of x, then all of y behind the x answered, by plain sequences: each sums to 1 and holds the answer's probability."""
+    pixels, (keypoint,) = photos(1)[0], keypoints(1)
+    ((x, y),), (probability,) = model.answer(pixels, [keypoint])
+    codes = torch.tensor([[n // 100, n // 10 % 10, n % 10] for n in range(1000)])
+    digits = torch.tensor(model.tokenizer.digit_ids)
+    ids, shares = data.question(model.tokenizer, keypoint) + model.tokenizer.encode_continuation("[0."), []
+    for answered in (x, y):
+        start = sequence(model, pixels, ids).expand(1000, -1, -1)
+        Z = model.llm(torch.cat([start, model.llm.embed(digits[codes[:, :2]])], 1))[:, -3:]
+        log_p = model.llm.logits(Z)[..., digits].log_softmax(-1).gather(2, codes[..., None])[..., 0]
+        p = log_p.sum(1).exp()
+        assert float(p.sum()) == pytest.approx(1, abs=1e-4)
+        shares.append(float(p[round(answered * 1000)]))
+        ids = ids + [model.tokenizer.digit_ids[int(d)] for d in f"{round(answered * 1000):03}"] + model.tokenizer.encode_continuation(",0.")
+    assert probability == pytest.approx(shares[0] * shares[1], rel=1e-3)
+
+
+# Points in the photo
+
+def photo(width=90, height=70, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+@pytest.mark.parametrize("box", [None, (10, 20, 28, 28), (3.5, 8.25, 60, 21), (-10, -5, 40, 90)])
+def test_points_lie_in_the_square_around_the_box(model, box):
+    image, asked = photo(), keypoints(6)
+    points = model.locate(image, asked, box)
+    x, y, w, h = box or (0, 0, 90, 70)
+    side = max(w, h)
+    affine = data.crop_affine((x, y, w, h), 28)
+    answered, probabilities = model.answer(data.crop(image, affine, 28), asked)
+    for point, (u, v), p in zip(points, answered, probabilities):
+        assert point.x == pytest.approx(x + w / 2 + (u - 0.5) * side) and point.y == pytest.approx(y + h / 2 + (v - 0.5) * side)
+        assert 0 <= u < 1 and 0 <= v < 1 and 0 < point.probability <= 1 and point.probability == pytest.approx(p, rel=1e-5)
+
+
+@pytest.mark.parametrize("dx, dy", [(5, 0), (13, 31)])
+def test_points_move_with_the_box(model, dx, dy):
+    image, asked, box = photo(), keypoints(6), (12, 9, 40, 32)
+    wider = Image.new("RGB", (150, 140), "red")
+    wider.paste(image, (dx, dy))
+    points, moved = model.locate(image, asked, box), model.locate(wider, asked, (box[0] + dx, box[1] + dy, *box[2:]))
+    np.testing.assert_allclose(np.array(moved), np.array(points) + [dx, dy, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_points_grow_with_the_image(model, n):
+    image, asked, box = photo(), keypoints(6), (12, 9, 28, 28)
+    large = image.resize((90 * n, 70 * n), Image.Resampling.NEAREST)
+    points, grown = model.locate(image, asked, box), model.locate(large, asked, tuple(n * b for b in box))
+    np.testing.assert_allclose(np.array(grown), np.array(points) * [n, n, 1], atol=1e-3)
+
+
+def test_any_mode_of_image(model):
+    image, asked = photo().convert("L"), keypoints(2)
+    assert model.locate(image, asked) == model.locate(image.convert("RGB"), asked)
+
+
+# Folders
+
+@pytest.fixture
+def folder(model, model_folder, tmp_path):
+    """Random adapters as a training run writes them, of the size that suits fresh backbones; these are elsewhere."""
+    saved = CapeLLM.from_pretrained(model_folder, merge=False)
+    saved.load_state_dict({n: 0.3 * t for n, t in model.state_dict().items() if n in saved.adapter()}, strict=False)
+    train.write(tmp_path / "run", saved)
+    return tmp_path / "run"
+
+
+def test_written_and_read_again_bit_by_bit(folder, model, model_folder, tmp_path):
+    again = CapeLLM.from_pretrained(folder, merge=False)
+    tuned = {n: 0.3 * t for n, t in model.adapter().items()}
+    assert again.adapter().keys() == tuned.keys() and all(torch.equal(t, tuned[n]) for n, t in again.adapter().items())
+    plain = CapeLLM.from_pretrained(model_folder, merge=False).state_dict()
+    frozen = {n: t for n, t in again.state_dict().items() if n not in tuned}
+    assert frozen and all(torch.equal(t, plain[n]) for n, t in frozen.items())
+    backbones = {b: str(model_folder / b) for b in ("vision", "llm")}    # a checkpoint finds them wherever it lies
+    assert again.config == json.loads((model_folder / "config.json").read_text()) | backbones and not again.training
+    before = (folder / "adapter.safetensors").read_bytes()
+    train.write(folder, again)                                           # over an older one
+    assert (folder / "adapter.safetensors").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]               # nothing half-written is left
+
+
+@torch.inference_mode()
+def test_merged_equals_unmerged(folder):
+    merged, unmerged = CapeLLM.from_pretrained(folder), CapeLLM.from_pretrained(folder, merge=False)
+    assert not any("lora_" in n for n, _ in merged.named_parameters())
+    (ids, _), = conversations(merged, [2])
+    Z, expected = merged.hidden(photos(1), [[ids]])[0], unmerged.hidden(photos(1), [[ids]])[0]
+    torch.testing.assert_close(Z, expected, atol=1e-5, rtol=0)
+    for name, p in unmerged.named_parameters():
+        p.mul_("lora_" not in name)                                      # without the adapters it is another model
+    assert (unmerged.hidden(photos(1), [[ids]])[0] - expected).abs().max() > 1e-3
+
+
+def test_backbones_beside_the_config(folder, model_folder, tmp_path):
+    pixels, asked = photos(1)[0], keypoints(2)
+    expected = CapeLLM.from_pretrained(folder).answer(pixels, asked)
+    for backbone in ("vision", "llm"):
+        shutil.copytree(model_folder / backbone, folder / "inside" / backbone)
+    configure(folder, vision="inside/vision", llm="inside/llm")
+    moved = folder.rename(tmp_path / "moved")
+    assert CapeLLM.from_pretrained(moved).answer(pixels, asked) == expected
+
+
+def edit(folder, change):
+    tensors = load_file(folder / "adapter.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "adapter.safetensors")
+
+
+def configure(folder, **changes):
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | changes))
+
+
+LORA = "llm.model.layers.1.self_attn.v_proj.lora_B"
+
+
+@pytest.mark.parametrize("damage, kind, message", [
+    (lambda f: edit(f, lambda t: t.pop(LORA)), ValueError, f"{LORA} is missing"),
+    (lambda f: edit(f, lambda t: t.update(extra=torch.ones(1))), ValueError, "extra is not expected"),
+    (lambda f: edit(f, lambda t: t.update({"projection.weight": torch.ones(3, 4)})), ValueError, r"shape of projection.weight is \(3, 4\)"),
+    (lambda f: (f / "adapter.safetensors").write_bytes((f / "adapter.safetensors").read_bytes()[:-10]), ValueError, "damaged or cut short"),
+    (lambda f: (f / "adapter.safetensors").write_bytes(b""), ValueError, "damaged or cut short"),
+    (lambda f: (f / "adapter.safetensors").unlink(), FileNotFoundError, "adapter.safetensors is missing"),
+    (lambda f: (f / "config.json").unlink(), FileNotFoundError, "config.json is missing"),
+    (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json cannot be read"),
+    (lambda f: (f / "config.json").write_text("[]"), ValueError, "config.json cannot be read"),
+    (lambda f: (f / "config.json").write_text("{}"), ValueError, "config.json cannot be read"),
+    (lambda f: configure(f, llm="nowhere/llm"), FileNotFoundError, "nowhere/llm/config.json not found"),
+])
+def test_folders_that_are_refused(folder, damage, kind, message):
+    damage(folder)
+    with pytest.raises(kind, match=message) as error:
+        CapeLLM.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in ("nowhere", "file"):
+        with pytest.raises(FileNotFoundError, match=f"{folder} is no model folder"):
+            CapeLLM.from_pretrained(tmp_path / folder)
+
+
+def test_three_digit_tokens_need_such_a_vocabulary(folder):
+    configure(folder, K=1)
+    with pytest.raises(ValueError, match="K = 1 tokens with this tokenizer; use K = 3"):
+        CapeLLM.from_pretrained(folder)
+
+
+def test_a_new_projection_keeps_the_features_size(model_folder):
+    """Assembled from backbones, W_proj is random: variance-preserving, so that V is neither nothing nor everything."""
+    torch.manual_seed(0)
+    new = CapeLLM.assemble(model_folder / "vision", model_folder / "llm", 28, lora={"rank": 4, "alpha": 8, "dropout": 0.0})
+    features = torch.randn(1000, new.projection.in_features)
+    assert float(new.projection(features).detach().std()) == pytest.approx(1, rel=0.1)
+    assert all(bool((t == 0).all()) == n.endswith("lora_B") for n, t in new.adapter().items())

@@ -1,0 +1,203 @@
+"""sample.py as its user meets it: table, picture and JSON agree, every kind of photo opens, every mistake is one line."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+import data
+import sample
+from capellm import CapeLLM
+
+ROOT = Path(__file__).parent.parent
+NAMES = ["nose tip", "left eye", "tail", "right ear"]
+UNTURN = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"}
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """48 x 36 pixels, smooth, every corner another colour."""
+    y, x = np.mgrid[:36, :48]
+    return Image.fromarray(np.stack([x * 5, y * 7, 255 - 2 * x - 3 * y], 2).astype(np.uint8))
+
+
+@pytest.fixture
+def work(tmp_path, photo, monkeypatch):
+    """A folder with photo and descriptions, the current one."""
+    photo.save(tmp_path / "x.png")
+    (tmp_path / "d.txt").write_text("# four\n" + "\n".join(f"{n}: where the {n} is" for n in NAMES[:3]) + f"\n\n{NAMES[3]}:\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def call(model_folder, work, monkeypatch):
+    """sample.py in this process; returns the JSON it writes."""
+    def call(*arguments):
+        argv = ["sample.py", "--image", "x.png", "--desc", "d.txt", "--model", model_folder, "--device", "cpu", "--json", "x.json"]
+        monkeypatch.setattr(sys, "argv", [str(a) for a in (*argv, *arguments)])
+        sample.main()
+        return json.loads((work / "x.json").read_text())
+    return call
+
+
+def xy(result):
+    return np.array([[k["x"], k["y"]] for k in result["keypoints"]])
+
+
+def test_table_picture_and_json_agree(call, work, model_folder, photo, capsys):
+    result = call()
+    expected = CapeLLM.from_pretrained(model_folder).locate(photo, data.read_descriptions(work / "d.txt"))
+    rows = [line.rsplit(None, 3) for line in capsys.readouterr().out.splitlines()]
+    header = next(i for i, row in enumerate(rows) if row[0] == "keypoint")
+    for name, point, k, row in zip(NAMES, expected, result["keypoints"], rows[header + 1:]):
+        assert k == {"name": name, **point._asdict()} and 0 < k["probability"] <= 1
+        assert row == [name, f"{point.x:.1f}", f"{point.y:.1f}", f"{point.probability:.4f}"]
+    assert len(result["keypoints"]) == len(NAMES) and result["box"] == [0, 0, 48, 36] and result["image"] == "x.png"
+    assert sorted(p.relative_to(work).as_posix() for p in work.rglob("*")) == ["d.txt", "out", "out/x_keypoints.png", "x.json", "x.png"]
+    with Image.open(work / "out" / "x_keypoints.png") as picture:
+        assert np.array_equal(picture, sample.draw(photo, expected, NAMES))
+
+
+def test_points_lie_in_the_square_around_the_box(call):
+    everywhere = xy(call())
+    for x, y, w, h in ((0, 0, 48, 36), (30, 5, 8, 14), (10, 20, 20, 4), (40, 30, 8, 6)):
+        points, side = xy(call(f"--box={x},{y},{w},{h}")), max(w, h)
+        low = np.array([x + w / 2, y + h / 2]) - side / 2
+        assert (points >= low - 1e-6).all() and (points < low + side).all()
+        assert np.allclose((points - low) / side * 1000, np.round((points - low) / side * 1000), atol=1e-4)     # three decimals
+        assert np.array_equal(points, everywhere) == (w == 48)
+
+
+def test_a_box_is_clipped_to_the_photo(call):
+    result = call("--box=-10,-4,30,20")
+    assert result["box"] == [0, 0, 20, 16]
+    assert np.array_equal(xy(result), xy(call("--box=0,0,20,16")))
+
+
+@pytest.mark.parametrize("orientation", [2, 6, 7])
+def test_exif_orientation_is_obeyed(call, work, photo, orientation):
+    upright = call("--box=4,6,24,30")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo.transpose(Image.Transpose[UNTURN[orientation]]).save(work / "turned.png", exif=exif)
+    assert call("--box=4,6,24,30", "--image", "turned.png")["keypoints"] == upright["keypoints"]
+    photo.transpose(Image.Transpose[UNTURN[orientation]]).save(work / "turned.png")                             # no EXIF: turned indeed
+    assert call("--box=4,6,24,30", "--image", "turned.png")["keypoints"] != upright["keypoints"]
+
+
+def photographs(photo):
+    """name -> (image, options of save, what it looks like, tolerance a pixel)"""
+    grey = photo.convert("L")
+    values, alpha = np.asarray(grey), Image.new("L", photo.size)
+    alpha.paste(255, (0, 0, 24, 36))
+    clear, white = photo.copy(), Image.new("RGB", photo.size, "white")
+    clear.putalpha(alpha)
+    on_white, dark = Image.composite(photo, white, alpha), Image.new("RGB", photo.size)
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    frames = dict(save_all=True, append_images=[dark, white], duration=50)
+    return {
+        "rgb.jpg": (photo, {"quality": 95}, photo, 3), "grey.png": (grey, {}, grey, 0), "bits.png": (photo.convert("1"), {}, photo.convert("1"), 0),
+        "16bit.png": (Image.fromarray(values.astype(np.uint16) * 257), {}, grey, 1),
+        "16bit-big-endian.tif": (Image.fromarray(values.astype(">u2") * 257), {}, grey, 1),
+        "32bit.tif": (Image.fromarray(values.astype(np.int32) * 257), {}, grey, 1),
+        "float255.tif": (Image.fromarray(values.astype(np.float32)), {}, grey, 1),
+        "float1.tif": (Image.fromarray(values.astype(np.float32) / 255), {}, grey, 1),
+        "alpha.png": (clear, {}, on_white, 0), "grey-alpha.png": (clear.convert("LA"), {}, on_white.convert("L"), 1),
+        "alpha.webp": (clear, {"lossless": True}, on_white, 0.5), "key.png": (photo, {"transparency": photo.getpixel((0, 0))}, photo, 1),
+        "palette.png": (photo.quantize(256), {}, photo, 4), "palette-alpha.png": (clear.quantize(256, method=2), {}, on_white, 4),
+        "cmyk.jpg": (photo.convert("CMYK"), {"quality": 98}, photo, 3), "ycbcr.tif": (photo.convert("YCbCr"), {}, photo, 2),
+        "lab.tif": (ImageCms.applyTransform(photo, ImageCms.buildTransform(srgb, lab, "RGB", "LAB")), {}, photo, 3),
+        "animated.gif": (photo, frames, photo, 6), "animated.png": (photo, frames, photo, 0),
+        "animated.webp": (photo, frames | {"lossless": True}, photo, 0), "pages.tif": (photo, frames, photo, 0),
+    }
+
+
+def test_every_kind_of_photo_opens(work, photo):
+    for name, (image, options, look, tolerance) in photographs(photo).items():
+        image.save(work / name, **options)
+        opened = data.open_image(work / name)
+        error = np.abs(np.asarray(opened, float) - np.asarray(look.convert("RGB"), float)).mean()
+        assert opened.mode == "RGB" and opened.size == photo.size and error <= tolerance, (name, opened, error)
+
+
+@pytest.mark.parametrize("count", [1, sample.NAMED, sample.NAMED + 1, 68])
+def test_a_picture_shows_each_point_in_its_colour_where_it_is(count):
+    image, points = Image.new("RGB", (256, 192), "grey"), np.stack(np.divmod(np.arange(count), 9), 1) * 20 + 16.0
+    picture = np.asarray(sample.draw(image, points, [f"keypoint {i}" for i in range(count)]))
+    centres = [tuple(picture[round(3 * y), round(3 * x)]) for x, y in points]                   # 256 pixels are enlarged to 768
+    assert len(set(centres)) == count and all(max(c) > 250 and min(c) < 45 for c in centres)    # saturated, all different
+    assert picture.shape[0] == 576 and (picture.shape[1] > 768) == (count > sample.NAMED)       # with a legend or without
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3000, 7), (5, 1700), (2000, 1500)])
+def test_pictures_of_extreme_photos(size):
+    picture = sample.draw(Image.new("RGB", size), [(size[0] / 2, -3.0), (0.0, size[1] + 2.0)], ["above", "below"], (0, 0, *size))
+    assert sample.SMALL / 2 < max(picture.size) <= sample.LARGE
+
+
+def test_labels_hide_neither_points_nor_each_other():
+    rng = np.random.default_rng(0)
+    points = rng.uniform(100, 900, (15, 2))
+    rectangles = sample.place(points, [(90, 16)] * 15, (1000, 1000), 5, 3)
+    assert (rectangles >= 0).all() and (rectangles <= 1000).all()
+    for i, a in enumerate(rectangles):
+        assert not ((points > a[:2]) & (points < a[2:])).all(1).any()
+        assert not any((np.minimum(a[2:], b[2:]) > np.maximum(a[:2], b[:2])).all() for b in rectangles[:i])
+
+
+MISTAKES = {
+    "missing photo": (["--image", "none.png"], "none.png"), "no photo": (["--image", "bad.txt"], "bad.txt"), "a folder": (["--image", "."], ". is no image"),
+    "cut photo": (["--image", "cut.png"], "cut.png"), "too large": (["--image", "large.png"], "100,000,000"),
+    "box outside": (["--box", "48,0,5,5"], "48 x 36"), "box of no width": (["--box", "3,3,0,5"], "3,3,0,5"), "negative": (["--box", "9,9,-2,-2"], "9,9,-2,-2"),
+    "box in words": (["--box", "1,2,three,4"], "1,2,three,4"), "three numbers": (["--box", "1,2,3"], "1,2,3"), "nan": (["--box", "nan,0,5,5"], "nan,0,5,5"),
+    "no box": (["--box", ""], "--box ''"), "bad line": (["--desc", "bad.txt"], "bad.txt, line 3"), "empty": (["--desc", "empty.txt"], "empty.txt"),
+    "missing descriptions": (["--desc", "none.txt"], "none.txt"), "no text": (["--desc", "cut.png"], "cut.png, line 1"),
+    "format": (["--out", "x.abc"], "x.abc"), "no suffix": (["--out", "y"], "y"), "over the photo": (["--out", "x.png"], "--out"),
+    "no model": (["--model", "."], "config.json"), "no adapter": (["--model", "bare"], "adapter.safetensors"),
+    "cut weights": (["--model", "cut"], "cut/llm/model.safetensors"), "cut adapter": (["--model", "short"], "short/adapter.safetensors"),
+    "out below a file": (["--out", "d.txt/x.png"], "d.txt"), "out is a folder": (["--out", "folder.png"], "folder.png"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_writes_nothing(mistake, call, work, model_folder, photo, capsys):
+    arguments, named = MISTAKES[mistake]
+    (work / "bad.txt").write_text("nose: the nose\n\nthe left eye\n")
+    (work / "empty.txt").write_text("# nothing\n\n")
+    (work / "folder.png").mkdir()
+    (work / "cut.png").write_bytes((work / "x.png").read_bytes()[:-60])
+    if mistake == "too large":
+        Image.new("1", (12_000, 9_000)).save(work / "large.png")
+    for name, file in (("bare", "adapter.safetensors"), ("short", "adapter.safetensors"), ("cut", "llm/model.safetensors")):
+        shutil.copytree(model_folder, work / name)
+        (work / name / file).unlink()
+        if name != "bare":
+            (work / name / file).write_bytes((model_folder / file).read_bytes()[:-100])
+    before = {p: p.is_file() and p.read_bytes() for p in work.rglob("*")}
+    with pytest.raises(SystemExit) as end:
+        data.run("sample.py", lambda: call(*arguments))
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.startswith("sample.py: ") and error.count("\n") == 1 and named in error
+    assert {p: p.is_file() and p.read_bytes() for p in work.rglob("*")} == before
+
+
+def test_control_c_ends_quietly(capsys):
+    def stop():
+        raise KeyboardInterrupt
+    with pytest.raises(SystemExit) as end:
+        data.run("sample.py", stop)
+    assert end.value.code == 130 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("image, code", [("x.png", 0), ("none.png", 2)])
+def test_as_a_command(work, model_folder, image, code):
+    argv = [sys.executable, ROOT / "sample.py", "--image", image, "--desc", "d.txt", "--model", model_folder, "--device", "cpu"]
+    done = subprocess.run(argv, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == code and (work / "out" / "x_keypoints.png").is_file() == (code == 0)
+    assert done.stderr == ("" if code == 0 else "sample.py: none.png is missing\n")
