@@ -40,7 +40,6 @@ def arguments():
 
 def pck(predictions, truths, visible, size, thresholds):
     """The fraction of visible keypoints that lie closer to the truth than t * size, for each threshold t.
-
     predictions, truths: (K, 2) in pixels; visible: (K,), > 0 where labelled; size: max(box width, box height) in pixels.
     Returns (len(thresholds),). Raises ValueError where nothing is visible: such an image has no PCK.
     """
@@ -139,8 +138,8 @@ def report(records, names, split):
         r["group"] = "definition seen in training" if d in trained else "definition new" if d in of.values() else "not in MP-100"
     by = lambda key: {k: summary([r for r in records if r[key] == k]) for k in sorted({r[key] for r in records})}
     overall, groups, per_definition = summary(records), by("group"), by("definition")
-    columns = [*PCK, "mPCK", "mPCK over categories"]
-    table = f"| {'in percent':45} | images | {' | '.join(columns)} |\n|{'-' * 47}|{''.join('-' * (len(c) + 1) + ':|' for c in ['images', *columns])}\n"
+    head = ["images", *(columns := [*PCK, "mPCK", "mPCK over categories"])]
+    table = f"| {'in percent':45} | {' | '.join(head)} |\n|{'-' * 47}|{''.join('-' * len(c) + '-:|' for c in head)}\n"
     for name, s in [("all", overall), *(groups.items() if len(groups) > 1 else []), *per_definition.items()]:
         title = f"{name} ({s['categories']} categor{'y' if s['categories'] == 1 else 'ies'})"
         for label, m in [(title, s)] + [(f"- {c}", m) for c, m in s["controls"].items() if name not in per_definition]:
@@ -170,6 +169,7 @@ def main():
             return data.load_crop(instance, model.image_size)[0].to(device)
         except (ValueError, FileNotFoundError) as e:
             unreadable.add(str(e))
+
     records = {n: measure(model, i := instances[n], described[i.category], prepared[n], look)
                for n in tqdm(chosen[rank::world], disable=rank > 0, unit="image")}
     if world > 1:                                   # records, not averages: the processes' shares are unequal
@@ -185,7 +185,7 @@ def main():
     numbers, table = report(records, names, a.split)
     text = f"{a.model} on {a.data}, split {a.split}, {a.part} part: {len(records)} of {len(instances)} images, single round, greedy.\n"
     text += "A quick look (--limit), not the result of the whole part.\n" * (limit < len(instances)) + f"\n{table}"
-    text += f"\nNot trained on, so their `mean` is from other parts or these images, which favours it: {', '.join(untrained)}.\n" * bool(untrained)
+    text += f"\nNot in training: `mean`, from other parts or these images, is favoured on {', '.join(untrained)}.\n" * bool(untrained)
     print(text, end="")
     if a.out:
         numbers |= {k: getattr(a, k) for k in ("model", "data", "split", "part", "limit")} | {"unreadable": len(unreadable)}
@@ -193,8 +193,7 @@ def main():
                               "instances.jsonl": "\n".join(map(json.dumps, records))}.items():
             (a.out / f"{name}.partial").write_text(content + "\n", encoding="utf-8")
             (a.out / f"{name}.partial").replace(a.out / name)
-    if unreadable:
-        sys.exit("\n".join(f"eval.py: left out: {error}" for error in unreadable))     # exit code 1
+    sys.exit("\n".join(f"eval.py: left out: {error}" for error in unreadable) or 0)         # exit code 1 where there are any
 
 
 if __name__ == "__main__":

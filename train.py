@@ -175,6 +175,8 @@ def train(a):
             raise ValueError(f"{out} holds checkpoints of an earlier run: add --resume, or choose another --out")
         newest = checkpoints(out)[-1]
         state = torch.load(newest / "state.pt", weights_only=True)
+        if len(state["random"]) != world:
+            raise ValueError(f"{newest} was written by {len(state['random'])} processes, here are {world}: start as many")
         model.load_adapter(newest)
         optimiser.load_state_dict(state["optimiser"])
         (torch.cuda.set_rng_state if device.type == "cuda" else torch.set_rng_state)(state["random"][rank])
@@ -220,7 +222,7 @@ def train(a):
                 for old in checkpoints(out)[:-KEEP]:
                     shutil.rmtree(old)
     bar.close()
-    say(f"done: {checkpoints(out)[-1]}")
+    say(f"done: {out}/step-{step:07d}")          # rank 0 may still be writing it when the others are here
     if world > 1:
         dist.destroy_process_group()
 

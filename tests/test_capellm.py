@@ -278,12 +278,19 @@ def test_written_and_read_again_bit_by_bit(folder, model, model_folder, tmp_path
 def test_merged_equals_unmerged(folder):
     merged, unmerged = CapeLLM.from_pretrained(folder), CapeLLM.from_pretrained(folder, merge=False)
     assert not any("lora_" in n for n, _ in merged.named_parameters())
+    lora, weights = unmerged.config["lora"], dict(merged.named_parameters())
+    layers = [n.removesuffix(".lora_A") for n in unmerged.adapter() if n.endswith(".lora_A")]
+    assert len(layers) == 2 * (2 + 2)                                    # query and value of two layers each
+    for layer in layers:
+        adapted = unmerged.get_submodule(layer)
+        expected = adapted.base.weight.double() + lora["alpha"] / lora["rank"] * adapted.lora_B.double() @ adapted.lora_A.double()
+        torch.testing.assert_close(weights[f"{layer}.weight"].double(), expected, atol=1e-5, rtol=0)
     (ids, _), = conversations(merged, [2])
     Z, expected = merged.hidden(photos(1), [[ids]])[0], unmerged.hidden(photos(1), [[ids]])[0]
-    torch.testing.assert_close(Z, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(Z, expected, atol=1e-3, rtol=0)           # its large random weights amplify the last bits
     for name, p in unmerged.named_parameters():
-        p.mul_("lora_" not in name)                                      # without the adapters it is another model
-    assert (unmerged.hidden(photos(1), [[ids]])[0] - expected).abs().max() > 1e-3
+        p.mul_("lora_" not in name)
+    assert (unmerged.hidden(photos(1), [[ids]])[0] - expected).abs().max() > 0.1     # without the adapters it is another model
 
 
 def test_backbones_beside_the_config(folder, model_folder, tmp_path):

@@ -31,7 +31,7 @@ def pck_in_loops(predictions, truths, visible, size, thresholds):
 points = st.integers(-50, 250).map(float)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(points, points, points, points, st.sampled_from([0, 1, 2])), min_size=1, max_size=20), st.integers(1, 300))
 def test_pck_equals_plain_loops(rows, size):
     rows = [(*rows[0][:4], 2), *rows[1:]]           # one visible, at least
@@ -62,6 +62,7 @@ def test_exactly_at_the_threshold_does_not_count():
         evaluation.pck(truths, truths, [0], 100, (0.05,))
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 60), st.text(max_size=5))
 def test_derange_has_no_fixed_point(n, seed):
     to = evaluation.derange(range(n), seed)
@@ -72,18 +73,15 @@ def test_derange_has_no_fixed_point(n, seed):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six test images and eight training images of kites and boats; the wide and the tall, some keypoints not labelled."""
-    return make(tmp_path / "data")
-
-
-def make(folder, train=("kite",)):
+    """Six test images of kites and boats, eight training images of kites; of each one keypoint is not labelled."""
+    folder = tmp_path / "data"
     rng, number = np.random.default_rng(5), itertools.count(1)
     (folder / "images").mkdir(parents=True)
     (folder / "annotations").mkdir()
     (folder / "texts").mkdir()
     for name, keypoints in TEXTS.items():
         (folder / "texts" / f"{name}.txt").write_text("".join(f"{k}: the {k} of the {name}\n" for k in keypoints))
-    for part, kinds in (("train", list(train) * 8), ("test", ["kite", "boat"] * 3)):
+    for part, kinds in (("train", ["kite"] * 8), ("test", ["kite", "boat"] * 3)):
         coco = {"categories": [{"id": 500 + n, "name": name} for n, name in enumerate(TEXTS)], "images": [], "annotations": []}
         for kind in kinds:
             id, w, h = next(number), *map(int, rng.integers(60, 100, 2))
@@ -221,7 +219,7 @@ def test_two_processes_give_the_same_numbers(monkeypatch, capsys, model_folder, 
     code, out, _ = run(monkeypatch, capsys, [*arguments, str(tmp_path / "one")])
     assert code == 0 and "A quick look" in out and "5 of 6 images" in out
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(data.HERE / "eval.py"),
-                           *arguments, str(tmp_path / "two")], capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+                           *arguments, str(tmp_path / "two")], capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stdout == out
     for name in ("results.json", "instances.jsonl"):

