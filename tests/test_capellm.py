@@ -203,7 +203,8 @@ def test_the_thousand_codes_share_one_probability(model):
         p = log_p.sum(1).exp()
         assert float(p.sum()) == pytest.approx(1, abs=1e-4)
         shares.append(float(p[round(answered * 1000)]))
-        ids = ids + [model.tokenizer.digit_ids[int(d)] for d in f"{round(answered * 1000):03}"] + model.tokenizer.encode_continuation(",0.")
+        ids = ids + [model.tokenizer.digit_ids[int(d)] for d in f"{round(answered * 1000):03}"]
+        ids = ids + model.tokenizer.encode_continuation(",0.")
     assert probability == pytest.approx(shares[0] * shares[1], rel=1e-3)
 
 

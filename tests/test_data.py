@@ -121,7 +121,8 @@ def ramp(width, height):
 
 
 @pytest.mark.parametrize("box, scale, angle", [
-    ((60, 50, 80, 40), 1, 0), ((60.3, 50.7, 21, 30.5), 1, 0), ((60, 50, 80, 60), 0.8, 0.6), ((150, 120, 200, 260), 1.2, -0.4), ((200, 60, 390, 400), 1, 0.3)])
+    ((60, 50, 80, 40), 1, 0), ((60.3, 50.7, 21, 30.5), 1, 0), ((60, 50, 80, 60), 0.8, 0.6),
+    ((150, 120, 200, 260), 1.2, -0.4), ((200, 60, 390, 400), 1, 0.3)])
 def test_crop_of_a_ramp(box, scale, angle):
     """A linear ramp stays linear under bilinear resampling and box averaging, so every pixel of the crop is known."""
     affine = data.crop_affine(box, 56, scale, angle)
@@ -310,7 +311,8 @@ def test_a_missing_description_file(tmp_path):
 
 def coco(instances=3, **changes):
     """A small annotation of category 1 (skirt, 8 keypoints); changes go to the second annotation."""
-    annotations = [{"id": i, "image_id": i, "category_id": 1, "bbox": [10, 10, 30, 20], "keypoints": [15 + i, 15, 2, 20, 20, 2] + [18, 22, 1] * 6}
+    annotations = [{"id": i, "image_id": i, "category_id": 1, "bbox": [10, 10, 30, 20],
+                    "keypoints": [15 + i, 15, 2, 20, 20, 2] + [18, 22, 1] * 6}
                    for i in range(instances)]
     annotations[1] |= changes
     return {"images": [{"id": i, "file_name": f"skirt/{i}.jpg", "width": 60, "height": 50} for i in range(instances)],

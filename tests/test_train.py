@@ -1,4 +1,4 @@
-"""train.py on a tiny data folder: interrupted and resumed, alone and as two processes, and step by step against closed forms."""
+"""train.py on a tiny data folder: interrupted and resumed, alone and as two processes, its first step by hand."""
 import json
 import os
 import re
@@ -136,7 +136,8 @@ def test_the_first_step_is_adamw_by_hand(folder, init, tmp_path, monkeypatch):
     run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=1)
     trained, start = models[0], original(CapeLLM, init[0.0], merge=False)
     tuned = start.adapter()
-    assert tuned.keys() == adapters(tmp_path / "out")[1].keys() and any("vision" in n for n in tuned) and any("llm" in n for n in tuned)
+    assert tuned.keys() == adapters(tmp_path / "out")[1].keys()
+    assert all(any(part in n for n in tuned) for part in ("vision.", "llm.", "projection."))
     before, after = start.state_dict(), trained.state_dict()
     assert all(torch.equal(after[n], t) for n, t in before.items() if n not in tuned)        # frozen, to the last bit
     instances, names = data.read_split(folder)
@@ -157,7 +158,8 @@ def test_the_first_step_is_adamw_by_hand(folder, init, tmp_path, monkeypatch):
     assert moved > 1000
     state = torch.load(tmp_path / "out" / "step-0000001" / "state.pt", weights_only=True)
     (group,) = state["optimiser"]["param_groups"]
-    assert (group["weight_decay"], group["lr"], tuple(group["betas"])) == (0.01, 5e-4, (0.9, 0.999)) and len(group["params"]) == len(tuned)
+    assert (group["weight_decay"], group["lr"], tuple(group["betas"])) == (0.01, 5e-4, (0.9, 0.999))
+    assert len(group["params"]) == len(tuned)
 
 
 def test_two_processes_equal_one(folder, init, tmp_path, monkeypatch):
@@ -165,18 +167,16 @@ def test_two_processes_equal_one(folder, init, tmp_path, monkeypatch):
     arguments = command(folder, init[0.0], tmp_path / "two", steps=4)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(data.HERE)}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launcher, str(data.HERE / "train.py"), *arguments], env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run([*launcher, str(data.HERE / "train.py"), *arguments], env=environment, capture_output=True,
+                          text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     two = adapters(tmp_path / "two")[4]
-    for micro in (1, 4):
-        run(monkeypatch, folder, init[0.0], tmp_path / f"one{micro}", steps=4, micro_batch=micro)
-        one = adapters(tmp_path / f"one{micro}")[4]
-        start = load_file(init[0.0] / "adapter.safetensors")
-        travelled = max(float((t - start[n]).abs().max()) for n, t in one.items())
-        assert one.keys() == two.keys() and travelled > 1e-3
-        for name in one:                                                 # an entry whose gradient is 0 but for rounding may go either way
-            assert float(((one[name] - two[name]).abs() > 2e-5).float().mean()) < 0.01, name
-    logs = [[json.loads(line)["loss"] for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("one1", "two")]
+    run(monkeypatch, folder, init[0.0], tmp_path / "one", steps=4)
+    one, start = adapters(tmp_path / "one")[4], load_file(init[0.0] / "adapter.safetensors")
+    assert one.keys() == two.keys() and max(float((t - start[n]).abs().max()) for n, t in one.items()) > 1e-3
+    for name in one:                                                     # where a gradient is nothing but rounding, AdamW may go either way
+        assert float(((one[name] - two[name]).abs() > 2e-5).float().mean()) < 0.01, name
+    logs = [[json.loads(line)["loss"] for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("one", "two")]
     np.testing.assert_allclose(*logs, atol=2e-4)
 
 
@@ -215,7 +215,8 @@ def test_another_number_of_processes(folder, init, tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"batch": 3, "micro_batch": 2}, "--batch 3 cannot be split into 1 processes x --micro-batch 2"), ({"batch": 99}, "24 pairs .* make no batch of 99"),
+    ({"batch": 3, "micro_batch": 2}, "--batch 3 cannot be split into 1 processes x --micro-batch 2"),
+    ({"batch": 99}, "24 pairs .* make no batch of 99"),
     ({"split": 2}, "mp100_split2_train.json is missing"), ({"init": "nowhere"}, "nowhere is no model folder")])
 def test_wrong_input(folder, init, tmp_path, monkeypatch, capsys, options, message):
     error = refused(monkeypatch, capsys, command(folder, init[0.0], tmp_path / "out", **options))
