@@ -18,6 +18,7 @@ What helped only here (the heads of both losses) is left behind. `train.py --ini
 import argparse
 import io
 import json
+import math
 import random
 import shutil
 import time
@@ -42,7 +43,7 @@ VISION = dict(hidden_size=EYE_WIDTH, num_hidden_layers=6, num_attention_heads=6,
 LLM = dict(hidden_size=WIDTH, intermediate_size=432, num_hidden_layers=4, num_attention_heads=5, num_key_value_heads=5,
            max_position_embeddings=2048, rope_theta=10000.0, rms_norm_eps=1e-5, tie_word_embeddings=True)
 POINTER = 1         # the pointer reads what layer 1 of the four puts out
-ROUNDS = 8          # questions asked of an image at once, each a branch
+ROUNDS = 12         # questions asked of an image at once, each a branch
 PHOTOS = 0.2        # share of photographs in a batch, where there are any
 LORA = {"rank": 8, "alpha": 16, "dropout": 0.05}
 
@@ -98,7 +99,7 @@ class Grounding(nn.Module):
         cell = (answers * side).floor().clamp(0, side - 1)
         target = (cell[:, 1] * side + cell[:, 0]).long()
         pointer = F.cross_entropy(scores, target)
-        return loss + 0.3 * pointer + 0.3 * eyes, {"loss": loss, "pointer": pointer, "eyes": eyes, "patch": (scores.argmax(1) == target).float().mean()}
+        return loss + 0.3 * pointer + eyes, {"loss": loss, "pointer": pointer, "eyes": eyes, "patch": (scores.argmax(1) == target).float().mean()}
 
 
 def swap(name):
@@ -129,7 +130,7 @@ class Sampler:
         while len(images) < size:
             instances = self.sets[0] if len(self.sets) == 1 or rng.random() > PHOTOS else rng.choice(self.sets[1:])
             i = rng.choice(instances)
-            pixels, points = data.load_crop(i, SIZE, *data.augmentation(rng))
+            pixels, points = data.load_crop(i, SIZE, rng.uniform(0.85, 1.2), math.radians(rng.uniform(-20, 20)) if rng.random() < 0.5 else 0.0)
             if rng.random() < 0.5:                      # mirrored: left and right change names
                 pixels, points = pixels.flip(2), points[self.mirror[i.category]]
                 points[:, 0] = 1 - points[:, 0]
@@ -225,8 +226,8 @@ def main():
     p.add_argument("--data", nargs="+", default=["data/figures"], metavar="FOLDER", help="drawings first, then folders of photographs")
     p.add_argument("--out", type=Path, default=Path("runs/pretrain"), metavar="FOLDER")
     p.add_argument("--eyes", type=int, default=500, metavar="STEPS", help="steps of the first phase")
-    p.add_argument("--words", type=int, default=1500, metavar="STEPS", help="steps of the second phase")
-    p.add_argument("--names", type=int, default=900, metavar="STEPS", help="of these, steps that mostly ask by name")
+    p.add_argument("--words", type=int, default=1600, metavar="STEPS", help="steps of the second phase")
+    p.add_argument("--names", type=int, default=1300, metavar="STEPS", help="of these, steps that mostly ask by name")
     p.add_argument("--batch", type=int, default=16, help="images a step, over all processes; twice as many for the eyes")
     p.add_argument("--seed", type=int, default=42)
     a = p.parse_args()
@@ -265,7 +266,7 @@ def main():
         factor = train.schedule(step - a.eyes, a.words) if words else min(1.0, (step + 1) / 20)
         for o, lr in zip(optims, base):
             o.param_groups[0]["lr"] = lr * factor
-        described = 0.2 if step < a.eyes + a.names else 0.9
+        described = 0.25 if step < a.eyes + a.names else 0.5
         batch = sampler.batch((1 if words else 2) * a.batch // world, random.Random(f"{a.seed} {step} {rank}"), described)
         loss, parts = module(batch, words)
         loss.backward()
