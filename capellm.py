@@ -83,12 +83,20 @@ class CapeLLM(nn.Module):
         return Z, (image, position)
 
     def loss(self, pixels, branches):
-        """Mean cross-entropy over the answer tokens. branches: for each image a list of (ids, labels), see data.conversation."""
+        """Cross-entropy over the answer tokens, each image's mean weighing the same, and the same over digits alone (no gradient).
+
+        branches: for each image a list of (ids, labels), see data.conversation.
+        """
         Z, (image, position) = self.hidden(pixels, [[ids for ids, _ in b] for b in branches])
-        labels = torch.tensor([t for b in branches for _, labels in b for t in labels], device=self.device)
-        answers = labels != data.IGNORE
+        labels = torch.tensor([t for b in branches for _, labels in b for t in labels])
+        answers = (labels != data.IGNORE).nonzero()[:, 0]
+        tokens = [sum(t != data.IGNORE for _, labels in b for t in labels) for b in branches]
+        weight = torch.tensor([1 / (n * len(tokens)) for n in tokens for _ in range(n)], device=self.device)
+        digits = torch.isin(labels[answers], torch.tensor(self.codec.ids)).to(self.device)
+        labels, answers = labels[answers].to(self.device), answers.to(self.device)
         Y = self.llm.logits(Z[image[answers], position[answers] - 1])                               # Eq. 5, at answers only
-        return F.cross_entropy(Y.float(), labels[answers])
+        loss = F.cross_entropy(Y, labels, reduction="none")
+        return weight @ loss, (loss.detach() * digits).sum() / digits.sum()
 
     @torch.inference_mode()
     def locate(self, image, keypoints, box=None):
@@ -148,16 +156,16 @@ class CapeLLM(nn.Module):
 
     @classmethod
     def assemble(cls, vision, llm, image_size=224, K=3, lora=None, dtype=None, device="cpu"):
-        """A model from two official backbone folders; lora: {"rank", "alpha", "dropout"} injects adapters (Section 4.1)."""
+        """A model from two official backbone folders, all of it frozen. lora: {"rank", "alpha", "dropout", "parts"} injects
+        adapters into the query and value projections of its parts, of "vision" and "llm" (Section 4.1)."""
         model = cls(DINOv2.from_pretrained(vision, dtype, device), Llama.from_pretrained(llm, dtype, device),
                     Tokenizer.from_pretrained(llm), image_size, K)
-        model.requires_grad_(False)
-        model.projection.requires_grad_(True)
-        if lora:
-            add_lora(model.vision, ("query", "value"), **lora)
-            add_lora(model.llm, ("q_proj", "v_proj"), **lora)
-        model.config = {"vision": os.path.abspath(vision), "llm": os.path.abspath(llm), "image_size": image_size, "K": K, "lora": lora}
-        return model
+        for part in lora["parts"] if lora else ():
+            backbone, names = {"vision": (model.vision, ("query", "value")), "llm": (model.llm, ("q_proj", "v_proj"))}[part]
+            add_lora(backbone, names, *(lora[k] for k in ("rank", "alpha", "dropout")))
+        model.config = {"vision": os.path.abspath(vision), "llm": os.path.abspath(llm), "image_size": image_size, "K": K,
+                        "lora": lora, "everything": False}
+        return model.requires_grad_(False)
 
     @classmethod
     def from_pretrained(cls, folder, dtype=None, device="cpu", merge=True):
@@ -170,19 +178,22 @@ class CapeLLM(nn.Module):
             config = json.loads((folder / "config.json").read_bytes())
             vision, llm = (p if (p := folder / config[b]).exists() else Path(config[b]) for b in ("vision", "llm"))
             arguments = {k: config[k] for k in ("image_size", "K", "lora")}
+            everything = config["everything"]
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(f"{folder} is no model folder: config.json is missing") from None
         except (ValueError, KeyError, TypeError) as e:
             raise ValueError(f"{folder}/config.json cannot be read ({type(e).__name__}: {e})") from None
         model = cls.assemble(vision, llm, dtype=dtype, device=device, **arguments)
+        model.config["everything"] = everything
         model.load_adapter(folder)
         if merge and config["lora"]:
             merge_lora(model)
         return model.eval()
 
     def adapter(self):
-        """What training changed, by name: LoRA and the projection."""
-        return {n: p.detach() for n, p in self.named_parameters() if p.requires_grad}
+        """What a model folder holds beside its backbones, by name: LoRA and projection; everything, where all was trained."""
+        return {n: p.detach() for n, p in self.named_parameters()
+                if self.config["everything"] or n.startswith("projection.") or n.endswith((".lora_A", ".lora_B"))}
 
     def load_adapter(self, folder):
         """Load adapter.safetensors of a model folder; every tensor checked by name and shape."""

@@ -1,26 +1,32 @@
 """MP-100 on its way to the model: annotations, crops, descriptions, instructions, rounds (Sections 3.2, 3.3, 4.1).
 
-    instances = read_split("data/mp100", split=1, part="train")
+    instances, names = read_split("data/mp100", split=1, part="train")
     keypoints = read_descriptions("descriptions/bird.txt")
     ids, labels = conversation(tokenizer, [(keypoints[0], (0.25, 0.5))])
 
 Nothing here knows the model: an instance becomes pixels, token ids and labels.
 """
+import functools
 import json
 import os
 import random
 import sys
 import warnings
+from collections import Counter, defaultdict
+from itertools import accumulate
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 MAX_PIXELS = 100_000_000    # a larger photo is refused before it is decoded
+MAX_TOKENS = 2048           # of a pair, [BOS; V; T]: the paper does not say, this is the authors' published code
 IGNORE = -100               # the label of a token that carries no loss
 HERE = Path(__file__).parent
 
@@ -28,23 +34,30 @@ HERE = Path(__file__).parent
 # ---------------------------------------------------------------- annotations
 
 class Instance(NamedTuple):
-    """One annotated object. keypoints: (K, 3) of x, y in image pixels and v > 0 where labelled; bbox: x, y, w, h in pixels."""
+    """One annotated object. keypoints: (K, 3) of x, y in image pixels and v > 0 where labelled; bbox: x, y, w, h in pixels;
+    size: the image's width and height as annotated; name: its category's."""
     id: int
     image: Path
     category: int
     keypoints: np.ndarray
     bbox: tuple
+    size: tuple = ()
+    name: str = ""
 
 
-def read_split(folder, split=1, part="train"):
-    """The instances of one part of an MP-100 split, in the annotation's order, and the names of their categories.
+def read_annotations(folder, split=1, part="train"):
+    """Every annotation of one part, in order, as an Instance, its box clipped to the image (w or h <= 0: nothing is left).
 
-    Returns (list[Instance], {category id: name}). Boxes are clipped to the image; instances without a labelled keypoint
-    or with an empty box are left out. Raises FileNotFoundError or ValueError naming the file and the entry at fault.
+    MP-100 keeps a part in annotations/mp100_split{split}_{part}.json; a folder without such files is one's own, in
+    annotations/{part}.json. Raises FileNotFoundError or ValueError naming the file and the entry at fault.
     """
-    path = Path(folder) / "annotations" / f"mp100_split{split}_{part}.json"
+    folder = Path(folder)
+    path, own = (folder / "annotations" / name for name in (f"mp100_split{split}_{part}.json", f"{part}.json"))
+    if own.is_file() and not any(path.parent.glob("mp100_split*_*.json")):
+        path = own
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: a data folder holds annotations/mp100_split{split}_{part}.json and images/")
+        raise FileNotFoundError(f"{path} is missing: a data folder holds images/ and annotations/{path.name}, "
+                                f"or annotations/{own.name} where the data is not MP-100's")
     try:
         coco = json.loads(path.read_bytes())
         names = {c["id"]: c["name"] for c in coco["categories"]}
@@ -53,26 +66,38 @@ def read_split(folder, split=1, part="train"):
         annotations = list(coco["annotations"])
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{path} is no COCO keypoint annotation ({type(e).__name__}: {e})") from None
-    instances, found = [], {}
+    instances = []
     for a in annotations:
         try:
             id, name, image = a["id"], names[a["category_id"]], images[a["image_id"]]
             points = np.asarray(a["keypoints"], np.float32).reshape(-1, 3)
             if len(points) != sizes.setdefault(a["category_id"], len(points)):
                 raise ValueError(f"{len(points)} keypoints, others of category {a['category_id']} have {sizes[a['category_id']]}")
+            size = image.get("width"), image.get("height")
+            if not all(isinstance(n, (int, float)) and n > 0 for n in size):
+                raise ValueError("its image states no width and height: export them too")
             x, y, w, h = map(float, a["bbox"])
             x0, y0 = max(x, 0.0), max(y, 0.0)
-            x1, y1 = min(x + w, image["width"]), min(y + h, image["height"])
+            x1, y1 = min(x + w, size[0]), min(y + h, size[1])
             if not np.isfinite([x0, y0, x1, y1]).all() or not np.isfinite(points).all():
                 raise ValueError("not a finite number")
-            file = Path(folder) / "images" / image["file_name"]
+            file = folder / "images" / image["file_name"]
         except (ValueError, KeyError, TypeError) as e:
             raise ValueError(f"{path}: annotation {a.get('id') if isinstance(a, dict) else a!r} cannot be used "
                              f"({type(e).__name__}: {e})") from None
-        if x1 > x0 and y1 > y0 and (points[:, 2] > 0).any():
-            instances.append(Instance(id, file, a["category_id"], points, (x0, y0, x1 - x0, y1 - y0)))
-            found[a["category_id"]] = name
-    return instances, found
+        instances.append(Instance(id, file, a["category_id"], points, (x0, y0, x1 - x0, y1 - y0), size, name))
+    return instances
+
+
+def usable(instance):
+    """Is a keypoint labelled, and anything left of the box?"""
+    return min(instance.bbox[2:]) > 0 and bool((instance.keypoints[:, 2] > 0).any())
+
+
+def read_split(folder, split=1, part="train"):
+    """The usable instances of one part, see read_annotations, and the names of their categories {category id: name}."""
+    instances = [i for i in read_annotations(folder, split, part) if usable(i)]
+    return instances, {i.category: i.name for i in instances}
 
 
 # --------------------------------------------------------------- descriptions
@@ -123,13 +148,90 @@ def describe(instances, names, folder=HERE / "descriptions"):
     """
     definitions = {(c["id"], c["name"]): c["definition"] for c in mp100()["categories"]}
     sizes = {i.category: len(i.keypoints) for i in instances}
+    paths = {id: Path(folder) / f"{definitions.get((id, name), name)}.txt" for id, name in names.items()}
+    if missing := sorted({str(path) for path in paths.values() if not path.is_file()}):
+        raise FileNotFoundError(f"{some(missing)} {'is' if len(missing) == 1 else 'are'} missing: a category needs a description "
+                                "file of its definition's or its own name, with one 'name: description' line a keypoint")
     described = {}
-    for id, name in names.items():
-        path = Path(folder) / f"{definitions.get((id, name), name)}.txt"
+    for id, path in paths.items():
         described[id] = read_descriptions(path)
         if len(described[id]) != sizes[id]:
-            raise ValueError(f"{path} describes {len(described[id])} keypoints, category {id} ({name}) has {sizes[id]}")
+            raise ValueError(f"{path} describes {len(described[id])} keypoints, category {id} ({names[id]}) has {sizes[id]}")
     return described
+
+
+# ------------------------------------------------------ checks before training
+
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}             # marks that end a file, or nearly
+PROBLEMS = ("missing", "unreadable", "other size", "empty box", "no keypoint", "keypoint outside")
+
+
+def some(texts):
+    """The first five, for a message."""
+    return ", ".join(texts[:5]) + f" and {len(texts) - 5} more" * (len(texts) > 5)
+
+
+def fault(path, size):
+    """What is wrong with an image file: (one of PROBLEMS, what a message shows), or (None, None).
+
+    Verified: the file is there, Pillow reads its header, its size is the annotated one, it is not cut short. Only a file
+    without its format's end mark is decoded to see; other damage shows when training reads it.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 1024))
+            tail = file.read()
+            with Image.open(file) as image:
+                if image.format not in ENDS or ENDS[image.format] not in tail:
+                    image.load()
+    except FileNotFoundError:
+        return "missing", str(path)
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, Image.DecompressionBombError):
+        return "unreadable", str(path)
+    if image.size != size:
+        return "other size", f"{path} ({image.width} x {image.height}, annotated {size[0]} x {size[1]})"
+    return None, None
+
+
+def summary(instances, faults):
+    """A Markdown table that counts instances: all, then each category with a problem. faults: {image: what fault returns}."""
+    counts, columns = defaultdict(Counter), ("instances", "usable", *PROBLEMS)
+    for i in instances:
+        problem, labelled = faults[i.image][0], i.keypoints[i.keypoints[:, 2] > 0, :2]
+        holds = {"instances": True, "usable": usable(i) and not problem, problem: True, "empty box": min(i.bbox[2:]) <= 0,
+                 "no keypoint": not len(labelled), "keypoint outside": ((labelled < 0) | (labelled > i.size)).any()}
+        for row in ("all", f"{i.name} ({i.category})"):
+            counts[row].update(column for column in holds if holds[column])
+    lines = [f"| {'':30} | {' | '.join(columns)} |", f"|{'-' * 32}|" + "".join("-" * len(c) + "-:|" for c in columns)]
+    lines += [f"| {row:30} | {' | '.join(f'{n[c]:{len(c)}}' for c in columns)} |"
+              for row, n in counts.items() if row == "all" or any(n[p] for p in PROBLEMS)]
+    return "\n".join(lines)
+
+
+def check(folders, split=1, part="train", descriptions=HERE / "descriptions", skip_missing=False):
+    """Compare the annotations of data folders with the disk, before the first step.
+
+    Returns (usable instances, {category id: list[Keypoint]}, summary). Raises FileNotFoundError or ValueError naming missing
+    description files and, unless skip_missing leaves them out, images missing, unreadable or of another size than annotated.
+    """
+    instances, names, described = [], {}, {}
+    for folder in folders:
+        more = read_annotations(folder, split, part)
+        for i in more:
+            if names.setdefault(i.category, i.name) != i.name:
+                raise ValueError(f"category {i.category} is {i.name} in {folder}, {names[i.category]} elsewhere: change an id")
+        chosen = [i for i in more if usable(i)]
+        described |= describe(chosen, {i.category: i.name for i in chosen}, descriptions)
+        instances += more
+    files, quiet = {i.image: i.size for i in instances}, int(os.environ.get("RANK", 0)) > 0
+    with ThreadPool(16) as pool, warnings.catch_warnings(action="ignore"):
+        found = pool.imap(lambda file: fault(*file), files.items(), chunksize=16)
+        faults = dict(zip(files, tqdm(found, "checking images", len(files), unit="image", delay=1, leave=False, disable=quiet)))
+    shown = {p: [text for problem, text in faults.values() if problem == p] for p in PROBLEMS}
+    if any(shown.values()) and not skip_missing:
+        raise ValueError("; ".join(f"{len(shown[p])} of {len(files)} images {p}: {some(shown[p])}" for p in PROBLEMS if shown[p])
+                         + ". Correct the data, or go on without these images: --skip-missing")
+    return [i for i in instances if usable(i) and not faults[i.image][0]], described, summary(instances, faults)
 
 
 # --------------------------------------------------------------------- images
@@ -238,8 +340,9 @@ QUESTION = ("USER: Can you identify location of {name} on the object? {descripti
 BARE = "USER: Can you identify location of {name} on the object? Please provide its coordinates. ASSISTANT:"     # no description
 
 
+@functools.lru_cache(4096)                              # asked of thousands of images
 def question(tokenizer, keypoint):
-    """Token ids of one question. The user's words are data: no special token comes out of them."""
+    """Token ids of one question, not to be changed. The user's words are data: no special token comes out of them."""
     template = QUESTION if keypoint.description else BARE
     return tokenizer.encode(template.format(name=keypoint.name, description=keypoint.description))
 
@@ -254,7 +357,7 @@ def conversation(tokenizer, codec, rounds):
     return ids, labels
 
 
-def fixed_rounds(indices, k, rng):
+def fixed_rounds(indices, k, rng, lengths, room):
     """Shuffle keypoint indices into groups of k, the last one filled up with keypoints already used (Section 3.3)."""
     order = rng.sample(list(indices), len(indices))
     groups = [order[i:i + k] for i in range(0, len(order), k)]
@@ -264,6 +367,29 @@ def fixed_rounds(indices, k, rng):
     else:
         groups[0] += [rng.choice(order) for _ in range(missing)]
     return groups
+
+
+def dynamic_rounds(indices, k, rng, lengths, room):
+    """Shuffle keypoint indices into groups of varying size, each keypoint in one (Section 3.3).
+
+    A size is uniform in 1 ... as many as are left and fit: lengths[j] tokens for keypoint j, room for all of a group. Where
+    all n fit, the groups are distributed as the cycles of a random permutation: on average 1/s of each size s = 1 ... n, so
+    that a keypoint is in a group of each size equally often.
+    """
+    order, groups = rng.sample(list(indices), len(indices)), []
+    while order:
+        size = rng.randint(1, sum(tokens <= room for tokens in accumulate(lengths[j] for j in order)))
+        groups.append(order[:size])
+        order = order[size:]
+    return groups
+
+
+def locllm_rounds(indices, k, rng, lengths, room):
+    """One random subset of k keypoint indices, or of all where there are fewer: LocLLM's way (Section 3.3)."""
+    return [rng.sample(list(indices), min(k, len(indices)))]
+
+
+ROUNDS = {"fixed": fixed_rounds, "dynamic": dynamic_rounds, "locllm": locllm_rounds}
 
 
 def augmentation(rng):
@@ -290,7 +416,7 @@ def load_crop(instance, size, scale=1.0, angle=0.0):
                 pixels = crop(image.convert("RGB"), affine, size)
     except FileNotFoundError:
         raise FileNotFoundError(f"{instance.image} is missing, needed by annotation {instance.id}") from None
-    except (OSError, SyntaxError) as e:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as e:
         raise ValueError(f"{instance.image} is no image that Pillow can read ({e})") from None
     points = np.concatenate([to_crop(instance.keypoints[:, :2], affine, size), instance.keypoints[:, 2:]], 1)
     points[:, 2] *= Codec.has_code(points[:, :2]).all(1)
@@ -298,18 +424,31 @@ def load_crop(instance, size, scale=1.0, angle=0.0):
 
 
 class Pairs(torch.utils.data.Dataset):
-    """(image, rounds) pairs of one epoch of fixed-round training: every visible keypoint of every image asked once, in groups of k.
+    """(image, rounds) pairs of one epoch of training: a strategy of ROUNDS groups every image's visible keypoints anew.
 
-    Groups and augmentation depend on (seed, epoch, instance) alone. An item is (pixels (3, S, S), ids, labels); where the
-    augmentation moves all of a group's keypoints out of the crop, the image is taken without augmentation.
+    k: rounds of a pair (fixed, locllm); trunk: tokens before the conversation, 1 + patches. Groups and augmentation depend
+    on (seed, epoch, instance) alone; dynamic rounds change the number of pairs with the epoch. An item is (pixels (3, S, S),
+    ids, labels); where the augmentation moves all of a group's keypoints out of the crop, the image is taken without it.
+    Raises ValueError where a pair can exceed MAX_TOKENS.
     """
-    def __init__(self, instances, described, tokenizer, codec, size, k=4, seed=42, augment=True):
+    def __init__(self, instances, described, tokenizer, codec, size, k=4, seed=42, augment=True, rounds="fixed", trunk=257):
         self.instances, self.described, self.tokenizer, self.codec = instances, described, tokenizer, codec
-        self.size, self.k, self.seed, self.augment = size, k, seed, augment
+        self.size, self.k, self.seed, self.augment, self.rounds = size, k, seed, augment, rounds
+        if k < 1:
+            raise ValueError(f"--k {k}: a conversation has one round or more")
+        self.room, answer = MAX_TOKENS - trunk, len(codec.encode(0, 0))
+        self.lengths = {c: [len(question(tokenizer, keypoint)) + answer for keypoint in d] for c, d in described.items()}
         self.askable = []                              # keypoints that are labelled and inside the plain crop
         for i in instances:
             inside = Codec.has_code(to_crop(i.keypoints[:, :2], crop_affine(i.bbox, size), size)).all(1)
             self.askable.append(np.flatnonzero(inside & (i.keypoints[:, 2] > 0)).tolist())
+            longest = sorted((self.lengths[i.category][j] for j in self.askable[-1]), reverse=True)
+            if rounds == "fixed":
+                longest += longest[:1] * (k - len(longest))     # what fills a group up
+            n = 1 if rounds == "dynamic" else k
+            if (tokens := trunk + sum(longest[:n])) > MAX_TOKENS:
+                raise ValueError(f"{n} keypoints of category {i.category} ({i.name}) and the image can take {tokens} tokens, "
+                                 f"more than {MAX_TOKENS}: {'lower --k or ' * (n > 1)}shorten its descriptions")
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
@@ -317,8 +456,14 @@ class Pairs(torch.utils.data.Dataset):
         for n, instance in enumerate(self.instances):
             rng = random.Random(f"{self.seed} {epoch} {instance.category} {instance.id}")
             if len(self.askable[n]):
-                self.pairs += [(n, group, rng.random()) for group in fixed_rounds(self.askable[n], self.k, rng)]
+                groups = ROUNDS[self.rounds](self.askable[n], self.k, rng, self.lengths[instance.category], self.room)
+                self.pairs += [(n, group, rng.random()) for group in groups]
         random.Random(f"{self.seed} {epoch}").shuffle(self.pairs)
+
+    def name(self, i):
+        """Which sample item i is, for messages."""
+        instance = self.instances[self.pairs[i][0]]
+        return f"{instance.image} (annotation {instance.id}, {instance.name})"
 
     def __len__(self):
         return len(self.pairs)
@@ -333,12 +478,36 @@ class Pairs(torch.utils.data.Dataset):
         return pixels, *conversation(self.tokenizer, self.codec, rounds)
 
 
+def setup():
+    """(rank, world size, device) of this process, under torchrun or alone."""
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    if world > 1:
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return rank, world, device
+
+
 def run(name, main):
     """Call main() as the command `name`: bad input or a full disk is one line on stderr and exit code 2, Ctrl-C is 130."""
+    code = 0
     try:
         main()
     except (ValueError, OSError) as e:                  # FileNotFoundError is an OSError
         print(f"{name}: {' '.join(str(e).split())}", file=sys.stderr)
-        sys.exit(2)
+        code = 2
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    except SystemExit as e:
+        if isinstance(e.code, str):
+            print(e.code, file=sys.stderr)
+        code = int(e.code is not None) if not isinstance(e.code, int) else e.code
+    if torch.distributed.is_initialized():
+        # No teardown: on a busy machine it hung, waiting for threads of the process group that waited for Python's lock.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    if code:
+        sys.exit(code)

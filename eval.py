@@ -18,7 +18,6 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import data
-import train
 from capellm import CapeLLM
 
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25)         # mPCK is the mean over these
@@ -150,7 +149,7 @@ def report(records, names, split):
 
 def main():
     a = arguments()
-    rank, world, device = train.setup()
+    rank, world, device = data.setup()
     if world > 1 and device.type == "cpu":
         torch.set_num_threads(1)
     instances, names = data.read_split(a.data, a.split, a.part)
@@ -176,7 +175,6 @@ def main():
         gathered = [None] * world
         dist.all_gather_object(gathered, (records, unreadable))
         records, unreadable = {n: r for share, _ in gathered for n, r in share.items()}, set().union(*(u for _, u in gathered))
-        dist.destroy_process_group()
     if rank:
         return
     records, unreadable = [records[n] for n in chosen if records[n]], sorted(unreadable)

@@ -1,63 +1,76 @@
-"""Train CapeLLM with fixed rounds (Sections 3.3 and 4.1).
+"""Train CapeLLM (Sections 3.3 and 4.1; Tables 2 and 15).
 
-    torchrun --nproc_per_node 4 train.py --data data/mp100 --vision weights/dinov2-large --llm weights/Llama-3.1-8B
-    python train.py                    # no weights, no data at hand: the embedded nano model on the drawings
+    torchrun --nproc_per_node 4 train.py                                  # weights/ and data/mp100, the paper's settings
+    python train.py --init nano --data FOLDER --descriptions FOLDER       # your own photographs, from the embedded model
+    python train.py                                                       # nothing at hand: nano on the drawings
 
-The defaults are the paper's. A checkpoint is a model folder (config.json, adapter.safetensors) and what resuming needs.
+Interrupted and resumed, a run ends with the same weights, bit by bit: the pairs of a step, their augmentation and dropout
+follow from the seed and the step alone.
 """
 import argparse
+import hashlib
 import json
 import math
-import os
 import shutil
+import signal
+import sys
 import time
+from copy import copy
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 import data
+import eval as evaluation
+import runs
 from capellm import CapeLLM
+from lora import merge_lora
 
 BATCH = 128         # pairs an optimiser step: 4 GPUs x 1 x 32 accumulation steps (Section 4.1)
-KEEP = 3            # checkpoints
+LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["vision", "llm"]}
+KEEP = 3            # newest checkpoints; the best is kept beside them
+VALIDATION = 200    # images, spread evenly over the validation part
+MB = 2 ** 20
 
 
 def arguments():
+    def positive(text):
+        if (value := int(text)) < 1:
+            raise argparse.ArgumentTypeError(f"{text} is not positive")
+        return value
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--data", nargs="+", default=["data/mp100"], metavar="FOLDER", help="folders with annotations/ and images/ in MP-100's layout")
+    p.add_argument("--data", nargs="+", default=["data/mp100"], metavar="FOLDER", help="folders with annotations/ and images/, MP-100's or your own")
     p.add_argument("--split", type=int, default=1, help="MP-100 split, 1 to 5")
+    p.add_argument("--skip-missing", action="store_true", help="train without the images that are missing or unreadable")
     p.add_argument("--vision", default="weights/dinov2-large", metavar="FOLDER", help="official DINOv2 folder")
     p.add_argument("--llm", default="weights/Llama-3.1-8B", metavar="FOLDER", help="official Llama, Mistral or Vicuna folder")
     p.add_argument("--init", metavar="FOLDER", help="start from this model folder instead of the two backbones")
     p.add_argument("--descriptions", default=str(data.HERE / "descriptions"), metavar="FOLDER", help="folder of <definition or category>.txt")
-    p.add_argument("--out", default="runs/capellm", metavar="FOLDER", help="where checkpoints and log.jsonl go")
-    p.add_argument("--k", type=int, default=4, help="rounds of a conversation (fixed rounds)")
+    p.add_argument("--out", default="runs/capellm", metavar="FOLDER", help="where checkpoints, log.jsonl and curves.png go")
+    p.add_argument("--rounds", default="fixed", choices=data.ROUNDS, help="how an image's keypoints are grouped (Section 3.3)")
+    p.add_argument("--k", type=positive, default=4, help="rounds of a conversation (fixed, locllm)")
+    p.add_argument("--tune", default="lora", choices=["lora", "frozen", "full"],
+                   help="train adapters in both backbones, none in the vision encoder, or everything (Table 15)")
     p.add_argument("--epochs", type=float, default=12)
-    p.add_argument("--steps", type=int, help="optimiser steps, instead of --epochs")
-    p.add_argument("--batch", type=int, default=BATCH, help="pairs an optimiser step, over all processes")
-    p.add_argument("--micro-batch", type=int, default=1, help="pairs a process and pass; the rest is accumulated")
+    p.add_argument("--steps", type=positive, help="optimiser steps, instead of --epochs")
+    p.add_argument("--batch", type=positive, default=BATCH, help="pairs an optimiser step, over all processes")
+    p.add_argument("--micro-batch", type=positive, default=1, help="pairs a process and pass; the rest is accumulated")
     p.add_argument("--lr", type=float, default=5e-4)
+    p.add_argument("--fsdp", action="store_true", help="shard weights and optimiser over the GPUs, where one cannot hold them")
+    p.add_argument("--checkpoint-activations", action="store_true", help="less memory: compute every layer again going backward")
     p.add_argument("--workers", type=int, default=2, help="processes that load images, for each GPU")
-    p.add_argument("--save-every", type=int, default=200, help="optimiser steps between checkpoints")
+    p.add_argument("--save-every", type=positive, default=200, help="optimiser steps between checkpoints")
+    p.add_argument("--val-every", type=positive, help="optimiser steps between measurements on the validation categories")
     p.add_argument("--resume", action="store_true", help="continue the newest checkpoint of --out")
     p.add_argument("--seed", type=int, default=42)
     return p.parse_args()
-
-
-def setup():
-    """(rank, world size, device) of this process, under torchrun or alone."""
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-    if world > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return rank, world, device
 
 
 def schedule(step, steps, warmup=0.03):
@@ -66,71 +79,73 @@ def schedule(step, steps, warmup=0.03):
     return (step + 1) / start if step < start else 0.5 * (1 + math.cos(math.pi * (step - start) / max(1, steps - start)))
 
 
-def order(pairs, rank, world, batch, micro):
-    """Indices of this process's passes in an epoch: each step's pairs are dealt to the processes in turn."""
-    for at in range(0, len(pairs) - batch + 1, batch):
-        mine = range(at + rank, at + batch, world)
-        yield from (list(mine[i:i + micro]) for i in range(0, len(mine), micro))
+# ------------------------------------------------- which pairs make which step
+
+class Stream(torch.utils.data.Dataset):
+    """The pairs of all epochs in a row; an item is (epoch, i)."""
+    def __init__(self, pairs):
+        self.pairs, self.epoch = copy(pairs), None
+
+    def at(self, epoch):
+        if epoch != self.epoch:
+            self.pairs.set_epoch(epoch)
+            self.epoch = epoch
+        return self.pairs
+
+    def __getitem__(self, place):
+        return self.at(place[0])[place[1]]
+
+    def places(self, first):
+        """(epoch, i) of the pairs from number `first` on, without end."""
+        for epoch in count():
+            n = len(self.at(epoch))
+            yield from ((epoch, i) for i in range(first, n))
+            first = max(0, first - n)
 
 
-def loader(a, pairs, epoch, done, rank, world, device):
-    """Batches of an epoch from its step `done` on. Its generator is its own: dropout must not depend on when it was made."""
-    pairs.set_epoch(epoch)
-    mine = list(order(pairs, rank, world, a.batch, a.micro_batch))
-    return torch.utils.data.DataLoader(pairs, batch_sampler=mine[done * a.batch // (world * a.micro_batch):], collate_fn=collate,
-                                       num_workers=a.workers, pin_memory=device.type == "cuda", generator=torch.Generator())
+def shares(batch, rank, world, micro):
+    """This process's numbers in a step's pairs, dealt in turn, cut into passes: as many on each process, the last may be empty."""
+    mine = range(rank, batch, world)
+    return [list(mine[i * micro:(i + 1) * micro]) for i in range(math.ceil(math.ceil(batch / world) / micro))]
 
 
-def write(folder, model, state=None):
-    """A model folder, complete or not there at all: written beside, then renamed."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    (beside / "config.json").write_text(json.dumps(model.config, indent=1) + "\n")
-    save_file({n: t.contiguous() for n, t in model.adapter().items()}, beside / "adapter.safetensors")
-    if state is not None:
-        torch.save(state, beside / "state.pt")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(beside, folder)
+def passes(pairs, step, batch, share):
+    """The places of each pass from `step` on. What nobody needs, an empty pass, is the step's first pair: it weighs nothing."""
+    places = Stream(pairs).places(step * batch)
+    while True:
+        pairs_of_step = list(islice(places, batch))
+        yield from ([pairs_of_step[n] for n in numbers or [0]] for numbers in share)
 
 
-def checkpoints(out):
-    """The complete checkpoints of a run, oldest first."""
-    return sorted(p for p in Path(out).glob("step-*") if p.name[5:].isdigit())
-
-
-def random_states(device, world):
-    """The random state of every process, (world, n) bytes: dropout continues where it stopped."""
-    mine = (torch.cuda.get_rng_state() if device.type == "cuda" else torch.get_rng_state()).to(device)
-    if world == 1:
-        return mine[None].cpu()
-    states = [torch.empty_like(mine) for _ in range(world)]
-    dist.all_gather(states, mine)
-    return torch.stack(states).cpu()
-
-
-def open_model(a, device):
-    """The model to train: --init, or the two backbones with fresh adapters (base bf16 on a GPU, adapters fp32)."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    if a.init:
-        return CapeLLM.from_pretrained(a.init, dtype, device, merge=False)
-    return CapeLLM.assemble(a.vision, a.llm, lora={"rank": 8, "alpha": 16, "dropout": 0.05}, dtype=dtype, device=device)
-
-
-def open_pairs(a, model):
-    """The training part of all --data folders as fixed-round pairs."""
-    instances, names = [], {}
-    for folder in a.data:
-        more, more_names = data.read_split(folder, a.split, "train")
-        instances, names = instances + more, names | more_names
-    described = data.describe(instances, names, a.descriptions)
-    return data.Pairs(instances, described, model.tokenizer, model.codec, model.image_size, a.k, a.seed)
+def unstoppable(_):
+    """A worker leaves when its process does: torchrun sends SIGTERM to both, and the process still has a step to finish."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def collate(items):
     return torch.stack([pixels for pixels, _, _ in items]), [[(ids, labels)] for _, ids, labels in items]
+
+
+# -------------------------------------------------------------------- the model
+
+def open_model(a, device):
+    """The model to train, --init or the two backbones, with requires_grad on what --tune trains (Table 15).
+
+    Base weights are bf16 on a GPU, adapters and projection fp32; where everything is trained, everything is fp32.
+    """
+    dtype = torch.bfloat16 if device.type == "cuda" and a.tune != "full" else torch.float32
+    if a.init:
+        model = CapeLLM.from_pretrained(a.init, dtype, device, merge=a.tune == "full")
+    else:
+        parts = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": []}[a.tune]
+        model = CapeLLM.assemble(a.vision, a.llm, lora=LORA | {"parts": parts} if parts else None, dtype=dtype, device=device)
+    if a.tune == "full":
+        model.config |= {"lora": None, "everything": True}
+    elif model.config["everything"]:
+        raise ValueError(f"{a.init} holds a model of which everything was trained: go on with --tune full")
+    for name in model.adapter():
+        model.get_parameter(name).requires_grad_(a.tune != "frozen" or not name.startswith("vision."))
+    return model
 
 
 class Loss(torch.nn.Module):
@@ -143,8 +158,72 @@ class Loss(torch.nn.Module):
         return self.model.loss(pixels, branches)
 
 
+def distribute(model, fsdp, device, world):
+    """The module to call for a loss, and a switch: synchronise gradients in the next backward pass?"""
+    if fsdp:
+        mesh = dist.device_mesh.init_device_mesh(device.type, (world,))
+        for layer in [*model.vision.encoder.layer, *model.llm.model.layers]:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        for method in ("loss", "answer"):
+            register_fsdp_forward_method(model, method)
+        return Loss(model), model.set_requires_gradient_sync
+    if world == 1:
+        return Loss(model), lambda sync: None
+    parallel = DistributedDataParallel(Loss(model), init_sync=False, gradient_as_bucket_view=True)    # all loaded the same
+    return parallel, partial(setattr, parallel, "require_backward_grad_sync")
+
+
+def optimiser_of(model, lr):
+    """AdamW; biases and norms, which only full training trains, do not decay."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = {0.01: [p for p in trained if p.dim() > 1], 0.0: [p for p in trained if p.dim() < 2]}
+    return torch.optim.AdamW([{"params": params, "weight_decay": decay} for decay, params in groups.items() if params], lr=lr)
+
+
+def parameters_of(optimiser, model):
+    """{name: parameter} in the optimiser's order."""
+    names = {id(p): n for n, p in model.named_parameters()}
+    return {names[id(p)]: p for group in optimiser.param_groups for p in group["params"]}
+
+
+def fingerprint(*parts):
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else str(part).encode())
+    return digest.hexdigest()[:12]
+
+
+def settings_of(a, model, pairs, steps, world):
+    """What decides the result of a run, for --resume. Of weight files the size and the first MiB count."""
+    folders = [Path(f) for f in (model.config["vision"], model.config["llm"], a.init) if f]
+    files = [f for folder in folders for f in sorted(folder.iterdir()) if f.suffix in (".json", ".safetensors", ".model")]
+    weights = [part for f in files for part in (f.name, f.stat().st_size, open(f, "rb").read(MB))]
+    content = [part for i in pairs.instances for part in (i.id, i.image.name, i.category, i.bbox, i.keypoints.tobytes())]
+    names = ("split", "rounds", "k", "tune", "batch", "micro_batch", "lr", "seed")
+    return {f"--{n.replace('_', '-')}": getattr(a, n) for n in names} | {
+        "steps": steps, "processes": world, "the model": fingerprint(*weights), "the data": fingerprint(*content),
+        "the descriptions": fingerprint(pairs.described)}
+
+
+def validate(model, instances, described, rank, world):
+    """PCK on validation images. instances: this process's; all processes' records are gathered."""
+    look = lambda i: data.load_crop(i, model.image_size)[0].to(model.device)
+    model.eval()
+    records = [evaluation.measure(model, i, described[i.category], None, look) for i in instances]
+    model.train()
+    if world > 1:
+        gathered = [None] * world
+        dist.all_gather_object(gathered, records)
+        records = [r for share in gathered for r in share]
+    scores = evaluation.summary(records)
+    return {name: round(scores[name], 4) for name in (*evaluation.PCK, "mPCK")}
+
+
+# --------------------------------------------------------------------- the run
+
 def train(a):
-    rank, world, device = setup()
+    rank, world, device = data.setup()
     say = print if rank == 0 else lambda *_: None
     if not a.init and a.data == ["data/mp100"] and not any(Path(p).exists() for p in (a.vision, a.llm, *a.data)):
         say(f"nothing in {a.vision}, {a.llm} and data/mp100: training the embedded nano model on the drawings in data/figures")
@@ -154,77 +233,136 @@ def train(a):
             figures.write_dataset("data/figures")
         if world > 1:
             dist.barrier()
-    torch.manual_seed(a.seed)                   # the same adapters on every process
+    if a.fsdp and world == 1:
+        raise ValueError("--fsdp shards over processes: start them with torchrun --nproc_per_node N train.py ...")
+    out = Path(a.out)
+    if runs.checkpoints(out) and not a.resume:
+        raise ValueError(f"{out} holds checkpoints of an earlier run: add --resume, or choose another --out")
+    instances, described, table = data.check(a.data, a.split, "train", a.descriptions, a.skip_missing)
+    say(table)
+    if a.val_every:
+        unseen, described_unseen, _ = data.check(a.data, a.split, "val", a.descriptions, a.skip_missing)
+        unseen = [unseen[n * len(unseen) // min(VALIDATION, len(unseen))] for n in range(min(VALIDATION, len(unseen)))]
+        unseen = unseen if a.fsdp else unseen[rank::world]      # shards are gathered by all, so all must go the same way
+    torch.manual_seed(a.seed)                                   # the same adapters on every process
     model = open_model(a, device).train()
-    pairs = open_pairs(a, model)
-    passes = a.batch // (world * a.micro_batch)
-    per_epoch = len(pairs) // a.batch
-    if a.batch != passes * world * a.micro_batch:
-        raise ValueError(f"--batch {a.batch} cannot be split into {world} processes x --micro-batch {a.micro_batch}")
-    if not per_epoch:
-        raise ValueError(f"{len(pairs)} pairs in {', '.join(a.data)} make no batch of {a.batch}: lower --batch")
-    steps = a.steps or int(a.epochs * per_epoch)
-    say(f"{len(pairs.instances)} images, {len(pairs)} pairs an epoch; {steps} steps of {a.batch} pairs = "
-        f"{world} processes x {a.micro_batch} x {passes} accumulated")
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=a.lr, weight_decay=0.01)
-    loss_of = DistributedDataParallel(Loss(model)) if world > 1 else Loss(model)
-    torch.manual_seed(a.seed + rank)            # but dropout of its own
-    step, out = 0, Path(a.out)
-    if checkpoints(out):
-        if not a.resume:
-            raise ValueError(f"{out} holds checkpoints of an earlier run: add --resume, or choose another --out")
-        newest = checkpoints(out)[-1]
-        state = torch.load(newest / "state.pt", weights_only=True)
-        if len(state["random"]) != world:
-            raise ValueError(f"{newest} was written by {len(state['random'])} processes, here are {world}: start as many")
+    trunk = 1 + (model.image_size // model.vision.config.patch_size) ** 2
+    pairs = data.Pairs(instances, described, model.tokenizer, model.codec, model.image_size, a.k, a.seed, rounds=a.rounds, trunk=trunk)
+    if not len(pairs):
+        raise ValueError(f"{', '.join(a.data)}: no image has a keypoint inside its box, nothing to train on")
+    share = shares(a.batch, rank, world, a.micro_batch)
+    stream, part = Stream(pairs), a.epochs % 1
+    steps = a.steps or max(1, round((sum(len(stream.at(e)) for e in range(int(a.epochs))) + part * len(pairs)) / a.batch))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    say(f"{len(instances)} images, {len(pairs)} pairs in the first epoch; {trained:,} parameters trained; {steps} steps of {a.batch} "
+        f"pairs = {world} processes x {a.micro_batch} x {len(share)} accumulated")
+    settings = settings_of(a, model, pairs, steps, world)
+    step, best, state = 0, None, None
+    if runs.checkpoints(out):
+        newest = runs.checkpoints(out)[-1]
+        state = runs.read_state(newest, settings)
         model.load_adapter(newest)
-        optimiser.load_state_dict(state["optimiser"])
-        (torch.cuda.set_rng_state if device.type == "cuda" else torch.set_rng_state)(state["random"][rank])
-        step = state["step"]
+        step, best = state["step"], state["best"]
         say(f"resuming {newest}")
-    out.mkdir(parents=True, exist_ok=True)
-    log, bar = open(out / "log.jsonl", "a"), tqdm(total=steps, initial=step, disable=rank > 0, unit="step")
-    batches = iter(())
-    while step < steps:
-        began, total, tokens = time.time(), torch.zeros((), device=device), 0
-        for n in range(passes):
-            if (batch := next(batches, None)) is None:
-                epoch, done = divmod(step, per_epoch)
-                batches = iter(loader(a, pairs, epoch, done, rank, world, device))
-                batch = next(batches)
-            pixels, conversations = batch
-            tokens += sum(len(ids) for c in conversations for ids, _ in c)
+    if a.checkpoint_activations:
+        for layer in [*model.vision.encoder.layer, *model.llm.model.layers]:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    loss_of, synchronise = distribute(model, a.fsdp, device, world)
+    optimiser = optimiser_of(model, a.lr)
+    parameters = parameters_of(optimiser, model)
+    torch.manual_seed(a.seed + rank)                            # but dropout of its own
+    if state:
+        for name, p in parameters.items():
+            optimiser.state[p] = {k: runs.like(t, p) for k, t in state["optimiser"][name].items()}
+        (torch.cuda.set_rng_state if device.type == "cuda" else torch.set_rng_state)(state["random"][rank].clone())
+    loader = torch.utils.data.DataLoader(Stream(pairs), batch_sampler=passes(pairs, step, a.batch, share), collate_fn=collate,
+                                         num_workers=a.workers, pin_memory=device.type == "cuda", generator=torch.Generator(),
+                                         worker_init_fn=unstoppable)
+    batches = iter(loader)
+    if rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(r) + "\n" for r in runs.read_log(out) if r["step"] <= step]      # what is done again is logged again
+        (out / "log.partial").write_text("".join(lines))
+        (out / "log.partial").replace(out / "log.jsonl")
+        log, board = open(out / "log.jsonl", "a"), runs.tensorboard(out)
+    stop = []                                                   # signals that ask to stop
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: stop.append(number))
+    with tqdm(total=steps, initial=step, disable=rank > 0, unit="step") as bar:
+        began = time.time()
+        while step < steps:
+            losses, sums = [], torch.zeros(4, device=device)        # loss, digits' loss, tokens, stop
+            for n, numbers in enumerate(share):
+                pixels, conversations = next(batches)
+                synchronise(n == len(share) - 1)                    # once an optimiser step
+                with torch.autocast(device.type, torch.bfloat16, enabled=a.tune == "full" and device.type == "cuda"):
+                    loss, digits = loss_of(pixels.to(device, non_blocking=True), conversations)
+                weight = len(numbers) / a.batch
+                (loss * weight * world).backward()                  # synchronising averages over processes
+                losses.append(loss.detach())
+                sums[:2] += weight * torch.stack([loss.detach(), digits])
+                sums[2] += sum(len(ids) for c in conversations for ids, _ in c) if numbers else 0
+            sums[3] = len(stop)
             if world > 1:
-                loss_of.require_backward_grad_sync = n == passes - 1    # once an optimiser step
-            loss = loss_of(pixels.to(device, non_blocking=True), conversations) / passes
-            loss.backward()
-            total += loss.detach()
-        if world > 1:
-            dist.all_reduce(total)
-        mean, lr = float(total) / world, a.lr * schedule(step, steps)
-        if not math.isfinite(mean):
-            raise ValueError(f"the loss is {mean} at step {step}: the last checkpoint is from before; lower --lr or check the data")
-        for group in optimiser.param_groups:
-            group["lr"] = lr
-        optimiser.step()
-        optimiser.zero_grad()
-        step += 1
-        if rank == 0:
-            speed = round(tokens * world / (time.time() - began))
-            log.write(json.dumps({"step": step, "loss": round(mean, 4), "lr": lr, "tokens_per_s": speed}) + "\n")
-            log.flush()
-            bar.update()
-            bar.set_postfix(loss=f"{mean:.3f}", lr=f"{lr:.1e}")
-        if step % a.save_every == 0 or step == steps:
-            states = random_states(device, world)
+                dist.all_reduce(sums)
+            mean, digits, tokens, stopping = sums.tolist()
+            if not math.isfinite(mean):
+                refuse(mean, step, losses, share, pairs, a.batch, rank, world)
+            for group in optimiser.param_groups:
+                group["lr"] = a.lr * schedule(step, steps)
+            optimiser.step()
+            optimiser.zero_grad()
+            step += 1
+            record = {"step": step, "loss": round(mean, 4), "digits": round(digits, 4), "lr": optimiser.param_groups[0]["lr"],
+                      "pairs_per_s": round(a.batch / (time.time() - began), 2), "tokens_per_s": round(tokens / (time.time() - began))}
+            if a.val_every and (step % a.val_every == 0 or step == steps):
+                record["val"] = validate(model, unseen, described_unseen, rank, 1 if a.fsdp else world)
+                best = max(best or [-1, 0], [record["val"]["mPCK"], step])
             if rank == 0:
-                write(out / f"step-{step:07d}", model, {"step": step, "optimiser": optimiser.state_dict(), "random": states})
-                for old in checkpoints(out)[:-KEEP]:
-                    shutil.rmtree(old)
-    bar.close()
-    say(f"done: {out}/step-{step:07d}")          # rank 0 may still be writing it when the others are here
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+                for name, value in (record | record.get("val", {})).items() if board else ():
+                    board.add_scalar(name, value, step) if isinstance(value, float) else None
+                bar.set_postfix(loss=f"{mean:.3f}", digits=f"{digits:.3f}", lr=f"{record['lr']:.1e}", pairs=f"{record['pairs_per_s']:.1f}/s",
+                                tokens=f"{record['tokens_per_s']}/s")
+                bar.update()
+            if step % a.save_every == 0 or step == steps or "val" in record or stopping:
+                state = {"step": step, "best": best, "settings": settings, "random": runs.random_states(device, world),
+                         "optimiser": {name: {k: runs.whole(t) for k, t in optimiser.state[p].items()} for name, p in parameters.items()}}
+                tensors = {name: runs.whole(t).contiguous() for name, t in model.adapter().items()}
+                if rank == 0:
+                    runs.write(out / f"step-{step:07d}", model.config, tensors, state)
+                    for old in runs.checkpoints(out)[:-KEEP]:
+                        if not best or old.name != f"step-{best[1]:07d}":
+                            shutil.rmtree(old)
+                    try:
+                        runs.curves({out.name: out}, out / "curves.png")
+                    except ImportError:
+                        if step <= a.save_every:
+                            bar.write("no curves.png: pip install matplotlib")
+            if stopping:
+                break
+            began = time.time()
     if world > 1:
-        dist.destroy_process_group()
+        dist.barrier()                                          # rank 0 may still be writing
+    say(f"{'stopped, --resume continues' if step < steps else 'done'}: {out}/step-{step:07d}")
+    if stop == [signal.SIGINT]:
+        raise KeyboardInterrupt
+
+
+def refuse(mean, step, losses, share, pairs, batch, rank, world):
+    """End a run whose loss is not finite: one process names the samples of the passes at fault, of all processes."""
+    places, stream = passes(pairs, step, batch, share), Stream(pairs)
+    samples = [stream.at(epoch).name(i) for loss, numbers, at in zip(losses, share, places) if not math.isfinite(loss) and numbers
+               for epoch, i in at]
+    gathered = [samples]
+    if world > 1:
+        gathered = [None] * world
+        dist.all_gather_object(gathered, samples)
+    if rank > 0:
+        sys.exit(2)
+    raise ValueError(f"the loss is {mean} at step {step + 1}, from {data.some([s for share in gathered for s in share])}: look at these, "
+                     "or continue with a lower --lr from the last checkpoint in another --out with --init")
 
 
 if __name__ == "__main__":

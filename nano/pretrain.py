@@ -45,7 +45,6 @@ LLM = dict(hidden_size=WIDTH, intermediate_size=432, num_hidden_layers=4, num_at
 POINTER = 1         # the pointer reads what layer 1 of the four puts out
 ROUNDS = 12         # questions asked of an image at once, each a branch
 PHOTOS = 0.2        # share of photographs in a batch, where there are any
-LORA = {"rank": 8, "alpha": 16, "dropout": 0.05}
 
 
 def write_tokenizer(folder, texts):
@@ -212,7 +211,7 @@ def export(model, folder):
         tensors = {n: t.to(torch.bfloat16).contiguous() for n, t in backbone.state_dict().items()}
         save_file(tensors, beside / name / "model.safetensors", {"format": "pt"})
     shutil.copy(folder.parent / "tokenizer.model", beside / "llm")
-    tuned = CapeLLM.assemble(beside / "vision", beside / "llm", SIZE, 3, LORA, torch.float32)
+    tuned = CapeLLM.assemble(beside / "vision", beside / "llm", SIZE, 3, train.LORA, torch.float32)
     tuned.projection.load_state_dict(model.projection.state_dict())
     tuned.config |= {"vision": "vision", "llm": "llm"}
     (beside / "config.json").write_text(json.dumps(tuned.config, indent=1) + "\n")
@@ -225,13 +224,13 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--data", nargs="+", default=["data/figures"], metavar="FOLDER", help="drawings first, then folders of photographs")
     p.add_argument("--out", type=Path, default=Path("runs/pretrain"), metavar="FOLDER")
-    p.add_argument("--eyes", type=int, default=500, metavar="STEPS", help="steps of the first phase")
-    p.add_argument("--words", type=int, default=1600, metavar="STEPS", help="steps of the second phase")
-    p.add_argument("--names", type=int, default=1300, metavar="STEPS", help="of these, steps that mostly ask by name")
+    p.add_argument("--eyes", type=int, default=900, metavar="STEPS", help="steps of the first phase")
+    p.add_argument("--words", type=int, default=4600, metavar="STEPS", help="steps of the second phase")
+    p.add_argument("--names", type=int, default=3300, metavar="STEPS", help="of these, steps that mostly ask by name")
     p.add_argument("--batch", type=int, default=16, help="images a step, over all processes; twice as many for the eyes")
     p.add_argument("--seed", type=int, default=42)
     a = p.parse_args()
-    rank, world, device = train.setup()
+    rank, world, device = data.setup()
     if world > 1:
         torch.set_num_threads(1)
     torch.manual_seed(a.seed)
@@ -297,7 +296,7 @@ def main():
         export(model, a.out / "model")
         print(f"done: {a.out / 'model'}")
     if world > 1:
-        dist.destroy_process_group()
+        dist.barrier()                                  # the first process may still be writing
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def model_folder(tokenizer_file, tiny_tokenizer, tmp_path_factory):
             save_file({n: 4 * torch.randn_like(t) * t.shape[-1] ** -0.5 if t.dim() > 1 else t.contiguous()
                        for n, t in backbone.state_dict().items()}, folder / name / "model.safetensors")
         (folder / "llm" / "tokenizer.model").write_bytes(tokenizer_file.read_bytes())
-        lora = {"rank": 2, "alpha": 4, "dropout": 0.0}
+        lora = {"rank": 2, "alpha": 4, "dropout": 0.0, "parts": ["vision", "llm"]}
         model = CapeLLM.assemble(folder / "vision", folder / "llm", VISION["image_size"], 3, lora)
         adapter = {n: torch.randn_like(t) * t.shape[-1] ** -0.5 for n, t in model.adapter().items()}
         save_file(adapter, folder / "adapter.safetensors")

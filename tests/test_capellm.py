@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import data
-import train
+import runs
 from capellm import BRANCHES, CapeLLM
 from dino import DINOv2, DINOv2Config
 from llama import Config, Llama, Tokenizer
@@ -34,7 +34,10 @@ def randomise(model, seed=0):
 
 @pytest.fixture(scope="module")
 def model(model_folder):
-    return randomise(CapeLLM.from_pretrained(model_folder, merge=False))
+    model = randomise(CapeLLM.from_pretrained(model_folder, merge=False))
+    for name in model.adapter():
+        model.get_parameter(name).requires_grad_(True)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +118,14 @@ def test_loss_and_gradients_equal_the_naive_ones(model, rounds):
     branches = [conversations(model, sizes, seed) for seed, sizes in enumerate(rounds)]
     tuned = {n: p for n, p in model.named_parameters() if p.requires_grad}
     assert {n.rpartition(".")[2] for n in tuned} == {"lora_A", "lora_B", "weight"} and "projection.weight" in tuned
-    loss = model.loss(pixels, branches)
+    loss, digits = model.loss(pixels, branches)
     gradients = torch.autograd.grad(loss, list(tuned.values()))
-    sums = [cross_entropy(model, pixels[i], c) for i, b in enumerate(branches) for c in b]
-    expected = sum(s for s, _ in sums) / sum(n for _, n in sums)
+    sums = [[cross_entropy(model, pixels[i], c) for c in b] for i, b in enumerate(branches)]
+    expected = sum(sum(s for s, _ in b) / sum(n for _, n in b) for b in sums) / len(sums)      # images weigh the same
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    only = [cross_entropy(model, pixels[i], (ids, [t if t in model.codec.ids else data.IGNORE for t in labels]))
+            for i, b in enumerate(branches) for ids, labels in b]
+    torch.testing.assert_close(digits, (sum(s for s, _ in only) / sum(n for _, n in only)).detach(), atol=1e-5, rtol=1e-5)
     for name, ours, theirs in zip(tuned, gradients, torch.autograd.grad(expected, list(tuned.values()))):
         assert theirs.abs().max() > 0, name
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3, msg=name)
@@ -132,7 +138,7 @@ def test_a_loss_of_answers_only(model):
     assert sum(t != data.IGNORE for t in labels) == 2 * answer
     with torch.no_grad():                                                # the words of the question carry no loss of their own
         full = F.cross_entropy(model.llm.logits(model.llm(sequence(model, photos(1)[0], ids)))[0, -len(ids) - 1:-1], torch.tensor(ids))
-        assert abs(full - model.loss(photos(1), [[(ids, labels)]])) > 0.01
+        assert abs(full - model.loss(photos(1), [[(ids, labels)]])[0]) > 0.01
 
 
 # Decoding
@@ -256,7 +262,7 @@ def folder(model, model_folder, tmp_path):
     """Random adapters as a training run writes them, of the size that suits fresh backbones; these are elsewhere."""
     saved = CapeLLM.from_pretrained(model_folder, merge=False)
     saved.load_state_dict({n: 0.3 * t for n, t in model.state_dict().items() if n in saved.adapter()}, strict=False)
-    train.write(tmp_path / "run", saved)
+    runs.write(tmp_path / "run", saved.config, saved.adapter(), {"optimiser": {}, "random": torch.zeros(1)})
     return tmp_path / "run"
 
 
@@ -269,10 +275,9 @@ def test_written_and_read_again_bit_by_bit(folder, model, model_folder, tmp_path
     assert frozen and all(torch.equal(t, plain[n]) for n, t in frozen.items())
     backbones = {b: str(model_folder / b) for b in ("vision", "llm")}    # a checkpoint finds them wherever it lies
     assert again.config == json.loads((model_folder / "config.json").read_text()) | backbones and not again.training
-    before = (folder / "adapter.safetensors").read_bytes()
-    train.write(folder, again)                                           # over an older one
-    assert (folder / "adapter.safetensors").read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["run"]               # nothing half-written is left
+    runs.write(tmp_path / "again", again.config, again.adapter(), {"optimiser": {}, "random": torch.zeros(1)})
+    assert (tmp_path / "again" / "adapter.safetensors").read_bytes() == (folder / "adapter.safetensors").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "run"]          # nothing half-written is left
 
 
 @torch.inference_mode()
@@ -353,7 +358,7 @@ def test_three_digit_tokens_need_such_a_vocabulary(folder):
 def test_a_new_projection_keeps_the_features_size(model_folder):
     """Assembled from backbones, W_proj is random: variance-preserving, so that V is neither nothing nor everything."""
     torch.manual_seed(0)
-    new = CapeLLM.assemble(model_folder / "vision", model_folder / "llm", 28, lora={"rank": 4, "alpha": 8, "dropout": 0.0})
+    new = CapeLLM.assemble(model_folder / "vision", model_folder / "llm", 28, lora={"rank": 4, "alpha": 8, "dropout": 0.0, "parts": ["vision", "llm"]})
     features = torch.randn(1000, new.projection.in_features)
     assert float(new.projection(features).detach().std()) == pytest.approx(1, rel=0.1)
     assert all(bool((t == 0).all()) == n.endswith("lora_B") for n, t in new.adapter().items())

@@ -2,6 +2,7 @@
 import json
 import random
 from importlib.util import find_spec
+from itertools import combinations, combinations_with_replacement
 from pathlib import Path
 
 import numpy as np
@@ -225,7 +226,7 @@ def test_images_that_cannot_be_read(tmp_path):
 @given(n=st.integers(1, 70), k=st.integers(1, 9), seed=st.integers(0, 99))
 def test_fixed_rounds(n, k, seed):
     indices = random.Random(seed).sample(range(100), n)
-    groups = data.fixed_rounds(indices, k, random.Random(seed))
+    groups = data.fixed_rounds(indices, k, random.Random(seed), None, None)
     assert len(groups) == -(-n // k) and all(len(g) == k for g in groups)
     assert {i for g in groups for i in g} == set(indices)                # all are asked, nothing else is
     once = [i for g in groups for i in g][:n]
@@ -233,7 +234,55 @@ def test_fixed_rounds(n, k, seed):
     if n >= k:
         filling = groups[-1][n - (len(groups) - 1) * k:]
         assert len(set(filling)) == len(filling) and not set(filling) & set(groups[-1][:k - len(filling)])
-    assert groups == data.fixed_rounds(indices, k, random.Random(seed))
+    assert groups == data.fixed_rounds(indices, k, random.Random(seed), None, None)
+
+
+@settings(deadline=None)
+@given(lengths=st.lists(st.integers(1, 80), min_size=1, max_size=70), room=st.integers(80, 2000), seed=st.integers(0, 99))
+def test_dynamic_rounds(lengths, room, seed):
+    indices = random.Random(seed).sample(range(len(lengths)), random.Random(seed).randint(1, len(lengths)))
+    groups = data.dynamic_rounds(indices, 4, random.Random(seed), lengths, room)
+    assert sorted(i for g in groups for i in g) == sorted(indices)       # each once, nothing else
+    assert all(0 < sum(lengths[i] for i in g) <= room for g in groups)
+    assert groups == data.dynamic_rounds(indices, 4, random.Random(seed), lengths, room)
+
+
+def test_dynamic_groups_are_cycles_of_a_random_permutation():
+    """Against the cycles themselves: n keypoints make 1/s groups of each size s on average, as long as all fit."""
+    n, draws, rng = 6, 6000, random.Random(0)
+    ours, cycles = np.zeros(n + 1), np.zeros(n + 1)
+    for _ in range(draws):
+        for group in data.dynamic_rounds(range(n), 4, rng, [10] * n, 10 * n):
+            ours[len(group)] += 1
+        following = rng.sample(range(n), n)
+        while left := {i for i, j in enumerate(following) if j is not None}:
+            at, size = left.pop(), 0
+            while following[at] is not None:
+                following[at], at, size = None, following[at], size + 1
+            cycles[size] += 1
+    sizes = np.arange(1, n + 1)
+    for counts in (ours, cycles):
+        np.testing.assert_allclose(counts[1:] / draws, 1 / sizes, atol=5 * (1 / draws) ** 0.5)
+
+
+def test_dynamic_sizes_are_uniform_up_to_what_fits():
+    firsts = [len(data.dynamic_rounds(range(40), 4, random.Random(i), [100] * 40, 799)[0]) for i in range(2100)]
+    counts = np.bincount(firsts, minlength=9)
+    assert counts[0] == 0 and len(counts) == 9 and counts[8] == 0        # seven rounds of 100 tokens fit
+    np.testing.assert_allclose(counts[1:8], 300, atol=5 * 300 ** 0.5)
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 70), k=st.integers(1, 9), seed=st.integers(0, 99))
+def test_locllm_rounds(n, k, seed):
+    indices = random.Random(seed).sample(range(100), n)
+    (group,) = data.locllm_rounds(indices, k, random.Random(seed), None, None)
+    assert len(group) == len(set(group)) == min(k, n) and set(group) <= set(indices)
+
+
+def test_locllm_asks_each_keypoint_equally_often():
+    groups = [data.locllm_rounds(range(12), 4, random.Random(seed), None, None)[0] for seed in range(3000)]
+    np.testing.assert_allclose(np.bincount(np.ravel(groups)), 1000, atol=5 * (3000 * 1 / 3 * 2 / 3) ** 0.5)
 
 
 SPECIAL = ["<|end_of_text|>", "<|begin_of_text|>", "<|eot_id|>", "</s>", "<s>", "<unk>", "[INST]", "{name}", "[0.123,0.456]"]
@@ -370,6 +419,52 @@ def test_a_missing_part(split):
     one_line(error)
 
 
+def test_ones_own_annotations(split, tmp_path):
+    """annotations/train.json is read where there is nothing of MP-100's, and only there."""
+    folder = split(coco())
+    (folder / "annotations" / "train.json").write_text(json.dumps(coco(5)))
+    assert len(data.read_split(folder)[0]) == 3
+    with pytest.raises(FileNotFoundError, match="mp100_split2_train.json is missing.* or annotations/train.json") as error:
+        data.read_split(folder, 2)
+    one_line(error)
+    (folder / "annotations" / "mp100_split1_train.json").unlink()
+    for number in (1, 2):
+        assert len(data.read_split(folder, number)[0]) == 5
+    with pytest.raises(FileNotFoundError, match="mp100_split1_val.json is missing.* or annotations/val.json") as error:
+        data.read_split(folder, part="val")
+    one_line(error)
+    (folder / "annotations" / "train.json").write_text(json.dumps(coco(bbox=None)))
+    with pytest.raises(ValueError, match="annotations/train.json: annotation 1 "):
+        data.read_split(folder)
+
+
+@pytest.mark.parametrize("change", [{"width": None}, {"height": 0}, {"width": "60"}])
+def test_images_must_state_their_size(split, change):
+    content = coco()
+    content["images"][1] |= change
+    with pytest.raises(ValueError, match="annotation 1 .*its image states no width and height") as error:
+        data.read_split(split(content))
+    one_line(error)
+    del content["images"][1]["height"]
+    with pytest.raises(ValueError, match="annotation 1 .*its image states no width and height"):
+        data.read_split(split(content))
+
+
+def test_all_missing_description_files_are_named(tmp_path):
+    """Five of them, and the number of the others; one definition of several categories is one file."""
+    cat = data.Keypoint("nose", "")
+    (tmp_path / "c0.txt").write_text("nose:\n")
+    for n, message in ((1, None), (2, "c1.txt is missing"), (9, "c1.txt, .*c5.txt and 3 more are missing")):
+        instances = [data.Instance(900 + i, Path("x"), 900 + i, np.ones((1, 3)), (0, 0, 1, 1)) for i in range(n)]
+        names = {900 + i: f"c{i}" for i in range(n)}
+        if message is None:
+            assert data.describe(instances, names, tmp_path) == {900: [cat]}
+            continue
+        with pytest.raises(FileNotFoundError, match=message) as error:
+            data.describe(instances, names, tmp_path)
+        assert "c6.txt" not in one_line(error)
+
+
 def test_descriptions_must_fit_the_category(split, desc):
     instances, names = data.read_split(split(coco()))
     folder = desc("a: b\n").rename(split(coco()) / "skirt.txt").parent
@@ -385,6 +480,147 @@ def test_two_categories_named_face():
     assert {n: len(d) for n, d in described.items()} == {18: 19, 40: 68}
 
 
+# Checks before training
+
+@pytest.fixture
+def boats(tmp_path):
+    """write(n, category, changes) makes a folder of one's own with n photos of 60 x 50 pixels, one annotation each."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "boat.txt").write_text("bow:\nstern:\n")
+
+    def write(n=12, category=(7, "boat"), name="own", **changes):
+        folder = tmp_path / name
+        (folder / "annotations").mkdir(parents=True)
+        (folder / "images").mkdir()
+        content = {"images": [], "annotations": [], "categories": [{"id": category[0], "name": category[1]}]}
+        for i in range(n):
+            noise(60, 50, i).save(folder / "images" / f"{i:02}.{'png' if i % 2 else 'jpg'}")
+            content["images"].append({"id": i, "file_name": f"{i:02}.{'png' if i % 2 else 'jpg'}", "width": 60, "height": 50})
+            content["annotations"].append({"id": i, "image_id": i, "category_id": category[0], "bbox": [5, 5, 40, 40],
+                                           "keypoints": [10, 10, 2, 30, 40, 1]} | changes.get(f"at{i}", {}))
+        (folder / "annotations" / "train.json").write_text(json.dumps(content))
+        return folder
+    write.texts = tmp_path / "texts"
+    return write
+
+
+def cells(table):
+    """{row: {column: number}} of a Markdown table."""
+    head, _, *rows = [[c.strip() for c in line.strip("|").split("|")] for line in table.split("\n")]
+    return {label: dict(zip(head[1:], map(int, numbers))) for label, *numbers in rows}
+
+
+def test_check_of_sound_data(boats):
+    folder = boats()
+    instances, described, table = data.check([folder], descriptions=boats.texts)
+    plain, names = data.read_split(folder)
+    assert [i.id for i in instances] == list(range(12)) == [i.id for i in plain] and names == {7: "boat"}
+    assert described == data.describe(plain, names, boats.texts)
+    assert cells(table) == {"all": {"instances": 12, "usable": 12} | dict.fromkeys(data.PROBLEMS, 0)}
+
+
+def test_check_counts_what_it_leaves_out(boats):
+    """Without an error: keypoints outside of the image, empty boxes, nothing labelled."""
+    folder = boats(at1={"keypoints": [60.5, 10, 2, 30, 40, 1]}, at2={"keypoints": [10, 10, 2, -1, 40, 1]},
+                   at3={"keypoints": [0] * 6}, at4={"bbox": [5, 5, 0, 40]}, at5={"bbox": [70, 5, 9, 9], "keypoints": [-5, -5, 0, 9, 0, 0]},
+                   at6={"keypoints": [0, 0, 2, 60, 50, 2]}, at7={"keypoints": [-9, 0, 0, 30, 30, 2]})
+    instances, _, table = data.check([folder], descriptions=boats.texts)
+    assert [i.id for i in instances] == [i.id for i in data.read_split(folder)[0]] == [0, 1, 2, 6, 7, 8, 9, 10, 11]
+    expected = dict.fromkeys(data.PROBLEMS, 0) | {"empty box": 2, "no keypoint": 2, "keypoint outside": 2}
+    assert cells(table) == dict.fromkeys(("all", "boat (7)"), {"instances": 12, "usable": 9} | expected)
+
+
+@pytest.fixture
+def damaged(boats):
+    """Every kind of damage, and images that only look like it."""
+    folder = boats()
+    file = lambda i: folder / "images" / f"{i:02}.{'png' if i % 2 else 'jpg'}"
+    for i in (0, 1):
+        file(i).unlink()
+    for i in (2, 3):
+        file(i).write_bytes(file(i).read_bytes()[:-100])                 # cut short: the header is whole
+    file(4).write_bytes(b"")
+    file(5).unlink()
+    (folder / "images" / "05.png").mkdir()
+    noise(50, 60).save(file(6))
+    noise(60, 50).save(file(7), format="GIF")                            # whatever its name, Pillow reads it
+    file(8).write_bytes(file(8).read_bytes() + bytes(5000))              # what cameras append does no harm
+    noise(60, 50).convert("L").save(file(9))
+    return folder
+
+
+def test_check_names_images_that_cannot_be_used(boats, damaged):
+    with pytest.raises(ValueError) as error:
+        data.check([damaged], descriptions=boats.texts)
+    text, images = one_line(error), damaged / "images"
+    assert f"2 of 12 images missing: {images}/00.jpg, {images}/01.png;" in text
+    assert f"4 of 12 images unreadable: {images}/02.jpg, {images}/03.png, {images}/04.jpg, {images}/05.png;" in text
+    assert f"1 of 12 images other size: {images}/06.jpg (50 x 60, annotated 60 x 50). " in text and "--skip-missing" in text
+    instances, _, table = data.check([damaged], descriptions=boats.texts, skip_missing=True)
+    assert [i.id for i in instances] == [7, 8, 9, 10, 11]
+    expected = dict.fromkeys(data.PROBLEMS, 0) | {"instances": 12, "usable": 5, "missing": 2, "unreadable": 4, "other size": 1}
+    assert cells(table) == dict.fromkeys(("all", "boat (7)"), expected)
+    for i in data.read_split(damaged)[0]:                                # what training would have met, and nothing else
+        if i.id in range(6):
+            with pytest.raises((ValueError, OSError)):
+                data.load_crop(i, 28)
+        else:
+            data.load_crop(i, 28)
+
+
+def test_check_names_five_and_the_number_of_all(boats):
+    folder = boats()
+    for file in (folder / "images").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match="12 of 12 images missing: .*04.jpg and 7 more. Correct") as error:
+        data.check([folder], descriptions=boats.texts)
+    assert "05.png" not in one_line(error)
+    instances, _, table = data.check([folder], descriptions=boats.texts, skip_missing=True)
+    assert instances == [] and cells(table)["all"]["missing"] == 12
+
+
+@settings(deadline=None, max_examples=25)
+@given(kind=st.sampled_from(["JPEG", "PNG", "BMP"]), size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+       cut=st.floats(0, 1, exclude_max=True))
+def test_an_image_cut_anywhere_is_found(tmp_path_factory, kind, size, cut):
+    """Unless Pillow decodes it all the same."""
+    path = tmp_path_factory.mktemp("cut") / "image"
+    noise(*size).save(path, format=kind)
+    assert data.fault(path, size) == (None, None)
+    path.write_bytes((whole := path.read_bytes())[:int(cut * len(whole))])
+    try:
+        with Image.open(path) as image:
+            image.load()
+        expected = None
+    except Exception:
+        expected = "unreadable"
+    assert data.fault(path, size)[0] == expected
+
+
+def test_check_of_several_folders(boats):
+    """Rows by category, only of those with something to report; an id stands for one category."""
+    (boats.texts / "kite.txt").write_text("tip:\ntail:\n")
+    first, second = boats(3), boats(4, (8, "kite"), "kites", at0={"bbox": [5, 5, 0, 0]})
+    instances, described, table = data.check([first, second], descriptions=boats.texts)
+    assert [(i.category, i.id) for i in instances] == [(7, 0), (7, 1), (7, 2), (8, 1), (8, 2), (8, 3)]
+    assert set(described) == {7, 8}
+    assert list(cells(table)) == ["all", "kite (8)"] and cells(table)["all"]["instances"] == 7
+    third = boats(1, (7, "kite"), "clash")
+    with pytest.raises(ValueError, match="category 7 is kite in .*clash, boat elsewhere") as error:
+        data.check([first, third], descriptions=boats.texts)
+    one_line(error)
+    (boats.texts / "kite.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="kite.txt is missing") as error:
+        data.check([first, second], descriptions=boats.texts)
+    one_line(error)
+
+
+def test_a_category_without_usable_instances_needs_no_description(boats):
+    nothing = {"keypoints": []}
+    instances, described, table = data.check([boats(2, (9, "cloud"), at0=nothing, at1=nothing)], descriptions=boats.texts)
+    assert (instances, described) == ([], {}) and cells(table)["cloud (9)"]["no keypoint"] == 2
+
+
 # Pairs
 
 @pytest.fixture(scope="module")
@@ -397,7 +633,7 @@ def skirts(tmp_path_factory):
         points = np.c_[rng.uniform(12, 48, 8), rng.uniform(8, 40, 8), [2] * visible + [0] * (8 - visible)].astype(np.float32)
         if i == 2:
             points[3:5, 0] = 3                                           # labelled, but outside of the box
-        instances.append(data.Instance(i, folder / f"{i}.png", 1, points, (10, 4, 40, 40)))
+        instances.append(data.Instance(i, folder / f"{i}.png", 1, points, (10, 4, 40, 40), name="skirt"))
     return instances
 
 
@@ -422,6 +658,9 @@ def asked(pairs, tokenizer, described):
     return seen
 
 
+ASKABLE = [list(range(8)), list(range(5)), [0, 1, 2, 5, 6, 7], [0], [0, 1, 2]]          # of the five skirts
+
+
 def test_every_askable_keypoint_is_asked_once_an_epoch(skirts, described, tokenizers):
     tokenizer = tokenizers["llama3"]
     pairs = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=4, augment=False)
@@ -429,10 +668,84 @@ def test_every_askable_keypoint_is_asked_once_an_epoch(skirts, described, tokeni
         pairs.set_epoch(epoch)
         questions = asked(pairs, tokenizer, described)
         assert all(len(group) == 4 for _, group in questions)
-        askable = [list(range(8)), list(range(5)), [0, 1, 2, 5, 6, 7], [0], [0, 1, 2]]
-        for n, expected in enumerate(askable):
+        for n, expected in enumerate(ASKABLE):
             groups = [group for i, group in questions if i == n]
             assert len(groups) == -(-len(expected) // 4) and {j for g in groups for j in g} == set(expected)
+
+
+@pytest.mark.parametrize("rounds, trunk", [("dynamic", 257), ("dynamic", 2048 - 200), ("locllm", 257)])
+def test_dynamic_and_locllm_pairs(skirts, described, tokenizers, rounds, trunk):
+    tokenizer = tokenizers["llama3"]
+    pairs = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=3, augment=False, rounds=rounds, trunk=trunk)
+    sizes = set()
+    for epoch in range(12):
+        pairs.set_epoch(epoch)
+        assert all(trunk + len(ids) <= 2048 and pixels.shape == (3, 28, 28) for pixels, ids, labels in pairs)
+        questions = asked(pairs, tokenizer, described)
+        sizes |= {len(group) for _, group in questions}
+        for n, expected in enumerate(ASKABLE):
+            groups = [group for i, group in questions if i == n]
+            if rounds == "dynamic":
+                assert sorted(j for g in groups for j in g) == expected
+            else:
+                (group,) = groups
+                assert len(group) == len(set(group)) == min(3, len(expected)) and set(group) <= set(expected)
+    most = {("dynamic", 257): 8, ("dynamic", 2048 - 200): 2}.get((rounds, trunk), 3)         # a round takes some 70 tokens
+    assert {1, most} <= sizes and max(sizes) == most
+
+
+@pytest.mark.parametrize("rounds, k", [("fixed", 3), ("fixed", 8), ("locllm", 4), ("locllm", 20), ("dynamic", 99)])
+def test_the_token_limit_is_kept_before_training(skirts, described, tokenizers, rounds, k):
+    """The longest pair that can occur, of all groups that can be drawn, just fits; one token more is refused."""
+    tokenizer = tokenizers["llama3"]
+    codec = data.Codec(tokenizer)
+    length = [len(data.conversation(tokenizer, codec, [(keypoint, (0, 0))])[0]) for keypoint in described[1]]
+
+    def groups(askable):
+        size = {"fixed": k, "dynamic": 1, "locllm": min(k, len(askable))}[rounds]
+        if size <= len(askable):
+            return combinations(askable, size)
+        return ((*askable, *again) for again in combinations_with_replacement(askable, size - len(askable)))
+
+    worst = max(sum(length[j] for j in group) for askable in ASKABLE for group in groups(askable))
+    make = lambda trunk: data.Pairs(skirts, described, tokenizer, codec, 28, k=k, rounds=rounds, trunk=trunk)
+    assert len(make(2048 - worst))
+    remedy = "shorten its descriptions" if rounds == "dynamic" else "lower --k or shorten its descriptions"
+    with pytest.raises(ValueError, match=f"category 1 .skirt. .* 2049 tokens, more than 2048: {remedy}") as error:
+        make(2049 - worst)
+    one_line(error)
+
+
+def test_pairs_need_a_round(skirts, described, tokenizers):
+    tokenizer = tokenizers["llama3"]
+    with pytest.raises(ValueError, match="--k 0"):
+        data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=0)
+
+
+@pytest.mark.parametrize("rounds", data.ROUNDS)
+def test_groups_do_not_depend_on_workers(skirts, described, tokenizers, rounds):
+    tokenizer = tokenizers["llama3"]
+    pairs = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=3, rounds=rounds)
+    epochs = []
+    for epoch in (3, 4):
+        pairs.set_epoch(epoch)
+        alone, workers = (list(torch.utils.data.DataLoader(pairs, batch_size=None, num_workers=n)) for n in (0, 2))
+        assert len(alone) == len(workers) == len(pairs)
+        for (pixels, ids, labels), (other, *rest) in zip(alone, workers):
+            assert torch.equal(pixels, other) and [ids, labels] == rest
+        epochs.append(pairs.pairs)
+    assert epochs[0] != epochs[1]
+    again = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=3, rounds=rounds)
+    again.set_epoch(3)
+    assert again.pairs == epochs[0]
+
+
+def test_a_pair_tells_which_sample_it_is(skirts, described, tokenizers):
+    tokenizer = tokenizers["llama3"]
+    pairs = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=2, augment=False)
+    views = {f"{i.image} (annotation {i.id}, skirt)": data.load_crop(i, 28)[0] for i in skirts}
+    assert {pairs.name(i) for i in range(len(pairs))} == set(views)
+    assert all(torch.equal(pixels, views[pairs.name(i)]) for i, (pixels, _, _) in enumerate(pairs))
 
 
 def test_answers_are_the_keypoints_places(skirts, described, tokenizers):

@@ -1,9 +1,11 @@
-"""train.py on a tiny data folder: interrupted and resumed, alone and as two processes, its first step by hand."""
+"""train.py on a tiny data folder: its first step by hand, interrupted and killed, alone and as four processes, what it refuses."""
+import itertools
 import json
 import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -11,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import data
+import eval as evaluation
+import runs
 import train
 from capellm import CapeLLM
 
@@ -32,7 +37,8 @@ def folder(tmp_path_factory):
         images.append({"id": i, "file_name": f"{i}.png", "width": 60, "height": 50})
         annotations.append({"id": i, "image_id": i, "category_id": 1, "bbox": [8, 8, 40, 34], "keypoints": points.ravel().tolist()})
     coco = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "skirt"}]}
-    (folder / "annotations" / "mp100_split1_train.json").write_text(json.dumps(coco))
+    for part in ("train", "val"):
+        (folder / "annotations" / f"mp100_split1_{part}.json").write_text(json.dumps(coco))
     (folder / "skirt.txt").write_text("".join(f"{name}:\n" for name in "abcdefgh"))     # short, for the tests' sake
     return folder
 
@@ -50,9 +56,18 @@ def init(model_folder, tmp_path_factory):
     return {dropout: copy(dropout) for dropout in (0.0, 0.3)}
 
 
+@pytest.fixture(autouse=True)
+def signals():
+    """train.py takes SIGTERM and Ctrl-C for itself; give them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def command(folder, start, out, **options):
     options = {"data": folder, "init": start, "descriptions": folder, "out": out, "batch": 8, "workers": 0, "steps": 6} | options
-    return [str(word) for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value) if value != ""]
+    return [str(word) for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value) if word is not True]
 
 
 def run(monkeypatch, *arguments, **options):
@@ -62,7 +77,11 @@ def run(monkeypatch, *arguments, **options):
 
 def adapters(out):
     """{step: tensors} of a run's checkpoints."""
-    return {int(p.name[5:]): load_file(p / "adapter.safetensors") for p in train.checkpoints(out)}
+    return {int(p.name[5:]): load_file(p / "adapter.safetensors") for p in runs.checkpoints(out)}
+
+
+def log_of(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def equal(a, b):
@@ -84,106 +103,324 @@ def test_schedule(steps):
         assert rest[0] - rest[1] < rest[len(rest) // 2 - 1] - rest[len(rest) // 2]
 
 
-@pytest.mark.parametrize("world, micro", [(1, 1), (1, 4), (2, 1), (2, 2), (4, 2), (8, 1)])
-def test_the_processes_share_each_steps_pairs(world, micro):
-    pairs, batch = range(45), 8
-    shares = [list(train.order(pairs, rank, world, batch, micro)) for rank in range(world)]
-    passes = batch // (world * micro)
-    assert all(len(share) == 5 * passes and {len(p) for p in share} == {micro} for share in shares)
-    for step in range(5):
-        together = [i for share in shares for p in share[step * passes:(step + 1) * passes] for i in p]
-        assert sorted(together) == list(range(step * batch, (step + 1) * batch))
+@pytest.mark.parametrize("batch, world, micro", [(8, 1, 1), (8, 1, 4), (8, 2, 2), (8, 4, 2), (128, 3, 1), (10, 4, 2), (3, 4, 1), (7, 2, 3)])
+def test_the_processes_share_each_steps_pairs(batch, world, micro):
+    together = [train.shares(batch, rank, world, micro) for rank in range(world)]
+    assert sorted(n for share in together for numbers in share for n in numbers) == list(range(batch))
+    assert len({len(share) for share in together}) == 1                  # as many passes on every process
+    assert max(len(numbers) for share in together for numbers in share) <= micro
+    assert len(together[0]) == -(-batch // (world * micro)) or micro > 1
+
+
+class Epochs:
+    """Pairs whose number varies from epoch to epoch: 5, 3, 4, 5, 3, 4 ..."""
+    def set_epoch(self, epoch):
+        self.pairs = [f"{epoch}.{i}" for i in range([5, 3, 4][epoch % 3])]
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, i):
+        return self.pairs[i]
+
+
+@pytest.mark.parametrize("world, micro, batch", [(1, 1, 4), (2, 1, 4), (3, 2, 7), (4, 1, 3)])
+def test_every_pair_of_every_epoch_once_wherever_a_run_continues(world, micro, batch):
+    order = [f"{epoch}.{i}" for epoch in range(9) for i in range([5, 3, 4][epoch % 3])]
+    for first in range(4):
+        together = []
+        for rank in range(world):
+            share = train.shares(batch, rank, world, micro)
+            passes, stream = train.passes(Epochs(), first, batch, share), train.Stream(Epochs())
+            for step in range(first, 4):
+                for numbers, places in zip(share, itertools.islice(passes, len(share))):
+                    assert len(places) == max(1, len(numbers))           # an empty pass computes something, too
+                    together += [(step * batch + n, stream[place]) for n, place in zip(numbers, places)]
+        assert [pair for _, pair in sorted(together)] == order[first * batch:4 * batch]
 
 
 # Runs
 
-def test_resumed_equals_uninterrupted(folder, init, tmp_path, monkeypatch):
-    """Bit by bit, within an epoch (3 steps), with augmentation and with dropout, and whoever loads the images."""
-    run(monkeypatch, folder, init[0.3], tmp_path / "whole", save_every=2)
+@pytest.mark.parametrize("rounds", ["fixed", "dynamic"])
+def test_resumed_equals_uninterrupted(folder, init, tmp_path, monkeypatch, rounds):
+    """Bit by bit, within an epoch and across its end, with augmentation and with dropout, and whoever loads the images."""
+    run(monkeypatch, folder, init[0.3], tmp_path / "whole", save_every=2, rounds=rounds)
     whole = adapters(tmp_path / "whole")
     assert sorted(whole) == [2, 4, 6] and not equal(whole[4], whole[6])
-    shutil.copytree(tmp_path / "whole" / "step-0000004", tmp_path / "cut" / "step-0000004")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "step-0000006")
     (tmp_path / "cut" / "step-0000006.partial").mkdir()                  # what a crash may leave
+    with open(tmp_path / "cut" / "log.jsonl", "a") as log:
+        log.write('{"step": 7, "lo')
     torch.manual_seed(1234)
-    monkeypatch.setattr(sys, "argv", ["train.py", *command(folder, init[0.3], tmp_path / "cut", save_every=2, workers=1), "--resume"])
-    train.train(train.arguments())
+    run(monkeypatch, folder, init[0.3], tmp_path / "cut", save_every=2, rounds=rounds, workers=1, resume=True)
     assert equal(adapters(tmp_path / "cut")[6], whole[6])
-    states = [torch.load(tmp_path / n / "step-0000006" / "state.pt", weights_only=True) for n in ("whole", "cut")]
-    assert all(torch.equal(a["exp_avg_sq"], b["exp_avg_sq"]) for a, b in zip(*(s["optimiser"]["state"].values() for s in states)))
-    logs = [[json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("whole", "cut")]
-    assert [r["step"] for r in logs[0]] == [1, 2, 3, 4, 5, 6] and [r["step"] for r in logs[1]] == [5, 6]
-    assert [(r["loss"], r["lr"]) for r in logs[0][4:]] == [(r["loss"], r["lr"]) for r in logs[1]]
+    states = [load_file(tmp_path / n / "step-0000006" / "state.safetensors") for n in ("whole", "cut")]
+    assert equal(*states) and len(states[0]) == 1 + 3 * len(whole[6])    # randomness; step and two moments for each
+    logs = [log_of(tmp_path / n) for n in ("whole", "cut")]
+    assert [r["step"] for r in logs[0]] == [r["step"] for r in logs[1]] == [1, 2, 3, 4, 5, 6]
+    assert [(r["loss"], r["digits"], r["lr"]) for r in logs[0]] == [(r["loss"], r["digits"], r["lr"]) for r in logs[1]]
     assert [r["lr"] for r in logs[0]] == [5e-4 * train.schedule(i, 6) for i in range(6)]
 
 
-def test_only_the_newest_checkpoints_are_kept(folder, init, tmp_path, monkeypatch):
-    run(monkeypatch, folder, init[0.0], tmp_path / "out", save_every=1, batch=2, steps=5)
-    assert sorted(adapters(tmp_path / "out")) == [3, 4, 5] and train.KEEP == 3
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["log.jsonl", *(f"step-000000{i}" for i in (3, 4, 5))]
-    CapeLLM.from_pretrained(tmp_path / "out" / "step-0000005")           # a checkpoint is a model folder
+def test_the_newest_checkpoints_and_the_best_are_kept(folder, init, tmp_path, monkeypatch):
+    scores = iter([0.1, 0.5, 0.2, 0.3, 0.5, 0.1])
+    monkeypatch.setattr(train, "validate", lambda *_: {"mPCK": next(scores), "PCK@0.05": 0.0, "PCK@0.20": 0.0})
+    run(monkeypatch, folder, init[0.0], tmp_path / "out", save_every=1, val_every=1, batch=2)
+    assert sorted(adapters(tmp_path / "out")) == [4, 5, 6] and train.KEEP == 3     # 0.5 again: the later one is the best
+    names = {p.name for p in (tmp_path / "out").iterdir()} - {"tensorboard"}
+    assert names == {"log.jsonl", "curves.png", *(f"step-000000{i}" for i in (4, 5, 6))}
+    CapeLLM.from_pretrained(tmp_path / "out" / "step-0000006")           # a checkpoint is a model folder
+    scores = iter([0.1, 0.5, 0.2, 0.3, 0.4, 0.1])
+    run(monkeypatch, folder, init[0.0], tmp_path / "early", save_every=1, val_every=1, batch=2)
+    assert sorted(adapters(tmp_path / "early")) == [2, 4, 5, 6]
 
 
-def test_the_first_step_is_adamw_by_hand(folder, init, tmp_path, monkeypatch):
-    """lr 5e-4, weight decay 0.01 on LoRA and projection, nothing else trained: p (1 - lr wd) - lr g / (|g| + eps)."""
-    models = []
-    original = CapeLLM.from_pretrained.__func__
+def spy(monkeypatch):
+    """The models that train.py opens."""
+    models, original = [], train.open_model
+    monkeypatch.setattr(train, "open_model", lambda *a: models.append(original(*a)) or models[-1])
+    return models
 
-    def spy(cls, *arguments, **options):
-        models.append(original(cls, *arguments, **options))
-        return models[-1]
 
-    monkeypatch.setattr(CapeLLM, "from_pretrained", classmethod(spy))
-    run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=1)
-    trained, start = models[0], original(CapeLLM, init[0.0], merge=False)
-    tuned = start.adapter()
-    assert tuned.keys() == adapters(tmp_path / "out")[1].keys()
-    assert all(any(part in n for n in tuned) for part in ("vision.", "llm.", "projection."))
+TUNED = {"lora": ("vision.", "llm.", "projection."), "frozen": ("llm.", "projection.")}
+
+
+@pytest.mark.parametrize("tune", ["lora", "frozen", "full"])
+def test_the_first_step_is_adamw_by_hand(folder, init, tmp_path, monkeypatch, tune):
+    """p (1 - lr decay) - lr g / (|g| + eps) on what is trained (Table 15), with weight decay 0.01 on matrices; the rest to the last bit."""
+    models = spy(monkeypatch)
+    run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=1, tune=tune)
+    trained, start = models[0], CapeLLM.from_pretrained(init[0.0], merge=tune == "full")
+    if tune == "full":
+        tuned = set(dict(start.named_parameters()))
+    else:
+        tuned = {n for n in start.adapter() if n.startswith(TUNED[tune])}
+        assert 0 < len(tuned) < len(start.state_dict()) and all(any(part in n for n in tuned) for part in TUNED[tune])
+    saved = adapters(tmp_path / "out")[1]
+    assert saved.keys() == (tuned if tune == "full" else start.adapter().keys())
     before, after = start.state_dict(), trained.state_dict()
-    assert all(torch.equal(after[n], t) for n, t in before.items() if n not in tuned)        # frozen, to the last bit
+    assert all(torch.equal(after[n], t) for n, t in before.items() if n not in tuned)
     instances, names = data.read_split(folder)
     pairs = data.Pairs(instances, data.describe(instances, names, folder), start.tokenizer, start.codec, 28)
+    start.requires_grad_(True)
     for i in range(8):                                                   # the mean over pairs of each pair's mean over tokens
         pixels, ids, labels = pairs[i]
-        (start.loss(pixels[None], [[(ids, labels)]]) / 8).backward()
+        (start.loss(pixels[None], [[(ids, labels)]])[0] / 8).backward()
     assert len(pairs) == 24
     moved = 0
     for name, p in start.named_parameters():
         if name in tuned:
-            expected = p.detach() * (1 - 5e-4 * 0.01) - 5e-4 * p.grad / (p.grad.abs() + 1e-8)
+            decay = 0.01 if p.dim() > 1 else 0.0
+            expected = p.detach() * (1 - 5e-4 * decay) - 5e-4 * p.grad / (p.grad.abs() + 1e-8)
             clear = (p.grad.abs() > 1e-6) | (p.grad == 0)                # where rounding cannot turn the sign
             torch.testing.assert_close(after[name][clear], expected[clear], atol=2e-5, rtol=0)
+            assert torch.equal(saved[name], after[name])
             moved += int((clear & (p.grad != 0)).sum())
-        else:
-            assert p.grad is None
     assert moved > 1000
-    state = torch.load(tmp_path / "out" / "step-0000001" / "state.pt", weights_only=True)
-    (group,) = state["optimiser"]["param_groups"]
-    assert (group["weight_decay"], group["lr"], tuple(group["betas"])) == (0.01, 5e-4, (0.9, 0.999))
-    assert len(group["params"]) == len(tuned)
+    state = load_file(tmp_path / "out" / "step-0000001" / "state.safetensors")
+    assert {n.rpartition("/")[0] for n in state} - {""} == tuned
+    keypoints = data.read_descriptions(folder / "skirt.txt")[:3]
+    model = CapeLLM.from_pretrained(tmp_path / "out" / "step-0000001", merge=False)
+    assert model.answer(pixels, keypoints) == trained.eval().answer(pixels, keypoints)
 
 
-def test_two_processes_equal_one(folder, init, tmp_path, monkeypatch):
-    """The same pairs make a step, whoever computes them. Dropout is off here: every process has its own."""
-    arguments = command(folder, init[0.0], tmp_path / "two", steps=4)
+def launch(processes, *arguments, **options):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(data.HERE)}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launcher, str(data.HERE / "train.py"), *arguments], env=environment, capture_output=True,
-                          text=True, timeout=900)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    done = subprocess.run([*launcher, str(data.HERE / "train.py"), *command(*arguments, **options)], env=environment,
+                          capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    two = adapters(tmp_path / "two")[4]
-    run(monkeypatch, folder, init[0.0], tmp_path / "one", steps=4)
-    one, start = adapters(tmp_path / "one")[4], load_file(init[0.0] / "adapter.safetensors")
-    assert one.keys() == two.keys() and max(float((t - start[n]).abs().max()) for n, t in one.items()) > 1e-3
-    for name in one:                                                     # where a gradient is nothing but rounding, AdamW may go either way
-        assert float(((one[name] - two[name]).abs() > 2e-5).float().mean()) < 0.01, name
-    logs = [[json.loads(line)["loss"] for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("one", "two")]
-    np.testing.assert_allclose(*logs, atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def one(folder, init, tmp_path_factory):
+    """A run of one process, of 4 steps of 10 pairs without dropout."""
+    out = tmp_path_factory.mktemp("one") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, folder, init[0.0], out, steps=4, batch=10)
+    return out
+
+
+def assert_same_run(one, other, start):
+    a, b, start = adapters(one)[4], adapters(other)[4], load_file(start / "adapter.safetensors")
+    assert a.keys() == b.keys() and max(float((t - start[n]).abs().max()) for n, t in a.items()) > 1e-3
+    for name in a:                                                       # where a gradient is nothing but rounding, AdamW may go either way
+        assert float(((a[name] - b[name]).abs() > 2e-5).float().mean()) < 0.01, name
+    np.testing.assert_allclose(*([r["loss"] for r in log_of(out)] for out in (one, other)), atol=2e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"fsdp": True, "checkpoint_activations": True}], ids=["ddp", "fsdp"])
+def test_four_processes_equal_one(folder, init, one, tmp_path, options):
+    """The same pairs make a step, whoever computes them, also where 10 cannot be dealt evenly. Dropout is off: each process has its own."""
+    launch(4, folder, init[0.0], tmp_path / "four", steps=4, batch=10, **options)
+    assert_same_run(one, tmp_path / "four", init[0.0])
+
+
+def test_two_processes_resumed_equal_uninterrupted(folder, init, tmp_path):
+    """Bit by bit, with dropout, sharded: once in a whole, once saved half-way."""
+    launch(2, folder, init[0.3], tmp_path / "whole", steps=4, save_every=2, fsdp=True, val_every=3)
+    (tmp_path / "cut").mkdir()
+    shutil.copytree(tmp_path / "whole" / "step-0000002", tmp_path / "cut" / "step-0000002")
+    launch(2, folder, init[0.3], tmp_path / "cut", steps=4, save_every=2, fsdp=True, resume=True)
+    assert equal(adapters(tmp_path / "cut")[4], adapters(tmp_path / "whole")[4])
+    assert not equal(adapters(tmp_path / "whole")[2], adapters(tmp_path / "whole")[4])
+    assert ["val" in r for r in log_of(tmp_path / "whole")] == [False, False, True, True]
+
+
+def test_activations_computed_again_change_nothing(folder, init, tmp_path, monkeypatch):
+    for name, options in (("kept", {}), ("again", {"checkpoint_activations": True})):
+        run(monkeypatch, folder, init[0.3], tmp_path / name, steps=2, **options)
+    kept, again = (adapters(tmp_path / name)[2] for name in ("kept", "again"))
+    for name in kept:
+        torch.testing.assert_close(again[name], kept[name], atol=1e-6, rtol=0)
 
 
 def test_training_lowers_the_loss(folder, init, tmp_path, monkeypatch):
     run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=24, lr=0.02)
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    losses = [r["loss"] for r in log_of(tmp_path / "out")]
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 1
+
+
+def test_validation_is_eval_py_on_the_checkpoint(folder, init, tmp_path, monkeypatch):
+    run(monkeypatch, folder, init[0.3], tmp_path / "out", steps=3, val_every=2)
+    log = log_of(tmp_path / "out")
+    assert ["val" in r for r in log] == [False, True, True]
+    for step in (2, 3):
+        monkeypatch.setattr(sys, "argv", ["eval.py", "--model", str(tmp_path / "out" / f"step-000000{step}"), "--data", str(folder), "--part",
+                                          "val", "--descriptions", str(folder), "--out", str(tmp_path / f"{step}")])
+        with pytest.raises(SystemExit):
+            evaluation.main()
+        results = json.loads((tmp_path / f"{step}" / "results.json").read_text())
+        assert log[step - 1]["val"] == {n: pytest.approx(results[n], abs=1e-3) for n in (*evaluation.PCK, "mPCK")}
+
+
+# Killed, stopped, out of room: runs in processes of their own, forked from one that has imported everything
+
+def fork(script, *arguments):
+    """Run a script that has train, os, signal, torch ..., `child(argv)` (forks a run, gives its pid) and sys.argv."""
+    start = """if True:
+        import json, os, random, resource, signal, sys, time
+        from pathlib import Path
+        import torch
+        from safetensors import safe_open
+        import data, runs, train
+        def child(argv, before=lambda: None):
+            if pid := os.fork():
+                return pid
+            torch.set_num_threads(1)
+            sys.argv = ["train.py", *argv]
+            sys.stdout = sys.stderr = open(os.devnull, "w")
+            before()
+            try:
+                data.run("train.py", lambda: train.train(train.arguments()))
+            except SystemExit as e:
+                sys.stderr.flush()
+                os._exit(e.code or 0)
+            os._exit(0)
+    """
+    done = subprocess.run([sys.executable, "-c", start + script, *map(str, arguments)], capture_output=True, text=True, timeout=600,
+                          env=os.environ | {"PYTHONPATH": str(data.HERE), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_killed_twenty_times(folder, init, tmp_path, monkeypatch):
+    """The newest checkpoint is whole whenever SIGKILL comes, also inside a save, and the end is the uninterrupted one's."""
+    run(monkeypatch, folder, init[0.3], tmp_path / "whole", steps=30, batch=2)
+    arguments = command(folder, init[0.3], tmp_path / "killed", steps=30, batch=2, save_every=1, resume=True)
+    found = fork("""
+        def slow():                                     # saves take about half of the time
+            for owner, name in ((runs, "save_file"), (os, "replace")):
+                setattr(owner, name, lambda *a, call=getattr(owner, name): (time.sleep(0.03), call(*a), time.sleep(0.03)))
+        rng, out, inside, reached = random.Random(0), Path(sys.argv[1]), 0, set()
+        for _ in range(20):
+            pid, before = child(sys.argv[2:], slow), {*out.glob("step-*")}
+            while not os.waitpid(pid, os.WNOHANG)[0] and {*out.glob("step-*")} == before:    # past the start
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.3))
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            inside += any(out.glob("*.partial"))
+            newest = runs.checkpoints(out)[-1]
+            with safe_open(newest / "state.safetensors", framework="pt") as state:
+                reached.add(int(state.metadata()["step"]))
+            train.CapeLLM.from_pretrained(newest)
+        print(json.dumps([inside, sorted(reached)]))
+        pid = child(sys.argv[2:])
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """, tmp_path / "killed", *arguments)
+    inside, reached = json.loads(found)
+    assert inside >= 3 and len(reached) >= 5
+    assert equal(adapters(tmp_path / "killed")[30], adapters(tmp_path / "whole")[30])
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_leaves(folder, init, tmp_path, one, number, code):
+    arguments = command(folder, init[0.0], tmp_path / "out", steps=4, batch=10, save_every=100, resume=True)
+    found = fork("""
+        log = Path(sys.argv[1]) / "log.jsonl"
+        pid = child(sys.argv[3:])
+        while not log.exists() or not log.read_text():
+            time.sleep(0.005)
+        os.kill(pid, int(sys.argv[2]))
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        print(*(p.name for p in runs.checkpoints(sys.argv[1])))
+        print(os.waitstatus_to_exitcode(os.waitpid(child(sys.argv[3:]), 0)[1]))
+    """, tmp_path / "out", int(number), *arguments).split()
+    assert found[0] == str(code) and found[1] in ("step-0000002", "step-0000003") and found[-1] == "0"
+    assert equal(adapters(tmp_path / "out")[4], adapters(one)[4])
+
+
+def test_a_full_disk_is_an_error_and_loses_nothing(folder, init, tmp_path):
+    arguments = command(folder, init[0.0], tmp_path / "out", steps=4, batch=10, save_every=1, resume=True)
+    found = fork("""
+        out = Path(sys.argv[1])
+        def limited():                                  # no file may grow beyond: writing fails as on a full disk
+            if runs.checkpoints(out):
+                sys.stderr = open(out / "error.txt", "w")
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        pid = child(sys.argv[2:])
+        while not runs.checkpoints(out):
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        before = runs.checkpoints(out)[-1].name
+        print(os.waitstatus_to_exitcode(os.waitpid(child(sys.argv[2:], limited), 0)[1]), before)
+    """, tmp_path / "out", *arguments).split()
+    error = (tmp_path / "out" / "error.txt").read_text()
+    assert found[0] == "2" and re.search(r"step-\d+ cannot be written \(.*\): make room and continue with --resume", error)
+    assert runs.checkpoints(tmp_path / "out")[-1].name == found[1] and not list((tmp_path / "out").glob("*.partial"))
+    CapeLLM.from_pretrained(tmp_path / "out" / found[1])
+
+
+# Watching it
+
+def test_curves(folder, init, one, tmp_path):
+    """One picture for several runs; validation gets a third panel."""
+    from matplotlib import image
+    runs.curves({"one": one}, tmp_path / "plain.png")
+    plain = image.imread(tmp_path / "plain.png")
+    log = [json.dumps(r | {"val": {"PCK@0.20": 0.5, "PCK@0.05": 0.1}}) for r in log_of(one)]
+    (tmp_path / "validated").mkdir()
+    (tmp_path / "validated" / "log.jsonl").write_text("\n".join(log))
+    runs.curves({"one": one, "validated": tmp_path / "validated"}, tmp_path / "both.png")
+    both = image.imread(tmp_path / "both.png")
+    assert both.shape[0] == plain.shape[0] and both.shape[1] == 1.5 * plain.shape[1]
+    coloured = lambda p: int((np.ptp(p[..., :3], axis=2) > 0.3).sum())  # the lines
+    assert 100 < coloured(plain) < coloured(both)
+    assert sorted(p.name for p in tmp_path.glob("*.png")) == ["both.png", "plain.png"]
+
+
+def test_without_matplotlib_and_with_tensorboard(folder, init, tmp_path, monkeypatch):
+    written = []
+    fake = type(sys)("tensorboard")
+    fake.SummaryWriter = lambda path: type("", (), {"add_scalar": lambda _, *a: written.append(a)})()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)                 # as if it were not installed
+    run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=2, save_every=1)
+    assert not (tmp_path / "out" / "curves.png").exists() and sorted(adapters(tmp_path / "out")) == [1, 2]
+    assert [(n, v, s) for n, v, s in written if n == "loss"] == [("loss", r["loss"], r["step"]) for r in log_of(tmp_path / "out")]
 
 
 # What is refused
@@ -193,7 +430,7 @@ def refused(monkeypatch, capsys, arguments):
     with pytest.raises(SystemExit) as exit:
         runpy.run_path(str(data.HERE / "train.py"), run_name="__main__")
     assert exit.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
+    lines = [line for line in capsys.readouterr().err.strip().splitlines() if "step/s" not in line]      # the bar's
     assert len(lines) == 1 and lines[0].startswith("train.py: ")
     return lines[0]
 
@@ -205,19 +442,98 @@ def test_an_earlier_run_is_not_overwritten(folder, init, tmp_path, monkeypatch, 
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["step-0000003"]
 
 
-def test_another_number_of_processes(folder, init, tmp_path, monkeypatch, capsys):
-    run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=1, batch=1)
-    state = tmp_path / "out" / "step-0000001" / "state.pt"
-    torch.save(torch.load(state, weights_only=True) | {"random": torch.zeros(4, 10, dtype=torch.uint8)}, state)
-    capsys.readouterr()
-    error = refused(monkeypatch, capsys, [*command(folder, init[0.0], tmp_path / "out"), "--resume"])
-    assert "written by 4 processes, here are 1" in error
+@pytest.fixture(scope="module")
+def short(folder, init, tmp_path_factory):
+    """One step of a run that asks for two."""
+    out = tmp_path_factory.mktemp("short") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, folder, init[0.0], out, steps=2, save_every=1, batch=2)
+    shutil.rmtree(out / "step-0000002")
+    return out
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"batch": 3, "micro_batch": 2}, "--batch 3 cannot be split into 1 processes x --micro-batch 2"),
-    ({"batch": 99}, "24 pairs .* make no batch of 99"),
-    ({"split": 2}, "mp100_split2_train.json is missing"), ({"init": "nowhere"}, "nowhere is no model folder")])
+    ({"k": 2}, "--k was 4, is 2"), ({"rounds": "locllm"}, "--rounds was fixed, is locllm"), ({"lr": 1e-3}, "--lr was 0.0005, is 0.001"),
+    ({"seed": 7, "steps": 3}, "--seed was 42, is 7; steps was 2, is 3"), ({"tune": "frozen"}, "--tune was lora, is frozen"),
+    ({"init": "another"}, "the model was"), ({"data": "another"}, "the data was"), ({"descriptions": "another"}, "the descriptions was")])
+def test_a_run_continues_only_as_it_began(folder, init, short, tmp_path, monkeypatch, capsys, options, message):
+    out = shutil.copytree(short, tmp_path / "out")
+    if options.get("init"):
+        options = {"init": shutil.copytree(init[0.0], tmp_path / "init")}
+        tensors = load_file(options["init"] / "adapter.safetensors")
+        save_file({n: t + 1 for n, t in tensors.items()}, options["init"] / "adapter.safetensors")
+    if "data" in options or "descriptions" in options:
+        options = {next(iter(options)): shutil.copytree(folder, tmp_path / "data")}
+        annotations, words = tmp_path / "data" / "annotations" / "mp100_split1_train.json", tmp_path / "data" / "skirt.txt"
+        annotations.write_text(annotations.read_text().replace('"bbox": [8,', '"bbox": [7,', 1))
+        words.write_text(words.read_text().replace("c:", "c: the third"))
+    arguments = command(folder, init[0.0], out, **({"steps": 2, "batch": 2, "save_every": 1, "resume": True} | options))
+    error = refused(monkeypatch, capsys, arguments)
+    assert message in error and "step-0000001 is of another run" in error and [p.name for p in runs.checkpoints(out)] == ["step-0000001"]
+
+
+def test_another_number_of_processes(folder, init, short, tmp_path, monkeypatch, capsys):
+    out = shutil.copytree(short, tmp_path / "out")
+    state = out / "step-0000001" / "state.safetensors"
+    with safe_open(state, framework="pt") as content:
+        metadata = content.metadata()
+    save_file(load_file(state), state, metadata | {"settings": metadata["settings"].replace('"processes": 1', '"processes": 4')})
+    error = refused(monkeypatch, capsys, command(folder, init[0.0], out, steps=2, batch=2, save_every=1, resume=True))
+    assert "processes was 4, is 1" in error
+
+
+@pytest.mark.parametrize("damage", [b"", b"no state", None])
+def test_a_damaged_state(folder, init, short, tmp_path, monkeypatch, capsys, damage):
+    out = shutil.copytree(short, tmp_path / "out")
+    state = out / "step-0000001" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100] if damage is None else damage)
+    error = refused(monkeypatch, capsys, command(folder, init[0.0], out, steps=2, batch=2, save_every=1, resume=True))
+    assert f"{state} is damaged" in error and "--resume continues the checkpoint before it" in error
+
+
+def test_a_loss_that_is_not_finite_names_its_samples(folder, init, tmp_path, monkeypatch, capsys):
+    original, calls = CapeLLM.loss, itertools.count()
+
+    def loss(self, pixels, branches):
+        found = original(self, pixels, branches)
+        return (found[0] * float("nan"), found[1]) if next(calls) == 10 else found
+
+    monkeypatch.setattr(CapeLLM, "loss", loss)
+    error = refused(monkeypatch, capsys, command(folder, init[0.0], tmp_path / "out", save_every=1))
+    instances, names = data.read_split(folder)
+    tokenizer = CapeLLM.from_pretrained(init[0.0]).tokenizer
+    pairs = data.Pairs(instances, data.describe(instances, names, folder), tokenizer, data.Codec(tokenizer), 28)
+    assert f"the loss is nan at step 2, from {pairs.name(10)}:" in error # steps of 8 pairs, one a pass
+    assert sorted(adapters(tmp_path / "out")) == [1]
+
+
+def test_own_photographs(folder, init, tmp_path, monkeypatch, capsys):
+    """Annotations as any tool exports them, of a category that MP-100 does not have; images that are missing."""
+    own = shutil.copytree(folder, tmp_path / "own")
+    coco = json.loads((own / "annotations" / "mp100_split1_train.json").read_text().replace("skirt", "unicorn"))
+    shutil.rmtree(own / "annotations")
+    (own / "annotations").mkdir()
+    (own / "annotations" / "train.json").write_text(json.dumps(coco))
+    (own / "skirt.txt").rename(own / "unicorn.txt")
+    (own / "images" / "3.png").unlink()
+    arguments = command(own, init[0.0], tmp_path / "out", steps=1)
+    error = refused(monkeypatch, capsys, arguments)
+    assert "1 of 13 images missing" in error and "3.png" in error and "--skip-missing" in error and not (tmp_path / "out").exists()
+    run(monkeypatch, own, init[0.0], tmp_path / "out", steps=1, skip_missing=True)
+    assert "12 images" in capsys.readouterr().out and sorted(adapters(tmp_path / "out")) == [1]
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"split": 2}, "mp100_split2_train.json is missing"), ({"init": "nowhere"}, "nowhere is no model folder"),
+    ({"fsdp": True}, "--fsdp shards over processes: start them with torchrun")])
 def test_wrong_input(folder, init, tmp_path, monkeypatch, capsys, options, message):
     error = refused(monkeypatch, capsys, command(folder, init[0.0], tmp_path / "out", **options))
     assert re.search(message, error) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["batch", "micro_batch", "k", "steps"])
+def test_numbers_are_positive(folder, init, tmp_path, monkeypatch, capsys, option):
+    monkeypatch.setattr(sys, "argv", ["train.py", *command(folder, init[0.0], tmp_path / "out", **{option: 0})])
+    with pytest.raises(SystemExit) as exit:
+        train.arguments()
+    assert exit.value.code == 2 and f"argument --{option.replace('_', '-')}: 0 is not positive" in capsys.readouterr().err

@@ -1,0 +1,126 @@
+"""What a training run leaves in its folder: checkpoints, log.jsonl, curves.png.
+
+    write("runs/a/step-0000200", config, tensors, state)
+    curves({"LoRA": "runs/a", "frozen": "runs/b"}, "curves.png")
+
+A checkpoint is a model folder (config.json, adapter.safetensors) and state.safetensors, what resuming needs. Only rank 0 writes.
+"""
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def whole(tensor):
+    """A tensor without its shards, on the CPU. All processes must call."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
+
+
+def like(tensor, p):
+    """A whole tensor, sharded as the parameter p is."""
+    return distribute_tensor(tensor.to(p.device), p.device_mesh, p.placements) if isinstance(p, DTensor) and tensor.dim() else tensor
+
+
+def random_states(device, world):
+    """The random state of every process, (world, n) bytes: dropout continues where it stopped."""
+    mine = (torch.cuda.get_rng_state() if device.type == "cuda" else torch.get_rng_state()).to(device)
+    if world == 1:
+        return mine[None].cpu()
+    states = [torch.empty_like(mine) for _ in range(world)]
+    dist.all_gather(states, mine)
+    return torch.stack(states).cpu()
+
+
+def checkpoints(out):
+    """The complete checkpoints of a run, oldest first."""
+    return sorted(p for p in Path(out).glob("step-*") if p.name[5:].isdigit())
+
+
+def write(folder, config, tensors, state):
+    """A checkpoint, complete or not there at all: written beside, brought to the disk, then renamed.
+
+    state: {"optimiser": {parameter: {name: tensor}}, "random": (processes, n) bytes, "settings": {...}, and other JSON}.
+    """
+    beside = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        (beside / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        save_file(tensors, beside / "adapter.safetensors")
+        moments = {f"{name}/{k}": t for name, moments in state["optimiser"].items() for k, t in moments.items()}
+        metadata = {k: json.dumps(v) for k, v in state.items() if k not in ("optimiser", "random")}
+        save_file(moments | {"random": state["random"]}, beside / "state.safetensors", metadata)
+        for path in [*beside.iterdir(), beside]:
+            file = os.open(path, os.O_RDONLY)
+            os.fsync(file)
+            os.close(file)
+        os.replace(beside, folder)
+    except (OSError, SafetensorError) as e:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise OSError(f"{folder} cannot be written ({e}): make room and continue with --resume; older checkpoints are untouched") from None
+
+
+def read_state(folder, settings):
+    """The state of the checkpoint to continue; ValueError where it is damaged or was written under other settings."""
+    file = folder / "state.safetensors"
+    try:
+        with safe_open(file, framework="pt") as saved:
+            state = {k: json.loads(v) for k, v in saved.metadata().items()} | {"optimiser": {}, "random": saved.get_tensor("random")}
+            for key in sorted(set(saved.keys()) - {"random"}):      # on all processes alike: each is dealt out by all
+                name, _, k = key.rpartition("/")
+                state["optimiser"].setdefault(name, {})[k] = saved.get_tensor(key)
+        before = state["settings"]
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as e:
+        raise ValueError(f"{file} is damaged ({e}): remove {folder}, and --resume continues the checkpoint before it") from None
+    if different := [f"{k} was {before.get(k)}, is {v}" for k, v in settings.items() if before.get(k) != v]:
+        raise ValueError(f"{folder} is of another run: {'; '.join(different)}. Resume as it was started, or choose another --out")
+    return state
+
+
+def read_log(out):
+    """The lines of log.jsonl, {"step": ...}; a line that a crash cut short is left out."""
+    file = Path(out) / "log.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")] if file.exists() else []
+
+
+def curves(runs, path):
+    """Draw loss, learning rate and validation PCK of runs {label: folder} into one picture. ImportError without matplotlib."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    logs = {label: read_log(out) for label, out in runs.items()}
+    validated = any("val" in r for log in logs.values() for r in log)
+    figure, axes = pyplot.subplots(1, 2 + validated, figsize=(5 * (2 + validated), 3.5), constrained_layout=True)
+    for label, log in logs.items():
+        steps, width = [r["step"] for r in log], max(1, len(log) // 50)
+        smooth = [sum(r["loss"] for r in log[max(0, i - width):i + 1]) / len(log[max(0, i - width):i + 1]) for i in range(len(log))]
+        line, = axes[0].plot(steps, smooth, label=label)
+        axes[0].plot(steps, [r["loss"] for r in log], color=line.get_color(), alpha=0.2)
+        axes[1].plot(steps, [r["lr"] for r in log], color=line.get_color())
+        for name, style in (("PCK@0.20", "-"), ("PCK@0.05", "--")) if validated else ():
+            points = [(r["step"], 100 * r["val"][name]) for r in log if "val" in r]
+            axes[2].plot(*zip(*points), style, marker=".", color=line.get_color(), label=f"{label} {name}") if points else None
+    for axis, title in zip(axes, (f"loss (mean of {width + 1} steps)", "learning rate", "validation PCK, %")):
+        axis.set(title=title, xlabel="step")
+    axes[0].legend()
+    if validated:
+        axes[2].legend()
+    beside = Path(path).with_suffix(".partial.png")
+    figure.savefig(beside)
+    pyplot.close(figure)
+    beside.replace(path)
+
+
+def tensorboard(out):
+    """TensorBoard's writer where it is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+        return SummaryWriter(out / "tensorboard")
+    except ImportError:
+        return None
