@@ -225,7 +225,7 @@ def main():
     p.add_argument("--data", nargs="+", default=["data/figures"], metavar="FOLDER", help="drawings first, then folders of photographs")
     p.add_argument("--out", type=Path, default=Path("runs/pretrain"), metavar="FOLDER")
     p.add_argument("--eyes", type=int, default=900, metavar="STEPS", help="steps of the first phase")
-    p.add_argument("--words", type=int, default=4600, metavar="STEPS", help="steps of the second phase")
+    p.add_argument("--words", type=int, default=4300, metavar="STEPS", help="steps of the second phase")
     p.add_argument("--names", type=int, default=3300, metavar="STEPS", help="of these, steps that mostly ask by name")
     p.add_argument("--batch", type=int, default=16, help="images a step, over all processes; twice as many for the eyes")
     p.add_argument("--seed", type=int, default=42)

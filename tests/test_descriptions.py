@@ -64,3 +64,18 @@ def test_skeletons_join_keypoints():
     for c in FACTS["categories"]:                                        # counted from 1, the vehicles' from 0, as published
         first = 0 if c["definition"] == "vehicle" else 1
         assert all(first <= i < c["keypoints"] + first for bone in c["skeleton"] for i in bone), c["name"]
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_the_vague_and_the_simple_version(name):
+    """Tables 5 and 6: the same keypoints in the same order; vague names no neighbour, simple is shorter and keeps the side."""
+    detailed, vague, simple = (data.read_descriptions(FILES[name].parent / version / f"{name}.txt") for version in ("", "vague", "simple"))
+    assert [k.name for k in vague] == [k.name for k in detailed] and len(simple) == len(detailed)
+    words = lambda text: re.findall(r"\w+", text.lower())
+    for of, (plain, loose, easy) in enumerate(zip(detailed, vague, simple)):
+        assert 3 <= len(words(loose.description)) <= 14 and len(words(easy.description)) <= 20
+        assert not any(other.name in loose.description for n, other in enumerate(detailed) if n != of and len(words(other.name)) > 2), loose
+        for side in ("left", "right"):
+            assert (side in words(plain.name)) == (side in words(easy.name)), easy
+    length = lambda version: sum(len(words(k.description)) for k in version)
+    assert length(vague) < length(simple) < length(detailed)
