@@ -18,9 +18,9 @@ eval: .venv/ready data/figures
 # nano from nothing, unattended; continues where it was interrupted.
 nano: .venv/ready data/figures
 	$(BIN)/torchrun --standalone --nproc_per_node 2 -m nano.pretrain --data data/figures $(PHOTOS) --out runs/pretrain
-	$(BIN)/torchrun --standalone --nproc_per_node 2 train.py --init runs/pretrain/model --data data/figures $(PHOTOS) --out runs/nano --resume --steps 80 --batch 64 --micro-batch 16 --workers 0 --save-every 20
+	$(BIN)/torchrun --standalone --nproc_per_node 2 train.py --init runs/pretrain/model --data data/figures $(PHOTOS) --out runs/nano --resume --k 1 --steps 60 --micro-batch 16 --workers 0 --save-every 20
 	cp -r runs/pretrain/model/vision runs/pretrain/model/llm runs/pretrain/model/config.json nano/
-	cp runs/nano/step-0000080/adapter.safetensors nano/
+	cp runs/nano/step-0000060/adapter.safetensors nano/
 
 data/figures: .venv/ready
 	$(BIN)/python figures.py --out data/figures

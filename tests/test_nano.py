@@ -1,0 +1,61 @@
+"""nano, the embedded model: it looks and it reads, on drawings made for this test of categories it was not trained on."""
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+import data
+import eval as evaluation
+import figures
+from capellm import CapeLLM
+
+NANO = data.HERE / "nano"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return CapeLLM.from_pretrained(NANO)
+
+
+@pytest.fixture(scope="module")
+def scores(model, tmp_path_factory):
+    """PCK of nano and of the controls on 60 drawings with a seed of their own: {"": {...}, "mean": {...}, ...}."""
+    folder = tmp_path_factory.mktemp("nano") / "figures"
+    figures.write_dataset(folder, seed=20, per_category=3)
+    instances, names = data.read_split(folder, 1, "test")
+    described = data.describe(instances, names)
+    prepared, _ = evaluation.controls(SimpleNamespace(data=folder, split=1, part="test"), instances, names, described)
+    look = lambda instance: data.load_crop(instance, model.image_size)[0]
+    records = [evaluation.measure(model, i, described[i.category], p, look) for i, p in zip(instances, prepared)]
+    found = evaluation.summary(records)
+    return {"": found} | found["controls"]
+
+
+def test_nano_clears_the_mean_place(scores):
+    assert scores[""]["instances"] == 60
+    assert scores[""]["PCK@0.10"] > 1.5 * scores["mean"]["PCK@0.10"]
+    assert scores[""]["PCK@0.05"] > 2 * scores["mean"]["PCK@0.05"]
+
+
+@pytest.mark.parametrize("lie", ["other image", "other text"])
+def test_nano_loses_half_when_the_image_or_the_text_lies(scores, lie):
+    assert scores[lie]["PCK@0.10"] < scores[""]["PCK@0.10"] / 2
+
+
+def test_nano_follows_the_face(model):
+    """The portrait, moved inside a larger photo and mirrored: the points move with it. No truth is needed for that."""
+    photo, box = Image.open(data.HERE / "examples" / "astronaut.jpg").convert("RGB"), (86, 40, 54, 53)
+    keypoints = data.read_descriptions(data.HERE / "descriptions" / "human_face_68.txt")
+    points = torch.tensor(model.locate(photo, keypoints, box))[:, :2]
+    larger = Image.new("RGB", (400, 300), "white")
+    larger.paste(photo, (100, 30))
+    moved = torch.tensor(model.locate(larger, keypoints, (186, 70, 54, 53)))[:, :2]
+    assert (moved - points - torch.tensor([100, 30])).norm(dim=1).median() < 0.02 * 54
+    mirrored = torch.tensor(model.locate(photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT), keypoints, (256 - 86 - 54, 40, 54, 53)))[:, :2]
+    chin, brow = 8, 27                                                   # on the axis of the face: no left, no right
+    assert (256 - mirrored[[chin, brow], 0] - points[[chin, brow], 0]).abs().max() < 0.15 * 54
+
+
+def test_nano_is_small():
+    assert sum(f.stat().st_size for f in NANO.rglob("*") if f.is_file()) < 12_000_000
