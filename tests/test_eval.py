@@ -248,7 +248,7 @@ def test_unreadable_images_are_named_and_the_others_measured(monkeypatch, capsys
     (["--data", "nowhere"], "nowhere/annotations/mp100_split1_test.json is missing"),
     (["--model", "nowhere"], "nowhere is no model folder"),
     (["--split", "3"], "mp100_split3_test.json is missing"),
-    (["--descriptions", "nowhere"], "nowhere/kite.txt is missing"),
+    (["--descriptions", "nowhere"], "nowhere/boat.txt, nowhere/kite.txt are missing"),
     (["--limit", "0"], "--limit 0"),
     (["--limit", "-3"], "--limit -3"),
 ])

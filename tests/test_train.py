@@ -56,6 +56,15 @@ def init(model_folder, tmp_path_factory):
     return {dropout: copy(dropout) for dropout in (0.0, 0.3)}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Runs are compared bit by bit with runs of processes that have one thread each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def signals():
     """train.py takes SIGTERM and Ctrl-C for itself; give them back."""
