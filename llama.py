@@ -281,18 +281,15 @@ def load_weights(model, folder, dtype=None, device="cpu", rename=lambda name: na
     for file in weight_files(Path(folder)):
         try:
             with safe_open(file, framework="pt") as tensors:
-                names = list(tensors.keys())
-            for name in names:
-                target = rename(name)
-                if target not in expected:
-                    unexpected += [name] if target else []
-                    continue
-                with safe_open(file, framework="pt") as tensors:  # mapped anew each time: what was read does not stay in memory
+                for name in tensors.keys():
+                    target = rename(name)
+                    if target not in expected:
+                        unexpected += [name] if target else []
+                        continue
                     value, shape = tensors.get_tensor(name), expected[target].shape
-                if value.shape != shape:
-                    raise ValueError(f"shape of {name} is {tuple(value.shape)} in {file}, expected {tuple(shape)}")
-                loaded[target] = torch.empty(shape, dtype=dtype, device=device).copy_(value)
-                del value
+                    if value.shape != shape:
+                        raise ValueError(f"shape of {name} is {tuple(value.shape)} in {file}, expected {tuple(shape)}")
+                    loaded[target] = value.to(device, dtype)  # as it is where nothing changes: the file's own pages
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} is not a whole safetensors file ({error}): download it again") from None
     for names, what in ((sorted(expected.keys() - loaded), "lack"), (unexpected, "hold what this model has not:")):
