@@ -4,7 +4,7 @@
 
 The official backbones come pre-trained; these must be too, or the method has nothing to adapt: trained on answers alone
 from random weights, so small a model answers with each keypoint's average place and never looks. This is grounding, not
-part of the paper. Two phases, every parameter trained:
+part of the paper. Three phases, every parameter trained:
 
 1. eyes: the vision encoder alone. For every keypoint a softmax over patches must find its patch, and a linear map its
    place within the patch.
@@ -12,6 +12,8 @@ part of the paper. Two phases, every parameter trained:
    before the first digit must match the hidden state of the keypoint's patch.
 
    Most questions come without their description at first: a name is a third of the tokens, and enough to learn to look.
+3. rounds: the same, with questions also in chains as in Section 3.3, and with images stretched and their colours
+   exchanged, because species never seen differ in shape and colour from those seen.
 
 What helped only here (the heads of both losses) is left behind. `train.py --init` then trains what the paper trains.
 """
@@ -43,7 +45,8 @@ VISION = dict(hidden_size=EYE_WIDTH, num_hidden_layers=6, num_attention_heads=6,
 LLM = dict(hidden_size=WIDTH, intermediate_size=432, num_hidden_layers=4, num_attention_heads=5, num_key_value_heads=5,
            max_position_embeddings=2048, rope_theta=10000.0, rms_norm_eps=1e-5, tie_word_embeddings=True)
 POINTER = 1         # the pointer reads what layer 1 of the four puts out
-ROUNDS = 12         # questions asked of an image at once, each a branch
+QUESTIONS = 12      # asked of an image at once, in branches of one, later also of more rounds
+CHAINS = (1, 1, 1, 2, 4, 12)        # rounds of a branch, each as often
 PHOTOS = 0.2        # share of photographs in a batch, where there are any
 
 
@@ -106,6 +109,16 @@ def swap(name):
     return name.replace("left", "\0").replace("right", "left").replace("\0", "right")
 
 
+def stretch(pixels, points, rng):
+    """Pixels (3, S, S) and relative points (K, 3), wider and lower or narrower and higher by up to a fifth, colours exchanged."""
+    u = rng.uniform(-0.2, 0.2)
+    grid = F.affine_grid(torch.tensor([[[math.exp(-u), 0, 0], [0, math.exp(u), 0]]]), [1, *pixels.shape], align_corners=False)
+    pixels = F.grid_sample(pixels[None], grid, padding_mode="border", align_corners=False)[0]
+    points[:, :2] = 0.5 + (points[:, :2] - 0.5) * [math.exp(u), math.exp(-u)]
+    points[:, 2] *= data.Codec.has_code(points[:, :2]).all(1)
+    return pixels[rng.sample(range(3), 3) if rng.random() < 0.3 else [0, 1, 2]], points
+
+
 class Sampler:
     """Random training batches: (pixels, item, ids, xy, branches, answers), all keypoints for the eyes, some asked in words."""
     def __init__(self, folders, tokenizer, codec):
@@ -124,7 +137,8 @@ class Sampler:
             index = {k.name: j for j, k in enumerate(d)}
             self.mirror[c] = [index.get(swap(k.name), j) for j, k in enumerate(d)]
 
-    def batch(self, size, rng, described=1.0):
+    def batch(self, size, rng, described=1.0, rounds=False):
+        """size: images; described: share of questions with a description; rounds: the third phase."""
         images, item, ids, xy, branches, answers = [], [], [], [], [], []
         while len(images) < size:
             instances = self.sets[0] if len(self.sets) == 1 or rng.random() > PHOTOS else rng.choice(self.sets[1:])
@@ -134,6 +148,8 @@ class Sampler:
                 pixels, points = pixels.flip(2), points[self.mirror[i.category]]
                 points[:, 0] = 1 - points[:, 0]
                 points[:, 2] *= data.Codec.has_code(points[:, 0])
+            if rounds:
+                pixels, points = stretch(pixels, points, rng)
             visible = [j for j in range(len(points)) if points[j, 2] > 0]
             if not visible:
                 continue
@@ -142,11 +158,12 @@ class Sampler:
             item += [len(images)] * len(visible)
             ids += [self.start[i.category] + j for j in visible]
             xy += [points[j, :2] for j in visible]
-            asked = rng.sample(visible, min(ROUNDS, len(visible)))
-            branches.append([])
-            for j in asked:
+            asked, chain = rng.sample(visible, min(QUESTIONS, len(visible))), rng.choice(CHAINS) if rounds else 1
+            branches.append([([], []) for _ in range(0, len(asked), chain)])
+            for n, j in enumerate(asked):
                 q, a = self.questions[self.described[i.category][j]][rng.random() < described], self.codec.encode(*points[j, :2])
-                branches[-1].append((q + a, [data.IGNORE] * len(q) + a))
+                for part, more in zip(branches[-1][n // chain], (q + a, [data.IGNORE] * len(q) + a)):
+                    part += more
             answers += [points[j, :2] for j in asked]
             images.append(pixels)
         tensor = lambda rows: torch.tensor([list(map(float, r)) for r in rows])
@@ -227,6 +244,7 @@ def main():
     p.add_argument("--eyes", type=int, default=900, metavar="STEPS", help="steps of the first phase")
     p.add_argument("--words", type=int, default=4300, metavar="STEPS", help="steps of the second phase")
     p.add_argument("--names", type=int, default=3300, metavar="STEPS", help="of these, steps that mostly ask by name")
+    p.add_argument("--rounds", type=int, default=2200, metavar="STEPS", help="steps of the third phase")
     p.add_argument("--batch", type=int, default=16, help="images a step, over all processes; twice as many for the eyes")
     p.add_argument("--seed", type=int, default=42)
     a = p.parse_args()
@@ -249,7 +267,7 @@ def main():
     sampler = Sampler(a.data, tokenizer, model.codec)
     module = Grounding(model, sampler.keypoints)
     optims = optimisers(module)
-    step, steps, newest = 0, a.eyes + a.words, a.out / "newest.pt"
+    step, steps, newest = 0, a.eyes + a.words + a.rounds, a.out / "newest.pt"
     if newest.exists():
         state = torch.load(newest, weights_only=True)
         module.load_state_dict(state["module"])
@@ -261,12 +279,13 @@ def main():
     bar = tqdm(total=steps, initial=step, disable=rank > 0, unit="step", mininterval=5)
     means, began = {}, time.time()
     while step < steps:
-        words = step >= a.eyes
-        factor = train.schedule(step - a.eyes, a.words) if words else min(1.0, (step + 1) / 20)
+        words, rounds = step >= a.eyes, step >= a.eyes + a.words
+        factor = (train.schedule(step - a.eyes - a.words, a.rounds) / 2 if rounds else train.schedule(step - a.eyes, a.words) if words
+                  else min(1.0, (step + 1) / 20))
         for o, lr in zip(optims, base):
             o.param_groups[0]["lr"] = lr * factor
         described = 0.25 if step < a.eyes + a.names else 0.5
-        batch = sampler.batch((1 if words else 2) * a.batch // world, random.Random(f"{a.seed} {step} {rank}"), described)
+        batch = sampler.batch((1 if words else 2) * a.batch // world, random.Random(f"{a.seed} {step} {rank}"), described, rounds)
         loss, parts = module(batch, words)
         loss.backward()
         if world > 1:                                   # all gradients in one message
