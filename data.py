@@ -6,21 +6,23 @@
 
 Nothing here knows the model: an instance becomes pixels, token ids and labels.
 """
+import argparse
 import functools
+import itertools
 import json
+import math
 import os
 import random
 import sys
 import warnings
 from collections import Counter, defaultdict
-from itertools import accumulate
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -35,7 +37,7 @@ HERE = Path(__file__).parent
 
 class Instance(NamedTuple):
     """One annotated object. keypoints: (K, 3) of x, y in image pixels and v > 0 where labelled; bbox: x, y, w, h in pixels;
-    size: the image's width and height as annotated; name: its category's."""
+    size: the image's width and height as annotated; name: its category's; labels: its keypoints' names there, where given."""
     id: int
     image: Path
     category: int
@@ -43,34 +45,40 @@ class Instance(NamedTuple):
     bbox: tuple
     size: tuple = ()
     name: str = ""
+    labels: tuple = ()
+
+
+def annotation_file(folder, split=1, part="train"):
+    """MP-100 keeps a part in annotations/mp100_split{split}_{part}.json; a folder without such files is one's own, in
+    annotations/{part}.json."""
+    path, own = (Path(folder) / "annotations" / name for name in (f"mp100_split{split}_{part}.json", f"{part}.json"))
+    return own if own.is_file() and not any(path.parent.glob("mp100_split*_*.json")) else path
 
 
 def read_annotations(folder, split=1, part="train"):
     """Every annotation of one part, in order, as an Instance, its box clipped to the image (w or h <= 0: nothing is left).
 
-    MP-100 keeps a part in annotations/mp100_split{split}_{part}.json; a folder without such files is one's own, in
-    annotations/{part}.json. Raises FileNotFoundError or ValueError naming the file and the entry at fault.
+    Raises FileNotFoundError or ValueError naming the file and the entry at fault.
     """
-    folder = Path(folder)
-    path, own = (folder / "annotations" / name for name in (f"mp100_split{split}_{part}.json", f"{part}.json"))
-    if own.is_file() and not any(path.parent.glob("mp100_split*_*.json")):
-        path = own
+    folder, path = Path(folder), annotation_file(folder, split, part)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a data folder holds images/ and annotations/{path.name}, "
-                                f"or annotations/{own.name} where the data is not MP-100's")
+                                f"or annotations/{part}.json where the data is not MP-100's")
     try:
         coco = json.loads(path.read_bytes())
         names = {c["id"]: c["name"] for c in coco["categories"]}
+        labels = {c["id"]: tuple(map(str, c.get("keypoints") or ())) for c in coco["categories"]}
         sizes = {}                          # keypoints of a category, by its first annotation: some files leave the list out
         images = {i["id"]: i for i in coco["images"]}
         annotations = list(coco["annotations"])
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise ValueError(f"{path} is no COCO keypoint annotation ({type(e).__name__}: {e})") from None
     instances = []
     for a in annotations:
         try:
             id, name, image = a["id"], names[a["category_id"]], images[a["image_id"]]
-            points = np.asarray(a["keypoints"], np.float32).reshape(-1, 3)
+            with np.errstate(over="ignore"):            # what overflows is refused below
+                points = np.asarray(a["keypoints"], np.float32).reshape(-1, 3)
             if len(points) != sizes.setdefault(a["category_id"], len(points)):
                 raise ValueError(f"{len(points)} keypoints, others of category {a['category_id']} have {sizes[a['category_id']]}")
             size = image.get("width"), image.get("height")
@@ -82,10 +90,10 @@ def read_annotations(folder, split=1, part="train"):
             if not np.isfinite([x0, y0, x1, y1]).all() or not np.isfinite(points).all():
                 raise ValueError("not a finite number")
             file = folder / "images" / image["file_name"]
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, OverflowError) as e:
             raise ValueError(f"{path}: annotation {a.get('id') if isinstance(a, dict) else a!r} cannot be used "
                              f"({type(e).__name__}: {e})") from None
-        instances.append(Instance(id, file, a["category_id"], points, (x0, y0, x1 - x0, y1 - y0), size, name))
+        instances.append(Instance(id, file, a["category_id"], points, (x0, y0, x1 - x0, y1 - y0), size, name, labels[a["category_id"]]))
     return instances
 
 
@@ -144,10 +152,11 @@ def mp100():
 def describe(instances, names, folder=HERE / "descriptions"):
     """{category id: list[Keypoint]} for the categories of `instances`, each from `<definition or category name>.txt`.
 
-    Two MP-100 categories share the name `face`, so id and name together find the definition.
+    Two MP-100 categories share the name `face`, so id and name together find the definition. Where the annotations of a category
+    that is not MP-100's name its keypoints, the file must name the same in the same order, but for case and underscores.
     """
     definitions = {(c["id"], c["name"]): c["definition"] for c in mp100()["categories"]}
-    sizes = {i.category: len(i.keypoints) for i in instances}
+    sizes, labels = ({i.category: of(i) for i in instances} for of in (lambda i: len(i.keypoints), lambda i: i.labels))
     paths = {id: Path(folder) / f"{definitions.get((id, name), name)}.txt" for id, name in names.items()}
     if missing := sorted({str(path) for path in paths.values() if not path.is_file()}):
         raise FileNotFoundError(f"{some(missing)} {'is' if len(missing) == 1 else 'are'} missing: a category needs a description "
@@ -157,6 +166,12 @@ def describe(instances, names, folder=HERE / "descriptions"):
         described[id] = read_descriptions(path)
         if len(described[id]) != sizes[id]:
             raise ValueError(f"{path} describes {len(described[id])} keypoints, category {id} ({names[id]}) has {sizes[id]}")
+        named = (id, names[id]) not in definitions and not all(map(str.isdigit, labels[id]))        # numbers are no names
+        for n, (label, keypoint) in enumerate(zip(labels[id] if named else (), described[id])):
+            plain, other = (" ".join(text.lower().replace("_", " ").split()) for text in (label, keypoint.name))
+            if plain != other:
+                raise ValueError(f"{path}: keypoint {n + 1} is {keypoint.name!r}, the annotations of category {id} ({names[id]}) name it "
+                                 f"{label!r}: bring the lines into the annotations' order, or change one of the names")
     return described
 
 
@@ -171,8 +186,16 @@ def some(texts):
     return ", ".join(texts[:5]) + f" and {len(texts) - 5} more" * (len(texts) > 5)
 
 
+def factor(stored, annotated):
+    """The stored image's size over the annotated one, where it is the same both ways but for rounding to pixels, or None."""
+    if not annotated or tuple(stored) == tuple(annotated):
+        return 1.0
+    f = max(stored) / max(annotated)
+    return f if all(abs(s - f * a) <= 1 for s, a in zip(stored, annotated)) else None
+
+
 def fault(path, size):
-    """What is wrong with an image file: (one of PROBLEMS, what a message shows), or (None, None).
+    """What is wrong with an image file: (one of PROBLEMS or "scaled", what a message shows), or (None, None).
 
     Verified: the file is there, Pillow reads its header, its size is the annotated one, it is not cut short. Only a file
     without its format's end mark is decoded to see; other damage shows when training reads it.
@@ -188,32 +211,34 @@ def fault(path, size):
         return "missing", str(path)
     except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, Image.DecompressionBombError):
         return "unreadable", str(path)
-    if image.size != size:
-        return "other size", f"{path} ({image.width} x {image.height}, annotated {size[0]} x {size[1]})"
-    return None, None
+    if image.size == size:
+        return None, None
+    return ("scaled" if (f := factor(image.size, size)) else "other size",
+            f"x {f:.3g}" if f else f"{path} ({image.width} x {image.height}, annotated {size[0]} x {size[1]})")
 
 
 def summary(instances, faults):
     """A Markdown table that counts instances: all, then each category with a problem. faults: {image: what fault returns}."""
-    counts, columns = defaultdict(Counter), ("instances", "usable", *PROBLEMS)
+    counts, columns, scaled = defaultdict(Counter), ("instances", "usable", *PROBLEMS), defaultdict(Counter)
     for i in instances:
         problem, labelled = faults[i.image][0], i.keypoints[i.keypoints[:, 2] > 0, :2]
-        holds = {"instances": True, "usable": usable(i) and not problem, problem: True, "empty box": min(i.bbox[2:]) <= 0,
+        if problem == "scaled":
+            scaled[f"{i.name} ({i.category})"][faults[i.image][1]] += 1
+        holds = {"instances": True, "usable": usable(i) and problem in (None, "scaled"), problem: True, "empty box": min(i.bbox[2:]) <= 0,
                  "no keypoint": not len(labelled), "keypoint outside": ((labelled < 0) | (labelled > i.size)).any()}
         for row in ("all", f"{i.name} ({i.category})"):
             counts[row].update(column for column in holds if holds[column])
     lines = [f"| {'':30} | {' | '.join(columns)} |", f"|{'-' * 32}|" + "".join("-" * len(c) + "-:|" for c in columns)]
     lines += [f"| {row:30} | {' | '.join(f'{n[c]:{len(c)}}' for c in columns)} |"
               for row, n in counts.items() if row == "all" or any(n[p] for p in PROBLEMS)]
+    lines += [f"{row}: stored images are the annotated ones {', '.join(f'{f} ({n})' for f, n in found.most_common(5))}; annotations follow"
+              for row, found in scaled.items()]
     return "\n".join(lines)
 
 
-def check(folders, split=1, part="train", descriptions=HERE / "descriptions", skip_missing=False):
-    """Compare the annotations of data folders with the disk, before the first step.
-
-    Returns (usable instances, {category id: list[Keypoint]}, summary). Raises FileNotFoundError or ValueError naming missing
-    description files and, unless skip_missing leaves them out, images missing, unreadable or of another size than annotated.
-    """
+def inspect(folders, split=1, part="train", descriptions=HERE / "descriptions"):
+    """Compare the annotations of data folders with the disk: (all instances, {category id: list[Keypoint]}, {image: fault}).
+    Raises FileNotFoundError or ValueError naming missing description files and categories that share an id."""
     instances, names, described = [], {}, {}
     for folder in folders:
         more = read_annotations(folder, split, part)
@@ -227,11 +252,23 @@ def check(folders, split=1, part="train", descriptions=HERE / "descriptions", sk
     with ThreadPool(16) as pool, warnings.catch_warnings(action="ignore"):
         found = pool.imap(lambda file: fault(*file), files.items(), chunksize=16)
         faults = dict(zip(files, tqdm(found, "checking images", len(files), unit="image", delay=1, leave=False, disable=quiet)))
+    return instances, described, faults
+
+
+def complaint(faults):
+    """What is wrong with the images, in one line, or ""."""
     shown = {p: [text for problem, text in faults.values() if problem == p] for p in PROBLEMS}
-    if any(shown.values()) and not skip_missing:
-        raise ValueError("; ".join(f"{len(shown[p])} of {len(files)} images {p}: {some(shown[p])}" for p in PROBLEMS if shown[p])
-                         + ". Correct the data, or go on without these images: --skip-missing")
-    return [i for i in instances if usable(i) and not faults[i.image][0]], described, summary(instances, faults)
+    return "; ".join(f"{len(texts)} of {len(faults)} images {p}: {some(texts)}" for p, texts in shown.items() if texts)
+
+
+def check(folders, split=1, part="train", descriptions=HERE / "descriptions", skip_missing=False):
+    """What training does before its first step, see inspect: (usable instances, {category id: list[Keypoint]}, summary).
+    Raises ValueError naming images missing, unreadable or of another size than annotated, unless skip_missing leaves them out."""
+    instances, described, faults = inspect(folders, split, part, descriptions)
+    if (text := complaint(faults)) and not skip_missing:
+        raise ValueError(f"{text}. Correct the data, or go on without these images: --skip-missing")
+    good = [i for i in instances if usable(i) and faults[i.image][0] in (None, "scaled")]
+    return good, described, summary(instances, faults)
 
 
 # --------------------------------------------------------------------- images
@@ -326,32 +363,129 @@ class Codec:
             n = n * self.base + int(d)
         return n / 1000
 
-    def encode(self, x, y):
-        """Token ids of the whole answer, its brackets and the end-of-text token included."""
+    def point(self, x, y):
+        """Token ids of `[0.abc,0.def]`."""
         x, y = ([self.ids[d] for d in self.digits(v)] for v in (x, y))
-        return self.open + x + self.comma + y + self.close + [self.eos_id]
+        return self.open + x + self.comma + y + self.close
+
+    def encode(self, x, y):
+        """Token ids of the whole answer, the end-of-text token included."""
+        return self.point(x, y) + [self.eos_id]
 
 
 # --------------------------------------------------------------- instructions
 
-# One round of the base instruction; the answer follows at once (Section 3.2, Figures 2 and 6).
-QUESTION = ("USER: Can you identify location of {name} on the object? {description} "
-            "With this description, please provide its coordinates. ASSISTANT:")
-BARE = "USER: Can you identify location of {name} on the object? Please provide its coordinates. ASSISTANT:"     # no description
+ASK = "Can you identify location of {name} on the object?"
+TELL = " {description} With this description, please provide its coordinates."
+QUESTION = f"USER: {ASK}{TELL} ASSISTANT:"              # the base instruction (Figure 2); its answer follows at once
+BARE = f"USER: {ASK} Please provide its coordinates. ASSISTANT:"                    # without description
+REPLACED = "There is no description to refer to."       # Table 7
+OUTLINE = ("A chat between a curious user and an artificial intelligence assistant. The user asks where parts of the object in the "
+           "image are, and the assistant answers with their coordinates, relative to the image's width and height.")
+OBJECT = ("USER: What do you think is the central object in this image? ASSISTANT:",
+          "The object that this image is trying to express seems to be a {category}.")
+ASKS = (ASK, "Where is the {name} of the object?", "Can you locate the {name} on the object?", "Where on the object is the {name}?",
+        "Could you point out the {name} on the object?", "Please find the {name} of the object in this image.",
+        "At which place in the image is the {name}?", "I am looking for the {name}. Where is it?", "Do you see the {name} of the object?",
+        "Would you mark the {name} on the object?", "Which point of the image shows the {name}?", "Determine the position of the {name}.",
+        "Help me find the {name} on this object.", "What is the location of the {name} in the image?", "Show me where the {name} is.",
+        "Try to detect the {name} on the object.", "The object has a keypoint named {name}. Where does it lie?",
+        "Look at the object. Where do you find the {name}?", "One of the object's keypoints is the {name}. Can you place it?",
+        "Tell me where the {name} can be found.", "How far right and how far down is the {name} in the image?",
+        "I need to know where the {name} is on the object.", "Identify the {name} of the object shown here.",
+        "In this image, where does the {name} appear?")
 
 
-@functools.lru_cache(4096)                              # asked of thousands of images
-def question(tokenizer, keypoint):
-    """Token ids of one question, not to be changed. The user's words are data: no special token comes out of them."""
-    template = QUESTION if keypoint.description else BARE
-    return tokenizer.encode(template.format(name=keypoint.name, description=keypoint.description))
+class Instruction(NamedTuple):
+    """How a conversation reads: turns of a USER's text and the ASSISTANT's answer, "" where there is none to give.
+
+    opening: turns before the rounds; rounds: one of these for each keypoint, drawn at random in training, the first at
+    inference; replaced: the share of descriptions that training exchanges for REPLACED (all of them: at inference, too).
+    Filled in are {category}, {list}, the names of its keypoints, and {asked}, of those in this conversation; in a round {name},
+    {description}, {because}, the same within a sentence, and {point}, the coordinates. pretraining: trains W_proj alone.
+    """
+    opening: tuple = ()
+    rounds: tuple = ((QUESTION, "{point}"),)
+    replaced: float = 0.0
+    pretraining: bool = False
 
 
-def conversation(tokenizer, codec, rounds):
-    """Rounds of (Keypoint, (x, y)) as (ids, labels): labels are the ids on answer tokens and IGNORE elsewhere."""
+INSTRUCTIONS = {
+    "base": Instruction(),                                                                          # Figure 2
+    "names": Instruction(rounds=((BARE, "{point}"),)),                                              # Tables 7 and 10
+    "list": Instruction(opening=(("Keypoint List: {list}.", ""),)),                                 # Table 10
+    "outline": Instruction(opening=((OUTLINE, ""),)),                                               # Table 11
+    "diverse": Instruction(rounds=tuple((f"USER: {ask}{TELL} ASSISTANT:", "{point}") for ask in ASKS)),     # Table 11
+    "steps": Instruction(opening=(OBJECT,)),                                                        # Figure 6
+    "replaced": Instruction(replaced=1.0),                                                          # Table 7
+    "random": Instruction(replaced=0.5),                                                            # Table 7, in training
+    "direct-qa": Instruction(pretraining=True, rounds=((                                            # Figure 7
+        "USER: What is the name of a keypoint at {point} in the image? Tell me the name and why. ASSISTANT:",
+        "The keypoint name is {name}, because {because}"),)),
+    "steps-qa": Instruction(pretraining=True, opening=(("Joint list: {list}.", ""), OBJECT, (       # Figure 8
+        "USER: What joints can you identify on the {category} in the image? Answer according to the order in the joint list. ASSISTANT:",
+        "The {category} in the image seems to have several joints in the list, named {asked}. Those joints are visible in the image.")),
+        rounds=(("USER: Can you identify which joint is located at the coordinate {point}? This coordinate represents the relative "
+                 "position within the image, where the top-left corner is defined as [0, 0] and the bottom-right corner as [1, 1]. For "
+                 "example, [0.5, 0.5] indicates the center of the image. ASSISTANT:", "The joint located at the coordinates is {name}."),)),
+}
+
+
+@functools.lru_cache(16384)                             # the same questions are asked of thousands of images
+def encode(tokenizer, text, start):
+    return (tokenizer.encode if start else tokenizer.encode_continuation)(text)
+
+
+def write(tokenizer, codec, turn, words, point=None):
+    """A turn as (ids of the question, ids of the answer with its end-of-text token). The words are data: no special token
+    comes out of them, nor out of what they say between braces."""
+    ids = []
+    for n, template in enumerate(turn):
+        if not words.get("description", True):          # the user gave none
+            template = template.replace(TELL, " Please provide its coordinates.").replace(", because {because}", ".")
+        first, *more = (part.format(**words) for part in template.split("{point}"))
+        if n and first:
+            first = f" {first}"                         # text follows `ASSISTANT:` after a space, coordinates at once
+        ids.append(list(encode(tokenizer, first, n == 0)))
+        for part in more:
+            ids[-1] += codec.point(*point) + encode(tokenizer, part, False)
+    return ids[0], ids[1] + [codec.eos_id] if turn[1] else []
+
+
+def fill(keypoint, replaced=False):
+    """The words of a round."""
+    description = REPLACED if replaced else keypoint.description
+    return {"name": keypoint.name, "description": description, "because": description[:1].lower() + description[1:]}
+
+
+def opening(tokenizer, codec, instruction, category, keypoints, asked):
+    """(ids, labels) of what stands before the rounds. keypoints: all of the category's; asked: those of this conversation."""
+    words = {"category": category.replace("_", " "), "list": ", ".join(k.name for k in keypoints), "asked": ", ".join(k.name for k in asked)}
     ids, labels = [], []
-    for keypoint, (x, y) in rounds:
-        q, a = question(tokenizer, keypoint), codec.encode(x, y)
+    for turn in INSTRUCTIONS[instruction].opening:
+        q, a = write(tokenizer, codec, turn, words)
+        ids += q + a
+        labels += [IGNORE] * len(q) + a
+    return ids, labels
+
+
+def question(tokenizer, keypoint, instruction="base"):
+    """Token ids of one question, as asked at inference."""
+    chosen = INSTRUCTIONS[instruction]
+    return write(tokenizer, None, (chosen.rounds[0][0], ""), fill(keypoint, chosen.replaced == 1))[0]
+
+
+def conversation(tokenizer, codec, rounds, instruction="base", category="object", keypoints=(), rng=None):
+    """Rounds of (Keypoint, (x, y)) as (ids, labels): labels are the ids on answer tokens and IGNORE elsewhere.
+
+    category and keypoints, all of its keypoints, are for the opening; rng draws phrasings and replaced descriptions.
+    """
+    chosen = INSTRUCTIONS[instruction]
+    ids, labels = opening(tokenizer, codec, instruction, category, keypoints, [k for k, _ in rounds])
+    for keypoint, point in rounds:
+        turn = rng.choice(chosen.rounds) if len(chosen.rounds) > 1 and rng else chosen.rounds[0]
+        replaced = rng.random() < chosen.replaced if 0 < chosen.replaced < 1 and rng else chosen.replaced == 1
+        q, a = write(tokenizer, codec, turn, fill(keypoint, replaced), point)
         ids += q + a
         labels += [IGNORE] * len(q) + a
     return ids, labels
@@ -378,7 +512,7 @@ def dynamic_rounds(indices, k, rng, lengths, room):
     """
     order, groups = rng.sample(list(indices), len(indices)), []
     while order:
-        size = rng.randint(1, sum(tokens <= room for tokens in accumulate(lengths[j] for j in order)))
+        size = rng.randint(1, sum(tokens <= room for tokens in itertools.accumulate(lengths[j] for j in order)))
         groups.append(order[:size])
         order = order[size:]
     return groups
@@ -402,18 +536,22 @@ def augmentation(rng):
 def load_crop(instance, size, scale=1.0, angle=0.0):
     """An instance's pixels (3, size, size) and keypoints (K, 3): x, y relative to the crop and v > 0 where it can be asked.
 
-    Pixels are read as stored, EXIF rotation ignored: MP-100 was annotated on the raw pixels.
+    Pixels are read as stored, EXIF rotation ignored: MP-100 was annotated on the raw pixels. An image stored larger or smaller
+    than annotated, by one factor, is resampled as if it were not.
     """
     affine = crop_affine(instance.bbox, size, scale, angle)
     try:
         with Image.open(instance.image) as image:
-            side = max(instance.bbox[2:]) * scale
+            if (f := factor(image.size, instance.size)) is None:
+                raise ValueError(f"{instance.image} is {image.width} x {image.height} pixels, annotated as "
+                                 f"{instance.size[0]} x {instance.size[1]}: correct the annotation or the image")
+            stored, side = affine * f, max(instance.bbox[2:]) * scale * f
             if side > 2 * size:                        # JPEG: decode at 1/2, 1/4, 1/8 where that is still fine enough
                 full = max(image.size)
                 image.draft("RGB", tuple(max(1, int(n * size / side)) for n in image.size))
-                pixels = crop(image.convert("RGB"), affine / round(full / max(image.size)), size)   # draft rounds sizes up
+                pixels = crop(image.convert("RGB"), stored / round(full / max(image.size)), size)   # draft rounds sizes up
             else:
-                pixels = crop(image.convert("RGB"), affine, size)
+                pixels = crop(image.convert("RGB"), stored, size)
     except FileNotFoundError:
         raise FileNotFoundError(f"{instance.image} is missing, needed by annotation {instance.id}") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as e:
@@ -426,18 +564,23 @@ def load_crop(instance, size, scale=1.0, angle=0.0):
 class Pairs(torch.utils.data.Dataset):
     """(image, rounds) pairs of one epoch of training: a strategy of ROUNDS groups every image's visible keypoints anew.
 
-    k: rounds of a pair (fixed, locllm); trunk: tokens before the conversation, 1 + patches. Groups and augmentation depend
+    k: rounds of a pair (fixed, locllm); trunk: tokens before the conversation, 1 + patches; instruction: of INSTRUCTIONS. Groups and augmentation depend
     on (seed, epoch, instance) alone; dynamic rounds change the number of pairs with the epoch. An item is (pixels (3, S, S),
     ids, labels); where the augmentation moves all of a group's keypoints out of the crop, the image is taken without it.
     Raises ValueError where a pair can exceed MAX_TOKENS.
     """
-    def __init__(self, instances, described, tokenizer, codec, size, k=4, seed=42, augment=True, rounds="fixed", trunk=257):
+    def __init__(self, instances, described, tokenizer, codec, size, k=4, seed=42, augment=True, rounds="fixed", trunk=257,
+                 instruction="base"):
         self.instances, self.described, self.tokenizer, self.codec = instances, described, tokenizer, codec
-        self.size, self.k, self.seed, self.augment, self.rounds = size, k, seed, augment, rounds
+        self.size, self.k, self.seed, self.augment, self.rounds, self.instruction = size, k, seed, augment, rounds, instruction
         if k < 1:
             raise ValueError(f"--k {k}: a conversation has one round or more")
-        self.room, answer = MAX_TOKENS - trunk, len(codec.encode(0, 0))
-        self.lengths = {c: [len(question(tokenizer, keypoint)) + answer for keypoint in d] for c, d in described.items()}
+        names = {i.category: i.name for i in instances}
+        before = {c: trunk + len(opening(tokenizer, codec, instruction, name, described[c], described[c])[0]) for c, name in names.items()}
+        self.room = {c: MAX_TOKENS - tokens for c, tokens in before.items()}
+        longest = lambda k: max(sum(map(len, write(tokenizer, codec, turn, fill(k, replaced), (0, 0))))
+                                for turn in INSTRUCTIONS[instruction].rounds for replaced in {False, INSTRUCTIONS[instruction].replaced > 0})
+        self.lengths = {c: [longest(keypoint) for keypoint in described[c]] for c in names}
         self.askable = []                              # keypoints that are labelled and inside the plain crop
         for i in instances:
             inside = Codec.has_code(to_crop(i.keypoints[:, :2], crop_affine(i.bbox, size), size)).all(1)
@@ -446,7 +589,7 @@ class Pairs(torch.utils.data.Dataset):
             if rounds == "fixed":
                 longest += longest[:1] * (k - len(longest))     # what fills a group up
             n = 1 if rounds == "dynamic" else k
-            if (tokens := trunk + sum(longest[:n])) > MAX_TOKENS:
+            if (tokens := before[i.category] + sum(longest[:n])) > MAX_TOKENS:
                 raise ValueError(f"{n} keypoints of category {i.category} ({i.name}) and the image can take {tokens} tokens, "
                                  f"more than {MAX_TOKENS}: {'lower --k or ' * (n > 1)}shorten its descriptions")
         self.set_epoch(0)
@@ -456,7 +599,8 @@ class Pairs(torch.utils.data.Dataset):
         for n, instance in enumerate(self.instances):
             rng = random.Random(f"{self.seed} {epoch} {instance.category} {instance.id}")
             if len(self.askable[n]):
-                groups = ROUNDS[self.rounds](self.askable[n], self.k, rng, self.lengths[instance.category], self.room)
+                groups = ROUNDS[self.rounds](self.askable[n], self.k, rng, self.lengths[instance.category],
+                                             self.room[instance.category])
                 self.pairs += [(n, group, rng.random()) for group in groups]
         random.Random(f"{self.seed} {epoch}").shuffle(self.pairs)
 
@@ -474,8 +618,9 @@ class Pairs(torch.utils.data.Dataset):
         pixels, points = load_crop(instance, self.size, *(augmentation(rng) if self.augment else ()))
         if not (points[group, 2] > 0).any():
             pixels, points = load_crop(instance, self.size)
-        rounds = [(self.described[instance.category][j], points[j, :2]) for j in group if points[j, 2] > 0]
-        return pixels, *conversation(self.tokenizer, self.codec, rounds)
+        keypoints = self.described[instance.category]
+        rounds = [(keypoints[j], points[j, :2]) for j in group if points[j, 2] > 0]
+        return pixels, *conversation(self.tokenizer, self.codec, rounds, self.instruction, instance.name, keypoints, rng)
 
 
 def setup():
@@ -511,3 +656,74 @@ def run(name, main):
         os._exit(code)
     if code:
         sys.exit(code)
+
+
+# ------------------------------------------------------------------ a look at it
+
+def show(tokenizer, keypoints, instruction, category):
+    """A conversation about the first two keypoints as the model reads it, what carries loss in «», its tokens apart."""
+    rounds = [(k, (0.123 + 0.2 * n, 0.456)) for n, k in enumerate(keypoints[:2])]
+    ids, labels = conversation(tokenizer, Codec(tokenizer), rounds, instruction, category, keypoints, random.Random(0))
+    text, answers = "", 0
+    for counts, run in itertools.groupby(zip(ids, labels), lambda token: token[1] != IGNORE):
+        run = [id for id, _ in run]
+        answers += counts * len(run)
+        words = ["<end of text>" if id == tokenizer.eos_id else tokenizer.decode([id]) for id in run]
+        text += f" «{'|'.join(words)}»\n" if counts else tokenizer.decode(run)
+    return f"<start> <image> {text}\n{len(ids)} tokens after the image, {answers} of them count for the loss"
+
+
+def contact_sheet(instances, path, side=160):
+    """One image of each category, its crop with the keypoints that are labelled."""
+    first = {i.category: i for i in reversed(instances)}
+    columns = math.ceil(len(first) ** 0.5)
+    sheet = Image.new("RGB", (columns * side, math.ceil(len(first) / columns) * (side + 14)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for n, (_, i) in enumerate(sorted(first.items())):
+        pixels, points = load_crop(i, side)
+        x, y = n % columns * side, n // columns * (side + 14)
+        picture = ((pixels * STD + MEAN).clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+        sheet.paste(Image.fromarray(picture), (x, y + 14))
+        pen.text((x + 2, y + 1), f"{i.category} {i.name}"[:side // 6], "black")
+        for px, py in points[points[:, 2] > 0, :2] * side:
+            pen.ellipse((x + px - 2, y + 12 + py, x + px + 2, y + 16 + py), "red", "white")
+    sheet.save(path)
+
+
+def main():
+    p = argparse.ArgumentParser(description="Look at the data before training: what is there, and what the model reads.",
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument("--check", metavar="FOLDER", help="compare a data folder's annotations with its images and descriptions")
+    what.add_argument("--show", metavar="CATEGORY", help="print a conversation about an MP-100 category or a description file")
+    p.add_argument("--split", type=int, default=1, help="MP-100 split; the parts of any one hold all images")
+    p.add_argument("--descriptions", default=str(HERE / "descriptions"), metavar="FOLDER", help="folder of <definition or category>.txt")
+    p.add_argument("--out", type=Path, default=Path("out/check.png"), metavar="FILE", help="contact sheet of --check")
+    p.add_argument("--instruction", default="base", choices=INSTRUCTIONS)
+    p.add_argument("--llm", default=str(HERE / "nano" / "llm"), metavar="FOLDER", help="whose tokenizer --show uses")
+    a = p.parse_args()
+    if a.show:
+        from llama import Tokenizer
+        definition = {c["name"]: c["definition"] for c in mp100()["categories"]}.get(a.show, a.show)
+        path = next((f for f in (Path(a.show), Path(a.descriptions) / f"{definition}.txt") if f.is_file()), None)
+        if not path:
+            raise ValueError(f"--show {a.show}: no category of MP-100, nor a file in {a.descriptions}")
+        print(show(Tokenizer.from_pretrained(a.llm), read_descriptions(path), a.instruction, Path(a.show).stem))
+        return
+    good, faults = [], {}
+    for part in ("train", "val", "test"):
+        if part == "train" or annotation_file(a.check, a.split, part).is_file():
+            instances, _, found = inspect([a.check], a.split, part, a.descriptions)
+            print(f"{part}\n{summary(instances, found)}\n")
+            faults |= found
+            good += [i for i in instances if usable(i) and found[i.image][0] in (None, "scaled")]
+    if good:
+        a.out.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(good, a.out)
+        print(f"one image of each category: {a.out}")
+    if text := complaint(faults):
+        raise ValueError(text)
+
+
+if __name__ == "__main__":
+    run("data.py", main)

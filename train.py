@@ -53,6 +53,8 @@ def arguments():
     p.add_argument("--llm", default="weights/Llama-3.1-8B", metavar="FOLDER", help="official Llama, Mistral or Vicuna folder")
     p.add_argument("--init", metavar="FOLDER", help="start from this model folder instead of the two backbones")
     p.add_argument("--descriptions", default=str(data.HERE / "descriptions"), metavar="FOLDER", help="folder of <definition or category>.txt")
+    p.add_argument("--instruction", default="base", choices=data.INSTRUCTIONS,
+                   help="how a conversation reads (Section 3.2, Supplement B.1); the two -qa train the projection alone (Supplement C)")
     p.add_argument("--out", default="runs/capellm", metavar="FOLDER", help="where checkpoints, log.jsonl and curves.png go")
     p.add_argument("--rounds", default="fixed", choices=data.ROUNDS, help="how an image's keypoints are grouped (Section 3.3)")
     p.add_argument("--k", type=positive, default=4, help="rounds of a conversation (fixed, locllm)")
@@ -139,12 +141,17 @@ def open_model(a, device):
     else:
         parts = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": []}[a.tune]
         model = CapeLLM.assemble(a.vision, a.llm, lora=LORA | {"parts": parts} if parts else None, dtype=dtype, device=device)
+    pretraining = data.INSTRUCTIONS[a.instruction].pretraining
+    model.config["instruction"] = "base" if pretraining else a.instruction
     if a.tune == "full":
         model.config |= {"lora": None, "everything": True}
     elif model.config["everything"]:
         raise ValueError(f"{a.init} holds a model of which everything was trained: go on with --tune full")
+    if pretraining and a.tune == "full":
+        raise ValueError(f"--instruction {a.instruction} trains the projection alone: leave out --tune full")
     for name in model.adapter():
-        model.get_parameter(name).requires_grad_(a.tune != "frozen" or not name.startswith("vision."))
+        frozen = not name.startswith("projection.") if pretraining else a.tune == "frozen" and name.startswith("vision.")
+        model.get_parameter(name).requires_grad_(not frozen)
     return model
 
 
@@ -200,7 +207,7 @@ def settings_of(a, model, pairs, steps, world):
     files = [f for folder in folders for f in sorted(folder.iterdir()) if f.suffix in (".json", ".safetensors", ".model")]
     weights = [part for f in files for part in (f.name, f.stat().st_size, open(f, "rb").read(MB))]
     content = [part for i in pairs.instances for part in (i.id, i.image.name, i.category, i.bbox, i.keypoints.tobytes())]
-    names = ("split", "rounds", "k", "tune", "batch", "micro_batch", "lr", "seed")
+    names = ("split", "rounds", "k", "tune", "instruction", "batch", "micro_batch", "lr", "seed")
     return {f"--{n.replace('_', '-')}": getattr(a, n) for n in names} | {
         "steps": steps, "processes": world, "the model": fingerprint(*weights), "the data": fingerprint(*content),
         "the descriptions": fingerprint(pairs.described)}
@@ -240,6 +247,8 @@ def train(a):
         raise ValueError(f"{out} holds checkpoints of an earlier run: add --resume, or choose another --out")
     instances, described, table = data.check(a.data, a.split, "train", a.descriptions, a.skip_missing)
     say(table)
+    if a.val_every and data.INSTRUCTIONS[a.instruction].pretraining:
+        raise ValueError(f"--val-every measures coordinates, --instruction {a.instruction} asks for names: leave one out")
     if a.val_every:
         unseen, described_unseen, _ = data.check(a.data, a.split, "val", a.descriptions, a.skip_missing)
         unseen = [unseen[n * len(unseen) // min(VALIDATION, len(unseen))] for n in range(min(VALIDATION, len(unseen)))]
@@ -247,7 +256,8 @@ def train(a):
     torch.manual_seed(a.seed)                                   # the same adapters on every process
     model = open_model(a, device).train()
     trunk = 1 + (model.image_size // model.vision.config.patch_size) ** 2
-    pairs = data.Pairs(instances, described, model.tokenizer, model.codec, model.image_size, a.k, a.seed, rounds=a.rounds, trunk=trunk)
+    pairs = data.Pairs(instances, described, model.tokenizer, model.codec, model.image_size, a.k, a.seed, rounds=a.rounds, trunk=trunk,
+                       instruction=a.instruction)
     if not len(pairs):
         raise ValueError(f"{', '.join(a.data)}: no image has a keypoint inside its box, nothing to train on")
     share = shares(a.batch, rank, world, a.micro_batch)

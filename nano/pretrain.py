@@ -267,6 +267,7 @@ def main():
     sampler = Sampler(a.data, tokenizer, model.codec)
     module = Grounding(model, sampler.keypoints)
     optims = optimisers(module)
+    base = [o.param_groups[0]["lr"] for o in optims]    # before a checkpoint brings the rates of its step
     step, steps, newest = 0, a.eyes + a.words + a.rounds, a.out / "newest.pt"
     if newest.exists():
         state = torch.load(newest, weights_only=True)
@@ -274,7 +275,6 @@ def main():
         for o, s in zip(optims, state["optims"]):
             o.load_state_dict(s)
         step = state["step"]
-    base = [o.param_groups[0]["lr"] for o in optims]
     log = open(a.out / "log.jsonl", "a") if rank == 0 else None
     bar = tqdm(total=steps, initial=step, disable=rank > 0, unit="step", mininterval=5)
     means, began = {}, time.time()

@@ -406,7 +406,7 @@ def test_annotations_that_are_refused(split, change, message):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"images": [], "categories": [], "annotations": null}',
-                                     '{"images": [{}], "categories": [], "annotations": []}'])
+                                     '{"images": [{}], "categories": [], "annotations": []}', "[" * 10**6])
 def test_files_that_are_no_annotation(split, content):
     with pytest.raises(ValueError, match="is no COCO keypoint annotation") as error:
         data.read_split(split(content))
@@ -471,6 +471,24 @@ def test_descriptions_must_fit_the_category(split, desc):
     with pytest.raises(ValueError, match="skirt.txt describes 1 keypoints, category 1 .skirt. has 8") as error:
         data.describe(instances, names, folder)
     one_line(error)
+
+
+@pytest.mark.parametrize("lines, message", [("bow:\nstern: at the back\nmast top:\n", None), ("stern:\nbow:\nmast top:\n", "keypoint 1 is 'stern'.* name it 'Bow'"),
+                                            ("bow:\nstern:\ntop:\n", "keypoint 3 is 'top'.* name it 'mast_top'")])
+def test_ones_own_keypoints_have_the_annotations_names(desc, lines, message):
+    """In the same order, but for case and underscores; MP-100's own names are the authors' and are not compared."""
+    folder = (path := desc(lines)).rename(path.with_name("boat.txt")).parent
+    labels = ("Bow", "stern", "mast_top")
+    boat = data.Instance(1, Path("x"), 700, np.ones((3, 3)), (0, 0, 1, 1), (9, 9), "boat", labels)
+    if message is None:
+        assert [k.name for k in data.describe([boat], {700: "boat"}, folder)[700]] == ["bow", "stern", "mast top"]
+    else:
+        with pytest.raises(ValueError, match=message) as error:
+            data.describe([boat], {700: "boat"}, folder)
+        assert "boat.txt" in one_line(error)
+    assert len(data.describe([boat._replace(labels=("0", "1", "2"))], {700: "boat"}, folder)[700]) == 3
+    skirt = data.Instance(1, Path("x"), 1, np.ones((8, 3)), (0, 0, 1, 1), (9, 9), "skirt", ("1",) * 8)
+    assert len(data.describe([skirt], {1: "skirt"})[1]) == 8
 
 
 def test_two_categories_named_face():
@@ -561,7 +579,7 @@ def test_check_names_images_that_cannot_be_used(boats, damaged):
     expected = dict.fromkeys(data.PROBLEMS, 0) | {"instances": 12, "usable": 5, "missing": 2, "unreadable": 4, "other size": 1}
     assert cells(table) == dict.fromkeys(("all", "boat (7)"), expected)
     for i in data.read_split(damaged)[0]:                                # what training would have met, and nothing else
-        if i.id in range(6):
+        if i.id in range(7):
             with pytest.raises((ValueError, OSError)):
                 data.load_crop(i, 28)
         else:
@@ -796,3 +814,231 @@ def test_augmentation_keeps_its_bounds_and_answers_follow(skirts, described, tok
             affine = data.crop_affine(skirts[3].bbox, 28)
         np.testing.assert_allclose(data.to_image([answer], affine, 28)[0], skirts[3].keypoints[0, :2], atol=0.04)
         torch.testing.assert_close(pixels, data.crop(image, affine, 28))
+
+# Instructions
+
+SAMPLE = data.Keypoint("left eye", "The eye on the left side.")
+BARE = data.Keypoint("nose", "")
+BASE = "USER: Can you identify location of left eye on the object? The eye on the left side. With this description, please provide its coordinates. ASSISTANT:[0.250,0.500]"
+PLAIN = "USER: Can you identify location of nose on the object? Please provide its coordinates. ASSISTANT:[0.123,0.999]"
+LIST = "Keypoint List: left eye, nose, tail."
+OBJECT = "USER: What do you think is the central object in this image? ASSISTANT: The object that this image is trying to express seems to be a grey cat."
+
+
+def spoken(tokenizer, ids):
+    """The texts between end-of-text tokens."""
+    turns, text = [], []
+    for id in ids:
+        if id == tokenizer.eos_id:
+            turns.append(tokenizer.decode(text))
+            text = []
+        else:
+            text.append(id)
+    return turns + [tokenizer.decode(text)] * bool(text)
+
+
+@pytest.mark.parametrize("instruction, expected", {
+    "base": [BASE, PLAIN],
+    "names": [BASE.replace("The eye on the left side. With this description, please", "Please"), PLAIN],
+    "list": [LIST + BASE, PLAIN],
+    "outline": [data.OUTLINE + BASE, PLAIN],
+    "steps": [OBJECT, BASE, PLAIN],
+    "replaced": [BASE.replace(SAMPLE.description, data.REPLACED),
+                 PLAIN.replace("Please", f"{data.REPLACED} With this description, please")],
+    "direct-qa": ["USER: What is the name of a keypoint at [0.250,0.500] in the image? Tell me the name and why. ASSISTANT: The keypoint name is "
+                  "left eye, because the eye on the left side.",
+                  "USER: What is the name of a keypoint at [0.123,0.999] in the image? Tell me the name and why. ASSISTANT: The keypoint name is nose."],
+}.items())
+def test_instructions_read_as_in_the_paper(tokenizers, instruction, expected):
+    """Figures 2, 6 and 7, in Llama 3's tokens, whose decoding is exact; only what the ASSISTANT says carries a label."""
+    tokenizer = tokenizers["llama3"]
+    codec, rounds = data.Codec(tokenizer), [(SAMPLE, (0.25, 0.5)), (BARE, (0.123, 0.999))]
+    ids, labels = data.conversation(tokenizer, codec, rounds, instruction, "grey_cat", [SAMPLE, BARE, data.Keypoint("tail", "")])
+    assert spoken(tokenizer, ids) == expected
+    answers = [turn.split("ASSISTANT:")[1] for turn in expected]
+    assert spoken(tokenizer, [l for l in labels if l != data.IGNORE]) == answers
+    assert all(l in (data.IGNORE, id) for id, l in zip(ids, labels))
+
+
+def test_step_by_step_qa_names_what_is_there(tokenizers):
+    """Figure 8: all names in the list, those of the conversation in the answer, then the name at each place."""
+    tokenizer = tokenizers["llama3"]
+    rounds = [(BARE, (0.1, 0.2)), (SAMPLE, (0.25, 0.5))]
+    ids, labels = data.conversation(tokenizer, data.Codec(tokenizer), rounds, "steps-qa", "grey_cat", [SAMPLE, BARE, data.Keypoint("tail", "")])
+    first, second, *names = spoken(tokenizer, ids)
+    assert first == "Joint list: left eye, nose, tail." + OBJECT
+    assert second.endswith("The grey cat in the image seems to have several joints in the list, named nose, left eye. "
+                           "Those joints are visible in the image.")
+    assert [("[0.100,0.200]" in names[0], names[0].split("is ")[-1]), ("[0.250,0.500]" in names[1], names[1].split("is ")[-1])] == [
+        (True, "nose."), (True, "left eye.")]
+    assert sum(l != data.IGNORE for l in labels) < len(ids) / 2
+
+
+def test_digits_are_single_tokens_wherever_coordinates_stand(tokenizers):
+    for tokenizer in tokenizers.values():
+        codec = data.Codec(tokenizer)
+        for instruction in ("base", "direct-qa", "steps-qa"):
+            ids, _ = data.conversation(tokenizer, codec, [(SAMPLE, (0.123, 0.456))], instruction, "cat", [SAMPLE])
+            point = codec.point(0.123, 0.456)
+            assert [i for i in range(len(ids)) if ids[i:i + len(point)] == point], instruction
+
+
+def test_varied_questions(tokenizers):
+    """Each phrasing names the keypoint and comes up in training; at inference the first is asked; all stay apart."""
+    tokenizer = tokenizers["llama3"]
+    codec, rng = data.Codec(tokenizer), random.Random(0)
+    assert len(set(data.ASKS)) == len(data.ASKS) >= 20 and all(ask.count("{name}") == 1 for ask in data.ASKS)
+    ask = lambda rng: spoken(tokenizer, data.conversation(tokenizer, codec, [(SAMPLE, (0.25, 0.5))], "diverse", rng=rng)[0])[0]
+    seen = {ask(rng) for _ in range(500)}
+    assert len(seen) == len(data.ASKS) and all("left eye" in s and SAMPLE.description in s and s.endswith("[0.250,0.500]") for s in seen)
+    assert ask(None) == BASE and tokenizer.decode(data.question(tokenizer, SAMPLE, "diverse")) == BASE.split("[")[0]
+
+
+def test_random_replacement_takes_half(tokenizers):
+    tokenizer, rng = tokenizers["llama3"], random.Random(1)
+    codec = data.Codec(tokenizer)
+    ask = lambda rng: tokenizer.decode(data.conversation(tokenizer, codec, [(SAMPLE, (0.25, 0.5))], "random", rng=rng)[0])
+    texts = [ask(rng) for _ in range(1000)]
+    replaced = sum(data.REPLACED in t and SAMPLE.description not in t for t in texts)
+    assert 440 < replaced < 560 and all((data.REPLACED in t) != (SAMPLE.description in t) for t in texts)     # 3.8 standard deviations
+    assert SAMPLE.description in ask(None)                               # not at inference
+
+
+@settings(deadline=None, max_examples=60)
+@given(name=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30),
+       description=st.sampled_from(["", "{point} {name} {0} {", "<|end_of_text|></s><s>", "[0.123,0.456]", "}{because}%s"]),
+       instruction=st.sampled_from(list(data.INSTRUCTIONS)))
+def test_words_are_data(tokenizers, name, description, instruction):
+    """Whatever a name or description holds, it stands there as text: no end of text but the answers', no field filled in."""
+    tokenizer = tokenizers["llama3"]
+    keypoint = data.Keypoint(name, description)
+    ids, labels = data.conversation(tokenizer, data.Codec(tokenizer), [(keypoint, (0.5, 0.25))], instruction, "cat", [keypoint, SAMPLE])
+    text = tokenizer.decode(ids)
+    turns = sum(answer != "" for _, answer in data.INSTRUCTIONS[instruction].opening) + 1
+    assert ids.count(tokenizer.eos_id) == turns and max(ids) <= tokenizer.eos_id and tokenizer.bos_id not in ids
+    assert name in text and (description in text or instruction in ("names", "replaced", "direct-qa", "steps-qa"))
+
+
+@pytest.mark.parametrize("instruction", list(data.INSTRUCTIONS))
+def test_pairs_of_every_instruction_fit(skirts, described, tokenizers, instruction):
+    """What Pairs promises to fit does: no item is longer than the room computed for its category."""
+    pairs = data.Pairs(skirts, described, tokenizers["v3"], data.Codec(tokenizers["v3"]), 28, k=4, trunk=5, instruction=instruction)
+    longest = 0
+    for epoch in range(3):
+        pairs.set_epoch(epoch)
+        for i in range(len(pairs)):
+            _, ids, labels = pairs[i]
+            n, group, _ = pairs.pairs[i]
+            lengths = [pairs.lengths[1][j] for j in group]
+            assert any(l != data.IGNORE for l in labels)
+            longest = max(longest, len(ids) - (data.MAX_TOKENS - 5 - pairs.room[1]) - sum(lengths))
+            assert pairs[i][1] == ids                                    # drawn by the seed, not by chance
+    assert longest <= 0
+
+
+# A look at the data
+
+def test_show(tokenizers):
+    text = data.show(tokenizers["llama3"], [SAMPLE, BARE], "base", "cat")
+    assert "«[|0|.|1|2|3|,|0|.|4|5|6|]|<end of text>»" in text and text.count("«") == 2 and SAMPLE.description in text
+    assert "28 of them count" in text
+
+
+def test_the_check_command(boats, tmp_path, monkeypatch, capsys):
+    folder = boats()
+    monkeypatch.setattr("sys.argv", ["data.py", "--check", str(folder), "--descriptions", str(boats.texts), "--out", str(tmp_path / "out" / "sheet.png")])
+    data.main()
+    assert "boat" not in (out := capsys.readouterr().out) and "sheet.png" in out and "val" not in out
+    assert Image.open(tmp_path / "out" / "sheet.png").size == (160, 174)
+    (folder / "images" / "00.jpg").unlink()
+    with pytest.raises(ValueError, match="1 of 12 images missing: .*00.jpg$"):
+        data.main()
+    assert "boat (7)" in capsys.readouterr().out
+
+
+def test_images_stored_smaller_or_larger_than_annotated(boats):
+    """One factor both ways: points and pixels agree with the same image stored as annotated. Anything else is an error."""
+    folder = boats(3)
+    file, (y, x) = folder / "images" / "01.png", np.mgrid[:50, :60]
+    image = Image.fromarray(np.stack([4 * x, 5 * y, 2 * x + 2 * y], 2).astype(np.uint8))     # smooth: resampling changes it little
+    image.save(file)
+    plain = data.load_crop(data.read_split(folder)[0][1], 28)
+    for f in (2, 3):
+        image.resize((60 * f, 50 * f), Image.Resampling.NEAREST).save(file)
+        instances, _, table = data.check([folder], descriptions=boats.texts)
+        assert f"boat (7): stored images are the annotated ones x {f} (1); annotations follow" in table
+        pixels, points = data.load_crop(instances[1], 28)
+        np.testing.assert_array_equal(points, plain[1])
+        assert (pixels - plain[0]).abs().max() < 0.2 < plain[0].std()
+    image.resize((60, 25)).save(file)
+    with pytest.raises(ValueError, match="1 of 3 images other size: .*01.png .60 x 25, annotated 60 x 50"):
+        data.check([folder], descriptions=boats.texts)
+    with pytest.raises(ValueError, match="01.png is 60 x 25 pixels, annotated as 60 x 50") as error:
+        data.load_crop(instances[1], 28)
+    one_line(error)
+
+
+# Input that lies
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode("utf-8", "surrogatepass"))
+       | st.lists(st.tuples(st.text(max_size=8), st.text(max_size=40)), max_size=6).map(lambda rows: "\r\n".join(f"{n}: {d}" for n, d in rows).encode()))
+def test_any_bytes_are_descriptions_or_one_line(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "fuzz.txt"
+    path.write_bytes(content)
+    try:
+        keypoints = data.read_descriptions(path)
+    except ValueError as e:
+        assert "fuzz.txt" in str(e) and "\n" not in str(e)
+    else:
+        assert keypoints and len({k.name for k in keypoints}) == len(keypoints)
+        assert all(k.name and (k.name + k.description).isprintable() and ":" not in k.name for k in keypoints)
+
+
+def test_large_descriptions(tmp_path, tokenizers):
+    """A thousand keypoints, and a line of 100 kB: read, encoded, and refused where a conversation would not hold it."""
+    path = tmp_path / "many.txt"
+    path.write_text("".join(f"point {n}: the {n}th point\n" for n in range(1000)))
+    assert len(data.read_descriptions(path)) == 1000
+    path.write_text("nose: " + "a long word " * 8500 + "\ntail:\n")
+    described = {1: data.read_descriptions(path)}
+    instance = data.Instance(0, tmp_path / "x.png", 1, np.array([[5, 5, 2], [6, 6, 2]], np.float32), (0, 0, 20, 20), (20, 20), "thing")
+    with pytest.raises(ValueError, match="thing.* more than 2048: lower --k or shorten its descriptions") as error:
+        data.Pairs([instance], described, tokenizers["v3"], data.Codec(tokenizers["v3"]), 28)
+    one_line(error)
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.sampled_from([0, 1, -1, 10**20, 10**400]) | st.floats() | st.text(max_size=5),
+                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6)
+
+
+def places(value, path=()):
+    """The paths of all values inside of a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+@settings(deadline=None, max_examples=150)
+@given(changes=st.lists(st.tuples(st.integers(0, 10**6), JSON), min_size=1, max_size=3))
+def test_any_change_to_annotations_is_read_or_one_line(tmp_path_factory, changes):
+    content, folder = coco(), tmp_path_factory.getbasetemp() / "fuzz"
+    for number, value in changes:
+        if not (found := list(places(content))):
+            break
+        *way, last = found[number % len(found)]
+        inner = content
+        for key in way:
+            inner = inner[key]
+        inner[last] = value
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    (folder / "annotations" / "mp100_split1_train.json").write_text(json.dumps(content))
+    try:
+        instances, names = data.read_split(folder)
+        described = data.describe(instances, names)
+    except (ValueError, FileNotFoundError) as e:
+        assert "\n" not in str(e) and (str(folder) in str(e) or ".txt" in str(e))
+        return
+    for i in instances:
+        assert np.isfinite(i.keypoints).all() and min(i.bbox[2:]) > 0 and len(described[i.category]) == len(i.keypoints)

@@ -1,6 +1,8 @@
 """nano, the embedded model: it looks and it reads, on drawings made for this test of categories it was not trained on."""
+import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -9,6 +11,7 @@ import data
 import eval as evaluation
 import figures
 from capellm import CapeLLM
+from nano import pretrain
 
 NANO = data.HERE / "nano"
 
@@ -59,3 +62,37 @@ def test_nano_follows_the_face(model):
 
 def test_nano_is_small():
     assert sum(f.stat().st_size for f in NANO.rglob("*") if f.is_file()) < 12_000_000
+
+
+def test_pretraining_continues_as_if_never_interrupted(tmp_path, monkeypatch):
+    """Stopped between its phases and started again, it ends with the weights, and the optimiser, of a run in one go."""
+    figures.write_dataset(tmp_path / "figures", seed=3, per_category=1)
+
+    def run(out, rounds):
+        monkeypatch.setattr("sys.argv", ["pretrain", "--data", str(tmp_path / "figures"), "--out", str(tmp_path / out), "--eyes", "2",
+                                         "--words", "2", "--names", "1", "--rounds", str(rounds), "--batch", "4"])
+        pretrain.main()
+        return torch.load(tmp_path / out / "newest.pt", weights_only=True)
+    once = run("once", 2)
+    assert run("twice", 0)["step"] == 4
+    twice = run("twice", 2)
+    assert once["step"] == twice["step"] == 6
+    assert all(torch.equal(t, twice["module"][n]) for n, t in once["module"].items())
+    for a, b in zip(once["optims"], twice["optims"]):
+        assert a["param_groups"] == b["param_groups"]
+        assert all(torch.equal(t, b["state"][n][k]) for n, state in a["state"].items() for k, t in state.items())
+    again = CapeLLM.from_pretrained(tmp_path / "once" / "model")         # what train.py --init reads
+    assert again.image_size == pretrain.SIZE and not any(p.isnan().any() for p in again.parameters())
+
+
+def test_stretched_images_keep_their_points():
+    """A white dot stays under its point."""
+    for seed in range(40):
+        rng = random.Random(seed)
+        y, x = rng.randint(30, 80), rng.randint(30, 80)
+        pixels = torch.zeros(3, 112, 112)
+        pixels[:, y - 2:y + 3, x - 2:x + 3] = 1
+        moved, points = pretrain.stretch(pixels, np.array([[(x + 0.5) / 112, (y + 0.5) / 112, 2.0]]), rng)
+        weight = moved[0] / moved[0].sum()
+        found = [(weight.sum(axis) * (torch.arange(112) + 0.5)).sum().item() / 112 for axis in (0, 1)]
+        assert np.abs(points[0, :2] - found).max() < 0.01 and points[0, 2] == 2

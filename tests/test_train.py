@@ -532,9 +532,24 @@ def test_own_photographs(folder, init, tmp_path, monkeypatch, capsys):
     assert "12 images" in capsys.readouterr().out and sorted(adapters(tmp_path / "out")) == [1]
 
 
+@pytest.mark.parametrize("instruction", ["direct-qa", "steps-qa", "steps"])
+def test_pretraining_moves_the_projection_alone(folder, init, tmp_path, monkeypatch, instruction):
+    """Supplement C; what follows asks for coordinates again, whatever the model learned before. steps is no pre-training."""
+    run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=1, instruction=instruction)
+    start, trained = load_file(init[0.0] / "adapter.safetensors"), adapters(tmp_path / "out")[1]
+    moved = {name for name, tensor in trained.items() if not torch.equal(tensor, start[name])}
+    config = json.loads((tmp_path / "out" / "step-0000001" / "config.json").read_text())
+    if instruction == "steps":
+        assert len(moved) > 1 and config["instruction"] == "steps"
+    else:
+        assert moved == {"projection.weight"} and config["instruction"] == "base"
+
+
 @pytest.mark.parametrize("options, message", [
     ({"split": 2}, "mp100_split2_train.json is missing"), ({"init": "nowhere"}, "nowhere is no model folder"),
-    ({"fsdp": True}, "--fsdp shards over processes: start them with torchrun")])
+    ({"fsdp": True}, "--fsdp shards over processes: start them with torchrun"),
+    ({"instruction": "direct-qa", "tune": "full"}, "--instruction direct-qa trains the projection alone: leave out --tune full"),
+    ({"instruction": "steps-qa", "val_every": 1}, "--val-every measures coordinates, --instruction steps-qa asks for names")])
 def test_wrong_input(folder, init, tmp_path, monkeypatch, capsys, options, message):
     error = refused(monkeypatch, capsys, command(folder, init[0.0], tmp_path / "out", **options))
     assert re.search(message, error) and not (tmp_path / "out").exists()
