@@ -7,10 +7,12 @@
     question -> embedding -> T --------+-> [BOS; V; T] -> Llama -> digit logits -> x, y
 
 The image is the trunk of a tree of tokens, each question a branch off it: a token attends to its ancestors, and its
-position is its depth. One rule, `llama.grow`, holds for training and inference.
+position is its depth. One rule, `llama.grow`, holds for training and inference. Cumulative reasoning (Section 4.3) chains
+the questions instead; `density` follows many answers to one question at once.
 """
 import json
 import os
+import random
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +23,32 @@ from safetensors.torch import load_file
 from torch import nn
 
 import data
+import density
 from dino import DINOv2
 from llama import KVCache, Llama, Tokenizer, grow
 from lora import add_lora, merge_lora
 
 BRANCHES = 16       # questions in one pass: more would make the masked product quadratic, fewer waste the pass
+CANDIDATES = 5      # digits that contrastive search compares, alpha beside it: Table 9 states alpha only
+ALPHA = 0.6
+
+
+def top(log_p, k, mass=torch.inf):
+    """log p (n, base) of the k likeliest digits, or of the fewest of them that hold the mass; -inf elsewhere. Ties: the lower."""
+    p, order = log_p.exp().sort(dim=-1, descending=True, stable=True)
+    kept = (p.cumsum(-1) - p < mass) & (torch.arange(p.shape[-1]) < k)
+    return log_p.masked_fill(~kept.scatter(-1, order, kept), -torch.inf)
+
+
+DECODING = {        # Table 9: from log p of the digits (n, base) to the logits of which one is drawn
+    "greedy": lambda log_p: top(log_p, 1),
+    "sampling": lambda log_p: log_p,
+    "temperature": lambda log_p: log_p / 0.6,
+    "top-3": lambda log_p: top(log_p, 3),
+    "top-5": lambda log_p: top(log_p, 5),
+    "nucleus": lambda log_p: top(log_p, log_p.shape[-1], 0.92),
+    "contrastive": None,                            # needs hidden states: CapeLLM.contrast
+}
 
 
 class Point(NamedTuple):
@@ -41,7 +64,7 @@ class CapeLLM(nn.Module):
     def __init__(self, vision, llm, tokenizer, image_size=224, K=3):
         super().__init__()
         self.vision, self.llm, self.tokenizer = vision, llm, tokenizer
-        self.image_size, self.codec = image_size, data.Codec(tokenizer, K)
+        self.image_size, self.codec, self.instruction = image_size, data.Codec(tokenizer, K), "base"
         self.projection = nn.Linear(vision.config.hidden_size, llm.config.hidden_size, bias=False)
         nn.init.normal_(self.projection.weight, std=vision.config.hidden_size ** -0.5)
         self.projection.weight.data = self.projection.weight.data.to(next(vision.parameters()).device)
@@ -98,59 +121,117 @@ class CapeLLM(nn.Module):
         loss = F.cross_entropy(Y, labels, reduction="none")
         return weight @ loss, (loss.detach() * digits).sum() / digits.sum()
 
-    @torch.inference_mode()
-    def locate(self, image, keypoints, box=None):
-        """Where are these keypoints? Greedy, single round (Section 4.1).
-
-        image: PIL image; keypoints: list of data.Keypoint; box: x, y, w, h in pixels of the object (default: the whole image).
-        Returns a list of Point in the image's own pixels. The image is computed once; only digits are decoded, so every
-        answer is a coordinate inside the (square) crop.
-        """
+    def look(self, image, box=None):
+        """A PIL image's pixels (3, S, S) around a box, and the affine matrix of data.crop_affine."""
         affine = data.crop_affine(box or (0, 0, *image.size), self.image_size)
-        pixels = data.crop(image.convert("RGB"), affine, self.image_size).to(self.device)
-        coordinates, probability = self.answer(pixels, keypoints)
+        return data.crop(image.convert("RGB"), affine, self.image_size).to(self.device), affine
+
+    def context(self, pixels, keypoints, category="object"):
+        """What all questions about an image (3, S, S) follow: its trunk and the instruction's opening, (1, T, D)."""
+        trunk, (ids, _) = self.trunk(pixels[None]), data.opening(self.tokenizer, self.codec, self.instruction, category, keypoints, keypoints)
+        return torch.cat([trunk, self.llm.embed(torch.tensor([ids], device=self.device))], 1) if ids else trunk
+
+    @torch.inference_mode()
+    def locate(self, image, keypoints, box=None, decoding="greedy", cumulative=False, seed=0, category="object"):
+        """Where are these keypoints? By default greedy, single round (Section 4.1).
+
+        image: PIL image; keypoints: list of data.Keypoint; box: x, y, w, h in pixels of the object (default: the whole image);
+        the others: see `answer`. Returns a list of Point in the image's own pixels. The image is computed once; only digits
+        are decoded, so every answer is a coordinate inside the (square) crop.
+        """
+        pixels, affine = self.look(image, box)
+        coordinates, probability = self.answer(pixels, keypoints, decoding, cumulative, seed, category)
         points = data.to_image(coordinates, affine, self.image_size)
         return [Point(float(x), float(y), float(p)) for (x, y), p in zip(points, probability)]
 
+    def density(self, image, keypoint, box=None):
+        """How likely is each place? A density.Density over the crop of `locate`; data.to_image leads back to the image."""
+        return density.density(self, self.look(image, box)[0], keypoint)
+
     @torch.inference_mode()
-    def answer(self, pixels, keypoints):
-        """pixels (3, S, S), list of Keypoint -> relative coordinates (K, 2) and their probabilities (K,)."""
-        trunk = self.trunk(pixels[None])
-        questions = [data.question(self.tokenizer, k) for k in keypoints]
-        answer = len(self.codec.encode(0, 0))
-        longest = sum(sorted(len(q) + answer for q in questions)[-BRANCHES:])
-        cache = KVCache(self.llm.config, 1, trunk.shape[1] + longest, trunk.dtype, self.device)
-        self.llm(trunk, cache=cache)
-        coordinates, probability = [], []
-        for i in range(0, len(questions), BRANCHES):
-            values, p = self.decode(cache, questions[i:i + BRANCHES])
-            coordinates += values
-            probability += p
-            cache.truncate(trunk.shape[1])
-        return coordinates, probability
+    def answer(self, pixels, keypoints, decoding="greedy", cumulative=False, seed=0, category="object", listed=None):
+        """pixels (3, S, S), list of Keypoint -> relative coordinates (K, 2) and their probabilities (K,).
 
-    def decode(self, cache, questions):
-        """Greedy answers to n questions, each a branch off the cached trunk: [[x, y], ...] and their probabilities (n,).
-
-        The template is known, so it is fed with the tokens before it; each of the 2 K steps decides one digit a branch.
+        S: any multiple of the patch, whatever the model was trained with (Table 8). decoding: a name of DECODING; what it
+        draws depends on the seed, the keypoint's words and how often the list held them before, not on its neighbours.
+        cumulative (Section 4.3): a question follows all earlier ones and their own answers, in the order given, or, with
+        "confidence", by falling probability of single-round answers, found first. Where the next round would lead beyond
+        data.MAX_TOKENS, a new chain starts behind the image: all earlier rounds are forgotten. category and listed, all of its
+        keypoints (default: those asked), are for instructions that name them.
         """
-        codec, digit_ids = self.codec, torch.tensor(self.codec.ids, device=self.device)
-        rows = torch.ones(len(questions), cache.length, dtype=torch.bool, device=self.device)
-        feed, digits, log_p = [q + codec.open for q in questions], [], torch.zeros(len(questions), device=self.device)
+        if decoding not in DECODING:
+            raise ValueError(f"decoding {decoding!r} is not known: choose one of {', '.join(DECODING)}")
+        if cumulative not in (False, True, "confidence"):
+            raise ValueError(f"cumulative is {cumulative!r}, expected False, True or 'confidence'")
+        codec, trunk = self.codec, self.context(pixels, listed or keypoints, category)
+        questions, N = [data.question(self.tokenizer, k, self.instruction) + codec.open for k in keypoints], trunk.shape[1]
+        generators = {k: random.Random(f"{seed} {k.name}: {k.description}") for k in keypoints}
+        draws = torch.tensor([[generators[k].random() for _ in range(2 * codec.K)] for k in keypoints], dtype=torch.float64)
+        lengths = [len(q) - len(codec.open) + len(codec.encode(0, 0)) for q in questions]
+        room = max(sum(sorted(lengths)[-BRANCHES:]), bool(cumulative) * min(sum(lengths), data.MAX_TOKENS - N))
+        cache = KVCache(self.llm.config, 1, N + room + BRANCHES * CANDIDATES, trunk.dtype, self.device)
+        context, answers = [self.llm(trunk, cache=cache)[0]], [None] * len(keypoints)
+        if cumulative is not True:
+            for i in range(0, len(questions), BRANCHES):
+                part = slice(i, i + BRANCHES)
+                answers[part] = self.decode(cache, context, questions[part], draws[part], decoding)
+                cache.truncate(N)
+                del context[1:]
+        if cumulative:
+            order, behind = range(len(keypoints)), []               # behind: what ends the round before
+            for i in order if cumulative is True else sorted(order, key=lambda i: -answers[i][1]):
+                if cache.length + len(behind) + lengths[i] > data.MAX_TOKENS:
+                    cache.truncate(N)
+                    del context[1:]
+                    behind = []
+                answers[i], = self.decode(cache, context, [behind + questions[i]], draws[i:i + 1], decoding)
+                behind = [codec.ids[answers[i][0][-1]]] + codec.close + [codec.eos_id]
+        return [[codec.value(d[:codec.K]), codec.value(d[codec.K:])] for d, _ in answers], [p for _, p in answers]
+
+    def decode(self, cache, context, feed, draws, decoding):
+        """Answers of n branches off the cached tokens: for each its 2 K digits and their probability.
+
+        feed: tokens of each branch up to its first digit; draws (n, 2 K): uniform in [0, 1); context: hidden states of the
+        cached tokens, a list of (T, D), grown with the cache where the decoding reads it. The template is known, so it is
+        fed with the tokens before it; each of the 2 K steps decides one digit a branch.
+        """
+        codec, contrastive, digits, log_p = self.codec, decoding == "contrastive", [], 0
+        rows = torch.ones(len(feed), cache.length, dtype=torch.bool, device=self.device)
         for step in range(2 * codec.K):
             if step:
                 template = codec.comma if step == codec.K else []
                 feed = [[codec.ids[d]] + template for d in digits[-1].tolist()]
-            ends = torch.tensor([len(f) for f in feed], device=self.device).cumsum(0) - 1
-            mask, positions = grow(rows, [len(f) for f in feed])
-            x = self.llm.embed(torch.tensor([t for f in feed for t in f], device=self.device))[None]
-            Z = self.llm(x, positions, mask, cache, read=ends)                                      # (1, n, D)
-            p = self.llm.logits(Z[0], digit_ids).log_softmax(-1).max(-1)                            # Eq. 6, one factor
-            digits.append(p.indices)
-            log_p += p.values
-            rows = mask[ends]
-        digits = torch.stack(digits, 1).tolist()
-        return [[codec.value(d[:codec.K]), codec.value(d[codec.K:])] for d in digits], log_p.exp().tolist()
+            Z, rows, factor = self.extend(cache, rows, feed, every=contrastive)
+            if contrastive:
+                context.append(Z)
+                digits.append(self.contrast(cache, torch.cat(context), rows, factor))
+            else:
+                cdf = DECODING[decoding](factor).softmax(-1).cumsum(-1)
+                digits.append((cdf / cdf[:, -1:] <= draws[:, step, None]).sum(-1))
+            log_p = log_p + factor.gather(1, digits[-1][:, None])[:, 0]
+        return list(zip(torch.stack(digits, 1).tolist(), log_p.exp().tolist()))
+
+    def extend(self, cache, rows, feed, every=False):
+        """Grow n branches, rows (n, S), by a chain of tokens each (llama.grow). Returns hidden states of the ends (n, D), or of
+        every token, the ends' rows, and log p (n, base) of the digit that follows: a factor of Eq. 6, float64 on the CPU."""
+        lengths = [len(f) for f in feed]
+        ends = torch.tensor(lengths, device=self.device).cumsum(0) - 1
+        mask, positions = grow(rows, lengths)
+        x = self.llm.embed(torch.tensor([t for f in feed for t in f], device=self.device))[None]
+        Z = self.llm(x, positions, mask, cache, read=slice(None) if every else ends)[0]
+        logits = self.llm.logits(Z[ends] if every else Z, torch.tensor(self.codec.ids, device=self.device))
+        return Z, mask[ends], logits.cpu().double().log_softmax(-1)
+
+    def contrast(self, cache, context, rows, log_p):
+        """Contrastive search (Su et al. 2022, Eq. 5): of the likeliest digits v that with the largest (1 - alpha) p(v) - alpha
+        max_j cos(h_v, h_j). h_v: its hidden state, were it next; h_j: those of all tokens before, of context (S, D)."""
+        n, length, (log_p, digits) = len(rows), cache.length, log_p.topk(CANDIDATES)
+        feed = [[self.codec.ids[d]] for d in digits.flatten().tolist()]
+        h = self.extend(cache, rows.repeat_interleave(CANDIDATES, 0), feed)[0]
+        cache.truncate(length)
+        cosine = F.normalize(h.float(), dim=-1) @ F.normalize(context.float(), dim=-1).T
+        cosine = cosine.view(n, CANDIDATES, -1).masked_fill(~rows[:, None], -1).amax(-1).cpu()
+        return digits.gather(1, ((1 - ALPHA) * log_p.exp() - ALPHA * cosine).argmax(1, keepdim=True))[:, 0]
 
     # ------------------------------------------------------------------ folders
 
@@ -164,7 +245,7 @@ class CapeLLM(nn.Module):
             backbone, names = {"vision": (model.vision, ("query", "value")), "llm": (model.llm, ("q_proj", "v_proj"))}[part]
             add_lora(backbone, names, *(lora[k] for k in ("rank", "alpha", "dropout")))
         model.config = {"vision": os.path.abspath(vision), "llm": os.path.abspath(llm), "image_size": image_size, "K": K,
-                        "lora": lora, "everything": False}
+                        "lora": lora, "everything": False, "instruction": "base"}
         return model.requires_grad_(False)
 
     @classmethod
@@ -178,13 +259,16 @@ class CapeLLM(nn.Module):
             config = json.loads((folder / "config.json").read_bytes())
             vision, llm = (p if (p := folder / config[b]).exists() else Path(config[b]) for b in ("vision", "llm"))
             arguments = {k: config[k] for k in ("image_size", "K", "lora")}
-            everything = config["everything"]
+            everything, instruction = config["everything"], config["instruction"]
+            if instruction not in data.INSTRUCTIONS:
+                raise ValueError(f"instruction {instruction!r} is not one of {', '.join(data.INSTRUCTIONS)}")
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(f"{folder} is no model folder: config.json is missing") from None
         except (ValueError, KeyError, TypeError) as e:
             raise ValueError(f"{folder}/config.json cannot be read ({type(e).__name__}: {e})") from None
         model = cls.assemble(vision, llm, dtype=dtype, device=device, **arguments)
-        model.config["everything"] = everything
+        model.config |= {"everything": everything, "instruction": instruction}
+        model.instruction = instruction
         model.load_adapter(folder)
         if merge and config["lora"]:
             merge_lora(model)

@@ -1,21 +1,27 @@
 """Find keypoints in one photo from their text descriptions (Section 3.1): a table, a picture and, where asked, JSON.
 
     python sample.py --image examples/astronaut.jpg --desc descriptions/human_face_68.txt --box 86,40,54,53
+    python sample.py ... --density "nose tip"       # where the model thinks that this keypoint may be (Figure 5)
 """
 import argparse
 import json
 from colorsys import hsv_to_rgb
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 import data
-from capellm import CapeLLM
+import density
+from capellm import DECODING, CapeLLM
 
 SMALL, LARGE = 768, 1600    # pixels of the longest side: a smaller photo is enlarged, a larger one reduced
 NAMED = 20                  # up to so many keypoints carry their names, more carry numbers and a legend
+PANEL = 480                 # pixels of a side of each half of Figure 5
+SIGMA = 2 / 64              # relative to the crop, of the Gaussian in Figure 5: 2 pixels of a heatmap of 64 x 64, as is usual
+HEAT = ((0, "#000004"), (0.25, "#57106e"), (0.5, "#bc3754"), (0.75, "#f98e09"), (1, "#fcffa4"))     # matplotlib's inferno
 SMOOTH = 2                  # drawn so much larger, then averaged: Pillow's lines and discs have hard edges
 
 
@@ -100,6 +106,37 @@ def legend(photo, names, colours, u):
     return page
 
 
+def draw_density(image, box, name, p):
+    """Figure 5: the crop under p (see density.py), and under a Gaussian of fixed variance around the best answer for PCK@0.05.
+
+    image: PIL image; box: x, y, w, h in its pixels. Each half is coloured from 0 to its own peak, at the resolution
+    of two digits, 1% of the crop. Returns an RGB image.
+    """
+    side, margin, top, foot = SMOOTH * PANEL, SMOOTH * 12, SMOOTH * 54, SMOOTH * 28
+    affine = data.crop_affine(box, side)
+    shrink = max(1, int(affine[0, 0]))
+    photo = image.convert("L").reduce(shrink)
+    photo = photo.transform((side, side), Image.Transform.AFFINE, (affine / shrink).ravel(), Image.Resampling.BICUBIC)
+    photo = np.asarray(photo, float)[..., None] * 0.8
+    centre, expected = density.best(p, 0.05)
+    halves = (("CapeLLM: p(x, y) over its digits", p,
+               f"90% of the mass lies in {density.region(p, 0.9).double().mean():.1%} of the crop"),
+              ("Gaussian of fixed variance", density.gaussian(centre, SIGMA),
+               f"sigma {SIGMA:.1%} of the crop, around the best point for PCK@0.05 (expected: {expected:.0%})"))
+    page = Image.new("RGB", (3 * margin + 2 * side, top + side + foot), "white")
+    pen, large, small = ImageDraw.Draw(page), ImageFont.load_default(SMOOTH * 17), ImageFont.load_default(SMOOTH * 13)
+    pen.text((page.width / 2, SMOOTH * 15), name, "black", large, "mm")
+    for x, (title, mass, note) in zip((margin, 2 * margin + side), halves):
+        heat = Image.fromarray(mass.T.float().numpy()).reduce(density.SIDE // 100).resize((side, side), Image.Resampling.BICUBIC)
+        heat = (np.asarray(heat) / np.max(heat)).clip(0)[..., None]
+        colour = [np.interp(heat, [h for h, _ in HEAT], [ImageColor.getrgb(c)[i] for _, c in HEAT]) for i in range(3)]
+        alpha = np.minimum(1, 3 * heat)
+        page.paste(Image.fromarray((photo * (1 - alpha) + np.concatenate(colour, 2) * alpha).astype(np.uint8)), (x, top))
+        pen.text((x + side / 2, SMOOTH * 40), title, "black", small, "mm")
+        pen.text((x, top + side + SMOOTH * 14), note, "black", small, "lm")
+    return page.reduce(SMOOTH)
+
+
 def write(path, save):
     """Write beside, then rename: what stands under the name is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,38 +148,79 @@ def write(path, save):
         partial.unlink(missing_ok=True)
 
 
+def named(keypoints, name, path):
+    """The keypoint of this name. ValueError where the description file has none."""
+    if name in (names := [k.name for k in keypoints]):
+        return keypoints[names.index(name)]
+    nearest = ", ".join(map(repr, get_close_matches(name, names, 3, 0)))
+    raise ValueError(f"--density {name!r}: {path} has no keypoint of that name; the nearest: {nearest}")
+
+
+def answers(model, image, box, keypoints, **how):
+    """(picture, what goes into the JSON, lines to print) of all keypoints."""
+    found, names = model.locate(image, keypoints, box, **how), [k.name for k in keypoints]
+    width = max(len("keypoint"), *map(len, names))
+    lines = [f"{'keypoint':<{width}}  {'x':>7}  {'y':>7}  probability"]
+    lines += [f"{name:<{width}}  {x:7.1f}  {y:7.1f}  {probability:11.4f}" for name, (x, y, probability) in zip(names, found)]
+    return draw(image, found, names, box), {"keypoints": [{"name": n, **p._asdict()} for n, p in zip(names, found)]}, lines
+
+
+def distribution(model, image, box, keypoint):
+    """The same of the density of one keypoint."""
+    found = model.density(image, keypoint, box)
+    best, expected = density.best(found.p, 0.05)
+    places = {n: f(found.p) for n, f in (("mode", density.mode), ("median", density.median), ("mean", density.mean))}
+    places, square = places | {"best for PCK@0.05": best}, box or (0, 0, *image.size)
+    places = {n: data.to_image(p, data.crop_affine(square, 1), 1).tolist() for n, p in places.items()}
+    numbers = {"expected PCK@0.05": expected, "entropy": density.entropy(found.p),
+               "spread": found.spread, "prefixes": found.prefixes}
+    lines = [f"{keypoint.name:<17}  {'x':>7}  {'y':>7}", *(f"{n:<17}  {x:7.1f}  {y:7.1f}" for n, (x, y) in places.items()),
+             f"expected PCK@0.05 {expected:.3f}, entropy {numbers['entropy']:.2f} nats; {found.prefixes} prefixes read, "
+             f"no probability wrong by more than {found.spread:.3f}"]
+    return draw_density(image, square, keypoint.name, found.p), {"keypoint": keypoint.name, **places, **numbers}, lines
+
+
 def main():
     p = argparse.ArgumentParser(description="Find keypoints in one photo from their text descriptions.")
     p.add_argument("--image", type=Path, required=True, metavar="FILE", help="the photo")
     p.add_argument("--desc", type=Path, required=True, metavar="FILE", help="'name: description' lines, as in descriptions/")
     p.add_argument("--model", type=Path, default=data.HERE / "nano", metavar="FOLDER", help="a model folder (default: nano)")
     p.add_argument("--box", metavar="x,y,w,h", help="the object, in pixels of the upright photo (default: all of it)")
-    p.add_argument("--out", type=Path, metavar="FILE", help="the picture (default: out/<name of the photo>_keypoints.png)")
-    p.add_argument("--json", type=Path, metavar="FILE", help="also write the points as JSON")
+    p.add_argument("--out", type=Path, metavar="FILE",
+                   help="the picture (default: out/<name of the photo>_keypoints.png, or _density.png)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers as JSON")
+    p.add_argument("--decoding", choices=DECODING, default="greedy", help="how an answer's digits are chosen (default: greedy)")
+    p.add_argument("--seed", type=int, default=0, help="of the decodings that draw (default: 0)")
+    p.add_argument("--cumulative", nargs="?", const=True, default=False, choices=["confidence"],
+                   help="each question follows the earlier answers; with 'confidence' the surest first")
+    p.add_argument("--density", metavar="NAME", help="show instead where this keypoint may be, over all answers at once")
     p.add_argument("--device", choices=["cpu", "cuda", "mps"], help="default: cuda or mps where available, else cpu")
     a = p.parse_args()
-    out = a.out or Path("out") / f"{a.image.stem}_keypoints.png"
+    out = a.out or Path("out") / f"{a.image.stem}_{'keypoints' if a.density is None else 'density'}.png"
     if len({f.resolve() for f in (a.image, a.desc, out, a.json) if f}) < 3 + bool(a.json):
         raise ValueError("--image, --desc, --out and --json name one file twice: choose another --out or --json")
     if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"--out {out}: no picture format is called {out.suffix or 'nothing'!r}; use .png or .jpg")
+    if a.density is not None and (a.cumulative or a.decoding != "greedy"):
+        raise ValueError("--density covers every answer to its question: leave --decoding and --cumulative out")
     devices = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     if (device := a.device or devices[0]) not in devices:
         raise ValueError(f"--device {device} is not available here; use {' or '.join(devices)}")
     keypoints, image = data.read_descriptions(a.desc), data.open_image(a.image)
+    keypoint = None if a.density is None else named(keypoints, a.density, a.desc)
     box = None if a.box is None else parse_box(a.box, image.size)
     print(f"loading {a.model} on {device}", flush=True)     # large models load for a while
     model = CapeLLM.from_pretrained(a.model, torch.float32 if device == "cpu" else torch.bfloat16, device)
-    points, names = model.locate(image, keypoints, box), [k.name for k in keypoints]
-    result = {"image": str(a.image), "model": str(a.model), "box": box or (0, 0, *image.size),
-              "keypoints": [{"name": n, **point._asdict()} for n, point in zip(names, points)]}
-    write(out, draw(image, points, names, box).save)
+    if keypoint:
+        picture, result, lines = distribution(model, image, box, keypoint)
+    else:
+        picture, result, lines = answers(model, image, box, keypoints, decoding=a.decoding, cumulative=a.cumulative, seed=a.seed,
+                                         category=a.desc.stem)
+    write(out, picture.save)
     if a.json:
+        result = {"image": str(a.image), "model": str(a.model), "box": box or (0, 0, *image.size), **result}
         write(a.json, lambda f: f.write_text(json.dumps(result, indent=1) + "\n"))
-    width = max(len("keypoint"), *map(len, names))
-    print(f"{'keypoint':<{width}}  {'x':>7}  {'y':>7}  probability")
-    for name, (x, y, probability) in zip(names, points):
-        print(f"{name:<{width}}  {x:7.1f}  {y:7.1f}  {probability:11.4f}")
+    print("\n".join(lines))
     print(f"written: {', '.join(str(f) for f in (out, a.json) if f)}")
 
 

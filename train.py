@@ -142,7 +142,7 @@ def open_model(a, device):
         parts = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": []}[a.tune]
         model = CapeLLM.assemble(a.vision, a.llm, lora=LORA | {"parts": parts} if parts else None, dtype=dtype, device=device)
     pretraining = data.INSTRUCTIONS[a.instruction].pretraining
-    model.config["instruction"] = "base" if pretraining else a.instruction
+    model.instruction = model.config["instruction"] = "base" if pretraining else a.instruction
     if a.tune == "full":
         model.config |= {"lora": None, "everything": True}
     elif model.config["everything"]:

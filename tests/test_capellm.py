@@ -1,5 +1,6 @@
 """capellm.py against the same model run naively: one plain causal sequence a question, computed again for every token."""
 import json
+import random
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import data
+import density
 import runs
-from capellm import BRANCHES, CapeLLM
+from capellm import BRANCHES, DECODING, CapeLLM
 from dino import DINOv2, DINOv2Config
 from llama import Config, Llama, Tokenizer
 
@@ -143,20 +145,21 @@ def test_a_loss_of_answers_only(model):
 
 # Decoding
 
-def naive_answer(model, pixels, keypoint):
-    """Greedy over the digits, the whole sequence computed again for every digit: (x, y), probability."""
+def naive_answer(model, pixels, keypoint, choose=lambda ids, p: int(p.argmax()), before=()):
+    """Digit by digit behind the conversation `before`, the whole sequence computed again for each: (x, y), probability.
+    choose: token ids so far and p of the digits -> one of them; by default greedy."""
     tokenizer, K = model.tokenizer, model.codec.K
     digits = tokenizer.digit3_ids if K == 1 else tokenizer.digit_ids
-    ids, probability, values = data.question(tokenizer, keypoint), 1.0, []
+    ids, probability, values = [*before, *data.question(tokenizer, keypoint)], 1.0, []
     for opening in ("[0.", ",0."):
         ids, text = ids + tokenizer.encode_continuation(opening), ""
         for _ in range(K):
             Y = model.llm.logits(model.llm(sequence(model, pixels, ids)))[0, -1]
             p = Y[digits].softmax(0)
-            best = int(p.argmax())
-            probability *= float(p[best])
-            ids = ids + [digits[best]]
-            text += f"{best:03}" if K == 1 else f"{best}"
+            chosen = choose(ids, p)
+            probability *= float(p[chosen])
+            ids = ids + [digits[chosen]]
+            text += f"{chosen:03}" if K == 1 else f"{chosen}"
         values.append(float("0." + text))
     return values, probability
 
@@ -192,6 +195,153 @@ def test_answers_do_not_depend_on_their_neighbours(model):
     np.testing.assert_allclose(p[::-1], probabilities, rtol=1e-3)
     other, _ = model.answer(photos(1, seed=9)[0], asked)
     assert other != points                                               # it looks at the image
+
+
+def kept(decoding, p):
+    """The weights that a row of Table 9 gives the digits, by its definition."""
+    order, weights = sorted(range(len(p)), key=lambda i: -p[i]), [0.0] * len(p)
+    if decoding == "nucleus":
+        n = next(n for n in range(1, len(p) + 1) if sum(p[i] for i in order[:n]) >= 0.92)
+    else:
+        n = {"greedy": 1, "top-3": 3, "top-5": 5}.get(decoding, len(p))
+    for i in order[:n]:
+        weights[i] = p[i] ** (1 / 0.6) if decoding == "temperature" else p[i]
+    return weights
+
+
+def naive_choice(model, pixels, decoding, draws):
+    """The `choose` of naive_answer; draws: an iterator of numbers in [0, 1)."""
+    def draw(ids, p):
+        weights = kept(decoding, p.double().tolist())
+        left = next(draws) * sum(weights)
+        for i, w in enumerate(weights):
+            left -= w
+            if left < 0:
+                return i
+
+    def contrastive(ids, p):                                             # Su et al. 2022, Equation 5, candidate by candidate
+        digits, scores = model.codec.ids, {}
+        for v in p.topk(5).indices.tolist():
+            *context, h = model.llm(sequence(model, pixels, [*ids, digits[v]]))[0]
+            scores[v] = 0.4 * float(p[v]) - 0.6 * max(float(F.cosine_similarity(h, c, dim=0)) for c in context)
+        return max(scores, key=scores.get)
+    return contrastive if decoding == "contrastive" else draw
+
+
+def uniform(seed, keypoint):
+    """The numbers that a keypoint's digits are drawn with."""
+    rng = random.Random(f"{seed} {keypoint.name}: {keypoint.description}")
+    return iter(rng.random, None)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("decoding", DECODING)
+def test_every_decoding_equals_a_plain_loop(model, model3, decoding):
+    n = 4 if decoding == "contrastive" else BRANCHES + 2
+    for each, n in ((model, n), (model3, 3)):
+        asked, pixels = keypoints(n, seed=4), photos(1, seed=4)[0]
+        points, probabilities = each.answer(pixels, asked, decoding, seed=7)
+        expected = [naive_answer(each, pixels, k, naive_choice(each, pixels, decoding, uniform(7, k))) for k in asked]
+        assert points == [point for point, _ in expected]
+        np.testing.assert_allclose(probabilities, [p for _, p in expected], rtol=1e-3)
+        assert (points == each.answer(pixels, asked)[0]) == (decoding == "greedy")
+
+
+@torch.inference_mode()
+def test_draws_depend_on_the_seed_and_the_words_not_on_the_neighbours(model):
+    asked, pixels = keypoints(BRANCHES + 5), photos(1)[0]
+    points, _ = model.answer(pixels, asked, "sampling", seed=3)
+    assert model.answer(pixels, asked, "sampling", seed=3)[0] == points != model.answer(pixels, asked, "sampling", seed=4)[0]
+    assert model.answer(pixels, asked[::-2], "sampling", seed=3)[0] == points[::-2]
+    many, _ = model.answer(pixels, [asked[0]] * 40, "sampling", seed=3)
+    assert many[0] == points[0] and len(set(map(tuple, many))) > 20      # a keypoint asked again is drawn again
+
+
+# Cumulative reasoning (Section 4.3)
+
+def naive_chain(model, pixels, asked, order, decoding, limit):
+    """Each round behind a whole conversation of the earlier ones, written anew; a new conversation where it would be too long."""
+    rounds, found = [], {}
+    for i in order:
+        write = lambda rounds: data.conversation(model.tokenizer, model.codec, rounds)[0]
+        if 1 + len(model.vision(pixels[None])[0]) + len(write([*rounds, (asked[i], (0, 0))])) > limit:
+            rounds = []
+        choose = naive_choice(model, pixels, decoding, uniform(0, asked[i]))
+        found[i] = naive_answer(model, pixels, asked[i], choose, write(rounds))
+        rounds.append((asked[i], found[i][0]))
+    return [found[i] for i in range(len(asked))], len(rounds) < len(asked)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("decoding, cumulative, limit", [
+    ("greedy", True, 2048), ("greedy", "confidence", 2048), ("nucleus", "confidence", 2048), ("contrastive", True, 300), ("greedy", True, 300),
+    ("top-3", True, 10)])
+def test_cumulative_equals_whole_conversations(model, monkeypatch, decoding, cumulative, limit):
+    asked, pixels = keypoints(5, seed=2), photos(1, seed=2)[0]
+    monkeypatch.setattr(data, "MAX_TOKENS", limit)
+    single, confidence = model.answer(pixels, asked, decoding)
+    order = np.argsort(confidence, kind="stable")[::-1].tolist() if cumulative == "confidence" else range(5)
+    assert cumulative is True or order != list(range(5))
+    expected, cut = naive_chain(model, pixels, asked, order, decoding, limit)
+    points, probabilities = model.answer(pixels, asked, decoding, cumulative)
+    assert points == [point for point, _ in expected] and cut == (limit < 2048)
+    np.testing.assert_allclose(probabilities, [p for _, p in expected], rtol=1e-3)
+    assert (points == single) == (limit == 10)                           # no room for a second round: single-round answers
+
+
+@torch.inference_mode()
+def test_a_chain_reads_every_token_once(model):
+    asked, pixels, fed = keypoints(6), photos(1)[0], []
+    hook = model.llm.register_forward_pre_hook(lambda module, inputs: fed.append(inputs[0].shape[1]))
+    points, _ = model.answer(pixels, asked, cumulative=True)
+    hook.remove()
+    ids, _ = data.conversation(model.tokenizer, model.codec, list(zip(asked, points)))
+    end = 1 + len(model.codec.close) + 1                                 # nothing follows the last digit, bracket and end of text
+    assert sum(fed) == 1 + 4 + len(ids) - end
+
+
+def test_unknown_ways_to_answer_are_refused(model):
+    with pytest.raises(ValueError, match="decoding 'beam' is not known: choose one of greedy, sampling,"):
+        model.answer(photos(1)[0], keypoints(1), "beam")
+    with pytest.raises(ValueError, match="cumulative is 'surest', expected False, True or 'confidence'"):
+        model.answer(photos(1)[0], keypoints(1), cumulative="surest")
+
+
+# Image sizes (Table 8)
+
+@torch.inference_mode()
+@pytest.mark.parametrize("side", [14, 42, 84])
+def test_images_of_another_size_than_trained_with(model, side, monkeypatch):
+    image, asked = photo(), keypoints(5)
+    monkeypatch.setattr(model, "image_size", side)
+    affine = data.crop_affine((0, 0, 90, 70), side)
+    pixels = data.crop(image, affine, side)
+    points, probabilities = model.answer(pixels, asked)
+    expected = [naive_answer(model, pixels, k) for k in asked]
+    assert points == [point for point, _ in expected]
+    np.testing.assert_allclose(probabilities, [p for _, p in expected], rtol=1e-3)
+    np.testing.assert_allclose([p[:2] for p in model.locate(image, asked)], data.to_image(points, affine, side), atol=1e-4)
+
+
+def test_image_sizes_that_the_patch_does_not_divide(model):
+    with pytest.raises(ValueError, match="30"):
+        model.answer(torch.zeros(3, 30, 30), keypoints(1))
+
+
+# Density
+
+@torch.inference_mode()
+def test_the_density_holds_the_answers_probability(model):
+    """Of the box that `locate` looks at; greedy answers and 160 drawn ones fall where it says. See test_density.py."""
+    image, box, (keypoint,) = photo(), (10, 20, 40, 31), keypoints(1)
+    found, pixels = model.density(image, keypoint, box), model.look(image, box)[0]
+    ((x, y),), (probability,) = model.answer(pixels, [keypoint])
+    assert float(found.p[round(1000 * x), round(1000 * y)]) == pytest.approx(probability, rel=1e-3)
+    drawn = (1000 * torch.tensor(model.answer(pixels, [keypoint] * 160, "sampling")[0])).round().long()
+    for q in (0.3, 0.7):
+        inside = density.region(found.p, q)
+        mass = float(found.p[inside].sum())
+        assert abs(float(inside[drawn[:, 0], drawn[:, 1]].double().mean()) - mass) < 4 * (mass * (1 - mass) / 160) ** 0.5 + found.spread
 
 
 @torch.inference_mode()
@@ -362,3 +512,24 @@ def test_a_new_projection_keeps_the_features_size(model_folder):
     features = torch.randn(1000, new.projection.in_features)
     assert float(new.projection(features).detach().std()) == pytest.approx(1, rel=0.1)
     assert all(bool((t == 0).all()) == n.endswith("lora_B") for n, t in new.adapter().items())
+
+
+@pytest.mark.parametrize("instruction", ["list", "steps", "names", "replaced", "diverse"])
+def test_answers_follow_the_models_instruction(model_folder, instruction):
+    """Greedy digits behind the conversation that training would show, one full pass a digit; all keypoints share the opening."""
+    model = CapeLLM.from_pretrained(model_folder)
+    model.instruction = instruction
+    pixels = torch.randn(3, 28, 28)
+    listed = [data.Keypoint("nose", "The tip."), data.Keypoint("tail", "The end."), data.Keypoint("ear", "")]
+    asked = [listed[2], listed[0]]
+    coordinates, probability = model.answer(pixels, asked, category="grey_cat", listed=listed)
+    for keypoint, found, p in zip(asked, coordinates, probability):
+        ids, _ = data.conversation(model.tokenizer, model.codec, [(keypoint, found)], instruction, "grey_cat", listed)
+        with torch.no_grad():
+            Z, _ = model.hidden(pixels[None], [[ids]])
+            log_p = model.llm.logits(Z[0], torch.tensor(model.codec.ids)).log_softmax(-1)
+        x = len(ids) - len(model.codec.encode(0, 0)) + len(model.codec.open)
+        places = [i + n for i in (x, x + 3 + len(model.codec.comma)) for n in range(3)]
+        best = log_p[[5 + i - 1 for i in places]].max(-1)           # behind a trunk of 1 + 4 tokens
+        assert [model.codec.ids[d] for d in best.indices] == [ids[i] for i in places]
+        assert best.values.sum().exp().item() == pytest.approx(p, rel=1e-4)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 import data
+import density
 import sample
 from capellm import CapeLLM
 
@@ -91,6 +92,49 @@ def test_exif_orientation_is_obeyed(call, work, photo, orientation):
     assert call("--box=4,6,24,30", "--image", "turned.png")["keypoints"] != upright["keypoints"]
 
 
+@pytest.mark.parametrize("arguments, how", [
+    (["--decoding", "sampling", "--seed", "5"], {"decoding": "sampling", "seed": 5}), (["--cumulative"], {"cumulative": True}),
+    (["--cumulative", "confidence", "--decoding", "nucleus"], {"cumulative": "confidence", "decoding": "nucleus"})])
+def test_decoding_and_cumulative_reasoning_reach_the_model(call, work, model_folder, photo, arguments, how):
+    model, keypoints = CapeLLM.from_pretrained(model_folder), data.read_descriptions(work / "d.txt")
+    expected = model.locate(photo, keypoints, (4, 6, 24, 30), **how)
+    assert call("--box=4,6,24,30", *arguments)["keypoints"] == [{"name": n, **p._asdict()} for n, p in zip(NAMES, expected)]
+    assert expected != model.locate(photo, keypoints, (4, 6, 24, 30))
+
+
+def test_density_in_table_picture_and_json(call, work, model_folder, photo, capsys):
+    box = (4.0, 6.0, 24.0, 30.0)
+    result = call("--density", "tail", "--box=4,6,24,30")
+    found = CapeLLM.from_pretrained(model_folder).density(photo, data.read_descriptions(work / "d.txt")[2], box)
+    in_photo = lambda place: np.array(place) * 30 + [16 - 15, 21 - 15]              # the square around the box
+    best, expected = density.best(found.p, 0.05)
+    places = {"mode": density.mode(found.p), "median": density.median(found.p), "mean": density.mean(found.p), "best for PCK@0.05": best}
+    for name, place in places.items():
+        assert np.allclose(result[name], in_photo(place))
+    assert result["keypoint"] == "tail" and result["box"] == list(box)
+    assert result["expected PCK@0.05"] == pytest.approx(expected) and result["entropy"] == pytest.approx(density.entropy(found.p))
+    assert result["spread"] == pytest.approx(found.spread) and result["prefixes"] == found.prefixes
+    rows = [line.rsplit(None, 2) for line in capsys.readouterr().out.splitlines()]
+    assert [row for row in rows if row[0] in places] == [[n, *(f"{v:.1f}" for v in result[n])] for n in places]
+    assert sorted(p.name for p in (work / "out").iterdir()) == ["x_density.png"]
+    with Image.open(work / "out" / "x_density.png") as picture:
+        assert np.array_equal(picture, sample.draw_density(photo, box, "tail", found.p))
+
+
+@pytest.mark.parametrize("box", [(0, 0, 200, 100), (60, -30, 20, 90), (150, 80, 400, 700)])
+@pytest.mark.parametrize("x, y", [(0.25, 0.75), (0.6, 0.1)])
+def test_heat_lies_where_the_mass_is(box, x, y):
+    """Grey photo, so the warm pixels are heat: its middle, in both halves, also where the crop is larger than the photo."""
+    p = density.gaussian((x, y), 0.02)
+    picture = np.asarray(sample.draw_density(Image.new("RGB", (200, 100), "grey"), box, "spot", p), float)
+    top, margin = 54, 12
+    for left in (margin, 2 * margin + sample.PANEL):
+        half = picture[top:top + sample.PANEL, left:left + sample.PANEL]
+        warm = half[..., 0] - half[..., 2] > 60                                     # red without blue
+        middle = np.argwhere(warm).mean(0)[::-1] + 0.5
+        assert warm.any() and np.abs(middle - sample.PANEL * np.array([x, y])).max() < 3
+
+
 def photographs(photo):
     """name -> (image, options of save, what it looks like, tolerance a pixel)"""
     grey = photo.convert("L")
@@ -158,6 +202,9 @@ MISTAKES = {
     "box in words": (["--box", "1,2,three,4"], "1,2,three,4"), "three numbers": (["--box", "1,2,3"], "1,2,3"), "nan": (["--box", "nan,0,5,5"], "nan,0,5,5"),
     "no box": (["--box", ""], "--box ''"), "bad line": (["--desc", "bad.txt"], "bad.txt, line 3"), "empty": (["--desc", "empty.txt"], "empty.txt"),
     "missing descriptions": (["--desc", "none.txt"], "none.txt"), "no text": (["--desc", "cut.png"], "cut.png, line 1"),
+    "no such keypoint": (["--density", "left ear"], "d.txt has no keypoint of that name; the nearest: 'left eye'"),
+    "decoding a density": (["--density", "tail", "--decoding", "top-3"], "--decoding"),
+    "a chain of densities": (["--density", "tail", "--cumulative"], "--cumulative"),
     "format": (["--out", "x.abc"], "x.abc"), "no suffix": (["--out", "y"], "y"), "over the photo": (["--out", "x.png"], "--out"),
     "no model": (["--model", "."], "config.json"), "no adapter": (["--model", "bare"], "adapter.safetensors"),
     "cut weights": (["--model", "cut"], "cut/llm/model.safetensors"), "cut adapter": (["--model", "short"], "short/adapter.safetensors"),
