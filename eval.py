@@ -1,13 +1,16 @@
-"""Measure CapeLLM on a part of MP-100: PCK, "only query images", greedy, single round (Section 4.1, Table 1).
+"""Measure CapeLLM on a part of MP-100: PCK over "only query images" or "support-query pairs" (Section 4, Tables 2, 3, 8, 9).
 
     python eval.py --model nano --data data/figures --controls
-    torchrun --nproc_per_node 4 eval.py --model runs/capellm/step-0001000 --data data/mp100 --split 1 --out results/split1
+    torchrun --nproc_per_node 4 eval.py --model runs/capellm/step-0001000 --data data/mp100 --split 1 --pairs --out results/split1
+    python eval.py --average results/split1 results/split2 results/split3 results/split4 results/split5
 
 A PCK that looks good proves little by itself: a keypoint's average place scores, too. --controls measures that on the same
 images, and exchanges the image, or the words, for others of the same definition: a model that looks and reads falls then.
 """
 import argparse
+import hashlib
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -18,35 +21,40 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import data
-from capellm import CapeLLM
+import metrics
+from capellm import DECODING, CapeLLM
+from metrics import PCK, definitions, scores, summary
 
-THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25)         # mPCK is the mean over these
-PCK = [f"PCK@{t:.2f}" for t in THRESHOLDS]
+DECIDES = ("model", "data", "split", "part", "controls", "occlude", "instruction", "decoding", "cumulative", "image_size",
+           "seed")                                  # what decides an answer
+GREY = (0.5 - data.MEAN) / data.STD
 
 
 def arguments():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--model", required=True, metavar="FOLDER", help="model folder: nano, or a checkpoint of train.py")
-    p.add_argument("--data", required=True, metavar="FOLDER", help="folder with annotations/ and images/ in MP-100's layout")
-    p.add_argument("--split", type=int, default=1, help="MP-100 split, 1 to 5: the one the model was trained on")
+    p.add_argument("--model", metavar="FOLDER", help="model folder: nano, or a checkpoint of train.py")
+    p.add_argument("--data", metavar="FOLDER", help="folder with annotations/ and images/ in MP-100's layout")
+    p.add_argument("--split", type=int, default=1, choices=range(1, 6), help="MP-100 split: the one the model was trained on")
     p.add_argument("--part", default="test", choices=["train", "val", "test"])
-    p.add_argument("--descriptions", default=str(data.HERE / "descriptions"), metavar="FOLDER", help="<definition or category>.txt files")
+    p.add_argument("--descriptions", default=str(data.HERE / "descriptions"), metavar="FOLDER",
+                   help="<definition or category>.txt files")
+    p.add_argument("--pairs", action="store_true", help="count images as support-query pairs do (Table 2), not each once")
+    p.add_argument("--instruction", choices=[n for n, i in data.INSTRUCTIONS.items() if not i.pretraining],
+                   help="how a question reads (Tables 7, 10, 11, 13), else as in the model's training")
+    p.add_argument("--decoding", default="greedy", choices=[*DECODING], help="how digits are chosen (Table 9)")
+    p.add_argument("--cumulative", nargs="?", const="fixed", choices=["fixed", "confidence"],
+                   help="a question follows all earlier ones and their answers (Table 3), as listed or the surest first")
+    p.add_argument("--image-size", type=int, metavar="S", help="side of the crop in pixels, else the model's own (Table 8)")
+    p.add_argument("--seed", type=int, default=0, help="of decodings that draw, and of --occlude")
     p.add_argument("--limit", type=int, metavar="N", help="a quick look: N images spread evenly over the part")
     p.add_argument("--controls", action="store_true", help="also score the mean place, another image, another keypoint's text")
+    p.add_argument("--occlude", type=float, nargs="+", default=[], metavar="SHARE",
+                   help="also cover these shares of the object's box with grey rectangles (Figure 4)")
     p.add_argument("--out", type=Path, metavar="FOLDER", help="write results.json, results.md and instances.jsonl here")
+    p.add_argument("--sheet", action="store_true", help="also draw the best, median and worst images, OUT/sheet.png (Figure 3)")
+    p.add_argument("--resume", action="store_true", help="continue the evaluation in --out: what it answered is not asked again")
+    p.add_argument("--average", nargs="+", type=Path, metavar="FOLDER", help="measure nothing, average these folders' results")
     return p.parse_args()
-
-
-def pck(predictions, truths, visible, size, thresholds):
-    """The fraction of visible keypoints that lie closer to the truth than t * size, for each threshold t.
-    predictions, truths: (K, 2) in pixels; visible: (K,), > 0 where labelled; size: max(box width, box height) in pixels.
-    Returns (len(thresholds),). Raises ValueError where nothing is visible: such an image has no PCK.
-    """
-    visible = np.asarray(visible) > 0
-    if not visible.any():
-        raise ValueError("PCK needs at least one visible keypoint")
-    x, y = (np.asarray(predictions, float) - np.asarray(truths, float))[visible].T
-    return (np.hypot(x, y)[:, None] < np.asarray(thresholds) * size).mean(0)
 
 
 def derange(items, seed):
@@ -56,20 +64,14 @@ def derange(items, seed):
 
 
 def mean_place(parts):
-    """Mean place (K, 2) of keypoints relative to the square crop, each over the first of `parts` (lists of instances) that labels it."""
+    """Mean place (K, 2) of keypoints relative to the crop, each over the first of `parts`, lists of instances, that labels it."""
     mean = np.nan
     for instances in filter(None, parts):
-        places = np.stack([np.where(i.keypoints[:, 2:] > 0, data.to_crop(i.keypoints[:, :2], data.crop_affine(i.bbox, 1), 1), np.nan)
-                           for i in instances])                                                     # (instances, K, 2)
+        places = [data.to_crop(i.keypoints[:, :2], data.crop_affine(i.bbox, 1), 1) for i in instances]
+        places = np.where(np.stack([i.keypoints[:, 2:] for i in instances]) > 0, places, np.nan)    # (instances, K, 2)
         with np.errstate(invalid="ignore"):         # 0 / 0: labelled nowhere in this part
             mean = np.where(np.isnan(mean), np.nansum(places, 0) / (~np.isnan(places)).sum(0), mean)
     return mean
-
-
-def definitions(names):
-    """{category id: its definition}; a category that is not MP-100's is its own."""
-    known = {(c["id"], c["name"]): c["definition"] for c in data.mp100()["categories"]}
-    return {id: known.get((id, name), name) for id, name in names.items()}
 
 
 def controls(a, instances, names, described):
@@ -92,63 +94,129 @@ def controls(a, instances, names, described):
     return prepared, sorted(d for d in pools if not pools[d][0])
 
 
-def measure(model, instance, keypoints, control, look):
-    """The record of one instance, None where its image cannot be read. look: instance -> pixels (3, S, S) or None.
-    Only labelled keypoints are asked: the answers of a single round do not depend on each other."""
+def covers(bbox, size, shares, rng):
+    """For each share, ascending, (share, mask (size, size)): rectangles at random over that share of the box, in its crop.
+    A larger share keeps the rectangles of a smaller one. shares: in (0, 1); the last row drawn may exceed them."""
+    w, h = (max(1, round(size * n / max(bbox[2:]))) for n in bbox[2:])
+    x, y = (size - w) // 2, (size - h) // 2
+    mask = np.zeros((size, size), bool)
+    box, shares = mask[y:y + h, x:x + w], sorted(shares)
+    while shares:
+        wide, high = max(1, int(w * rng.uniform(0.1, 0.4))), max(1, int(h * rng.uniform(0.1, 0.4)))
+        left, top = x + rng.randrange(w) - wide // 2, y + rng.randrange(h) - high // 2
+        for row in range(max(0, top), min(size, top + high)):
+            mask[row, max(0, left):left + wide] = True
+            while shares and box.mean() >= shares[0]:
+                yield shares.pop(0), mask.copy()
+
+
+def under(mask, points):
+    """Which of the points (K, 2), relative to the crop, lie under the mask (S, S)."""
+    at = np.floor(points * len(mask)).astype(int)
+    inside = ((at >= 0) & (at < len(mask))).all(1)
+    x, y = at.clip(0, len(mask) - 1).T
+    return mask[y, x] & inside
+
+
+def measure(model, instance, keypoints, control, look, inference=None, shares=()):
+    """The record of one instance, None where its image cannot be read. control: what `controls` prepared, or None; look:
+    instance -> pixels (3, S, S) or None; inference: further arguments of model.answer; shares: of the box, to be covered.
+
+    In single rounds only labelled keypoints are asked: their answers do not depend on each other. Cumulative inference
+    asks all, since nobody tells it which are labelled.
+    """
     if (pixels := look(instance)) is None:
         return None
-    labelled, affine = instance.keypoints[:, 2] > 0, data.crop_affine(instance.bbox, 1)
-    asked = [k for k, v in zip(keypoints, labelled) if v]
-    truths, size = instance.keypoints[labelled, :2], max(instance.bbox[2:])
-    score = lambda xy: dict(zip(PCK, pck(data.to_image(xy, affine, 1), truths, np.ones(len(truths)), size, THRESHOLDS).tolist()))
-    coordinates, probabilities = model.answer(pixels, asked)
-    record = {"id": instance.id, "file": str(instance.image), "category": instance.category, **score(coordinates), "controls": {},
-              "predictions": {k.name: p for k, p in zip(asked, data.to_image(coordinates, affine, 1).round(3).tolist())},
-              "probabilities": {k.name: round(p, 6) for k, p in zip(asked, probabilities)}}
+    inference, labelled, affine = inference or {}, instance.keypoints[:, 2] > 0, data.crop_affine(instance.bbox, 1)
+    asked = keypoints if inference.get("cumulative") else [k for k, v in zip(keypoints, labelled) if v]
+    scored = np.flatnonzero(labelled) if inference.get("cumulative") else np.arange(len(asked))
+    names, truths, size = [asked[n].name for n in scored], instance.keypoints[labelled, :2], max(instance.bbox[2:])
+    rng = random.Random(f"{inference.get('seed')} {instance.category} {instance.id}")
+    inference = inference and inference | {"seed": rng.getrandbits(32)}     # a seed of its own: images draw differently
+
+    def answer(pixels, asked):
+        found = model.answer(pixels, asked, **inference, category=instance.name, listed=keypoints)
+        return [np.array(values)[scored] for values in found]
+
+    def score(places, kept=slice(None)):            # relative to the crop
+        distances = np.hypot(*(data.to_image(places, affine, 1) - truths).T)[kept].tolist()
+        return scores(distances, size) | {"distances": dict(zip(np.array(names)[kept].tolist(), distances))}
+
+    places, probabilities = answer(pixels, asked)
+    record = {"id": instance.id, "file": str(instance.image), "category": instance.category, "name": instance.name, "size": size,
+              **score(places), "predictions": dict(zip(names, data.to_image(places, affine, 1).round(3).tolist())),
+              "probabilities": dict(zip(names, probabilities.round(6).tolist())), "controls": {}}
     if control:
         mean, other, exchange = control
         record["controls"]["mean"] = score(mean[labelled])
         if other is not instance and (shown := look(other)) is not None:
-            record["controls"]["other image"] = score(model.answer(shown, asked)[0])
+            record["controls"]["other image"] = score(answer(shown, asked)[0])
         if len(exchange) > 1:
-            record["controls"]["other text"] = score(model.answer(pixels, [exchange[k] for k in asked])[0])
+            record["controls"]["other text"] = score(answer(pixels, [exchange[k] for k in asked])[0])
+    for share, mask in covers(instance.bbox, pixels.shape[-1], shares, rng) if shares else ():
+        places, _ = answer(torch.where(torch.from_numpy(mask).to(pixels.device), GREY.to(pixels), pixels), asked)
+        record["controls"][f"{100 * share:g}% covered"] = score(places)
+        if (seen := ~under(mask, data.to_crop(truths, affine, 1))).any():
+            record["controls"][f"{100 * share:g}% covered, keypoints in sight"] = score(places, seen)
     return record
 
 
-def summary(records):
-    """PCK averaged over images, as in the paper; mPCK averaged over categories as well; the same for the controls."""
-    def average(scores):                            # of (category, {"PCK@0.05": ...})
-        table, category = np.array([[s[name] for name in PCK] for _, s in scores]), np.array([c for c, _ in scores])
-        over = [table[category == c].mean() for c in np.unique(category)]
-        return dict(zip(PCK, table.mean(0).tolist())) | {"mPCK": float(table.mean()), "mPCK over categories": float(np.mean(over)),
-                                                         "categories": len(over), "instances": len(scores)}
-    controls = {c: 0 for r in records for c in r["controls"]}
-    return average([(r["category"], r) for r in records]) | {
-        "controls": {c: average([(r["category"], r["controls"][c]) for r in records if c in r["controls"]]) for c in controls}}
+# ------------------------------------------------------------- what is on disk
+
+def settings_of(a, instances, described, device):
+    """What decides an answer, for --resume and for --average. Of the weights the adapter's size and first MiB count."""
+    digest, adapter = hashlib.sha256(repr(described).encode()), Path(a.model) / "adapter.safetensors"
+    if adapter.is_file():
+        with open(adapter, "rb") as file:
+            digest.update(file.read(2 ** 20) + str(adapter.stat().st_size).encode())
+    for i in instances:
+        digest.update(f"{i.id} {i.image.name} {i.category} {i.bbox}".encode() + i.keypoints.tobytes())
+    precision = "bfloat16" if device.type == "cuda" else "float32"
+    return {k: getattr(a, k) for k in DECIDES} | {"precision": precision, "weights, words, annotations": digest.hexdigest()[:12]}
 
 
-def report(records, names, split):
-    """What results.json holds, without the settings, and its table: Markdown, in percent, readable in a terminal."""
-    facts, definition = data.mp100(), definitions(names)
-    of = {c["id"]: c["definition"] for c in facts["categories"]}
-    trained = {of[c] for c in facts["splits"].get(str(split), {"train": []})["train"]}
-    for r in records:
-        d = r["definition"] = definition[r["category"]]
-        r["group"] = "definition seen in training" if d in trained else "definition new" if d in of.values() else "not in MP-100"
-    by = lambda key: {k: summary([r for r in records if r[key] == k]) for k in sorted({r[key] for r in records})}
-    overall, groups, per_definition = summary(records), by("group"), by("definition")
-    head = ["images", *(columns := [*PCK, "mPCK", "mPCK over categories"])]
-    table = f"| {'in percent':45} | {' | '.join(head)} |\n|{'-' * 47}|{''.join('-' * len(c) + '-:|' for c in head)}\n"
-    for name, s in [("all", overall), *(groups.items() if len(groups) > 1 else []), *per_definition.items()]:
-        title = f"{name} ({s['categories']} categor{'y' if s['categories'] == 1 else 'ies'})"
-        for label, m in [(title, s)] + [(f"- {c}", m) for c, m in s["controls"].items() if name not in per_definition]:
-            table += f"| {label:45} | {m['instances']:6} | {' | '.join(f'{100 * m[c]:{len(c)}.1f}' for c in columns)} |\n"
-    categories = {c: {"name": names[c]} | s for c, s in by("category").items()}
-    return overall | {"groups": groups, "definitions": per_definition, "categories": categories}, table
+def key(instance):
+    return instance.category, instance.id, str(instance.image)
+
+
+def earlier(out, settings, resume):
+    """{key: record} of what an evaluation in this folder, interrupted or done, has answered, and the number of a free part file.
+    Raises ValueError where an interrupted one is there and --resume missing, and where settings differ."""
+    results, finished, parts = out / "results.json", out / "instances.jsonl", sorted(out.glob("instances.part*.jsonl"))
+    if parts and not resume:
+        raise ValueError(f"{out} holds an interrupted evaluation: --resume continues it; or remove its instances.part*")
+    records = {}
+    for file in [*parts, *[finished] * (resume and results.exists() and finished.exists())]:
+        lines = file.read_text(encoding="utf-8").split("\n")[:-1]           # the last: empty, or cut short
+        said = results if file == finished else file
+        try:
+            before = json.loads(results.read_bytes() if file == finished else lines.pop(0))["settings"] if lines else settings
+            records |= {(r["category"], r["id"], r["file"]): r for r in map(json.loads, lines)}
+        except (ValueError, KeyError, TypeError) as e:
+            raise ValueError(f"{file} is damaged ({type(e).__name__}: {e}): remove it; --resume asks again") from None
+        if different := [f"{k} was {before.get(k)}, is {v}" for k, v in settings.items() if before.get(k) != v]:
+            raise ValueError(f"{said} is of other settings: {'; '.join(different)}. Resume as started, or choose another --out")
+    return records, 1 + max((int(p.stem.removeprefix("instances.part")) for p in parts), default=-1)
+
+
+def write(out, contents):
+    """{name: text or a function that saves to a path}: each written beside, then renamed."""
+    for name, content in contents.items():
+        beside = out / f"partial.{name}"
+        content(beside) if callable(content) else beside.write_text(content.rstrip("\n") + "\n", encoding="utf-8")
+        beside.replace(out / name)
 
 
 def main():
     a = arguments()
+    if a.average:
+        return average(a.average, a.out)
+    if not (a.model and a.data):
+        raise ValueError("--model and --data are needed, or --average and folders of results")
+    if (a.sheet or a.resume) and not a.out:
+        raise ValueError("--sheet and --resume need --out, the folder of the results")
+    if not all(0 < share < 1 for share in a.occlude):
+        raise ValueError(f"--occlude {' '.join(map(str, a.occlude))}: shares of the box lie between 0 and 1, both excluded")
     rank, world, device = data.setup()
     if world > 1 and device.type == "cpu":
         torch.set_num_threads(1)
@@ -156,42 +224,109 @@ def main():
     if not instances or a.limit is not None and a.limit < 1:
         raise ValueError(f"nothing to measure: {len(instances)} instances in the {a.part} part of {a.data}, --limit {a.limit}")
     described = data.describe(instances, names, a.descriptions)
+    supports = {}
+    if a.pairs:
+        supports = metrics.supports(instances, described, metrics.reading_order(a.data, a.split, a.part, instances))
+    pool = sorted(supports) if a.pairs else range(len(instances))           # nobody asks for what no episode draws
+    limit = min(a.limit or len(pool), len(pool))
+    chosen = [pool[n * len(pool) // limit] for n in range(limit)]           # spread evenly
     prepared, untrained = controls(a, instances, names, described) if a.controls else ([None] * len(instances), [])
+    settings, before = settings_of(a, instances, described, device), [{}, 0]
+    if a.out and not rank:                          # fails before the work, not after it
+        a.out.mkdir(parents=True, exist_ok=True)
+        before = [*earlier(a.out, settings, a.resume)]
+    if world > 1:                                   # rank 0 alone looks: by the time others do, it may be writing
+        dist.broadcast_object_list(before, device=device)
+    (records, free), new, unreadable = before, {}, set()                    # unreadable: what is wrong with which image
+    todo = [n for n in chosen if key(instances[n]) not in records]
+    if todo:
+        share = [(i := instances[n], described[i.category], prepared[n]) for n in todo[rank::world]]
+        path = a.out and a.out / f"instances.part{free + rank}.jsonl"
+        new, unreadable = ask(a, share, device, path, settings, len(chosen) - len(todo))
+    gathered = [(new, unreadable)]
+    if world > 1:                                   # records, not averages: the processes' shares are unequal
+        gathered = [None] * world
+        dist.all_gather_object(gathered, (new, unreadable))
+    if rank:
+        return
+    unreadable = sorted(set().union(*(texts for _, texts in gathered)))
+    records |= {k: r for share, _ in gathered for k, r in share.items()}
+    found = {n: records.pop(k) for n in chosen if (k := key(instances[n])) in records}
+    if not found:
+        raise ValueError(f"none of the {len(chosen)} images can be read; the first: {unreadable[0]}")
+    numbers, text = conclude(a, found, names, pool, supports, untrained)
+    print(text, end="")
     if a.out:
-        a.out.mkdir(parents=True, exist_ok=True)    # fails before the work, not after it
+        numbers |= {"unreadable": len(unreadable), "settings": settings}
+        contents = {"sheet.png": metrics.sheet([(instances[n], r) for n, r in found.items()]).save} if a.sheet else {}
+        answered = [*found.values(), *records.values()]                     # the latter in an evaluation of more images, before
+        contents |= {"instances.jsonl": "\n".join(map(json.dumps, answered)), "results.md": text}
+        write(a.out, contents | {"results.json": json.dumps(numbers, indent=1)})
+        for file in a.out.glob("instances.part*.jsonl"):
+            file.unlink()
+    sys.exit("\n".join(f"eval.py: left out: {error}" for error in unreadable) or 0)         # exit code 1 where there are any
+
+
+def ask(a, images, device, path, settings, known):
+    """{key: record} of (instance, keypoints, control)s, written to the part file at once, and what is wrong with which image."""
     model = CapeLLM.from_pretrained(a.model, torch.bfloat16 if device.type == "cuda" else torch.float32, device)
-    limit, unreadable = min(a.limit or len(instances), len(instances)), set()
-    chosen = [n * len(instances) // limit for n in range(limit)]                                    # spread evenly
+    model.instruction = a.instruction or model.instruction
+    size, patch, records, unreadable = a.image_size or model.image_size, model.vision.config.patch_size, {}, set()
+    if size < patch or size % patch:
+        fits = max(1, size // patch) * patch
+        raise ValueError(f"--image-size {size}: the vision encoder reads patches of {patch}; {fits} or {fits + patch} fits")
 
     def look(instance):
         try:
-            return data.load_crop(instance, model.image_size)[0].to(device)
+            return data.load_crop(instance, size)[0].to(device)
         except (ValueError, FileNotFoundError) as e:
             unreadable.add(str(e))
 
-    records = {n: measure(model, i := instances[n], described[i.category], prepared[n], look)
-               for n in tqdm(chosen[rank::world], disable=rank > 0, unit="image")}
-    if world > 1:                                   # records, not averages: the processes' shares are unequal
-        gathered = [None] * world
-        dist.all_gather_object(gathered, (records, unreadable))
-        records, unreadable = {n: r for share, _ in gathered for n, r in share.items()}, set().union(*(u for _, u in gathered))
-    if rank:
-        return
-    records, unreadable = [records[n] for n in chosen if records[n]], sorted(unreadable)
-    if not records:
-        raise ValueError(f"none of the {len(chosen)} images can be read; the first: {unreadable[0]}")
-    numbers, table = report(records, names, a.split)
-    text = f"{a.model} on {a.data}, split {a.split}, {a.part} part: {len(records)} of {len(instances)} images, single round, greedy.\n"
-    text += "A quick look (--limit), not the result of the whole part.\n" * (limit < len(instances)) + f"\n{table}"
-    text += f"\nNot in training: `mean`, from other parts or these images, is favoured on {', '.join(untrained)}.\n" * bool(untrained)
+    cumulative = {None: False, "fixed": True, "confidence": "confidence"}[a.cumulative]
+    inference = {"decoding": a.decoding, "cumulative": cumulative, "seed": a.seed}
+    bar = tqdm(images, f"{known} answered before" if known else None, disable=int(os.environ.get("RANK", 0)) > 0, unit="image")
+    with open(path or os.devnull, "w", encoding="utf-8", buffering=1) as file:
+        print(json.dumps({"settings": settings}), file=file)
+        for instance, keypoints, control in bar:
+            if record := measure(model, instance, keypoints, control, look, inference, a.occlude):
+                records[key(instance)] = record
+                print(json.dumps(record), file=file)
+    return records, unreadable
+
+
+def conclude(a, found, names, pool, supports, untrained):
+    """What results.json holds, without the settings, and what is printed. found: {position of an image: its record}."""
+    records, numbers = list(found.values()), {k: getattr(a, k) for k in ("model", "data", "split", "part", "limit")}
+    how = f"cumulative ({a.cumulative})" if a.cumulative else "single round"
+    text = f"{a.model} on {a.data}, split {a.split}, {a.part} part: {len(found)} of {len(pool)} images, {how}, {a.decoding}"
+    text += f", {a.image_size} pixels" * bool(a.image_size) + ".\n"
+    numbers["protocol"] = metrics.PAIRS if a.pairs else metrics.QUERY_IMAGES
+    if a.pairs:
+        records = [p for n, r in found.items() if (p := metrics.paired(r, supports[n]))]
+        if not records:
+            raise ValueError("no support-query pair has a keypoint that both show: measure only query images, without --pairs")
+        pairs = sum(p["weight"] for p in records)
+        numbers |= {"pairs": pairs, "pairs left out": sum(supports[n].total() for n in found) - pairs}
+        text += f"Counted as {pairs} support-query pairs; {numbers['pairs left out']} more have no keypoint that both show.\n"
+    text += "A quick look (--limit), not the result of the whole part.\n" * (bool(a.limit) and a.limit < len(pool))
+    facts = data.mp100()
+    mp100 = {c["id"]: c["name"] for c in facts["categories"] if c["id"] in facts["splits"][str(a.split)]["test"]}
+    paper = metrics.published(numbers["protocol"], a.split, a.decoding, a.cumulative, a.image_size) if a.part == "test" else {}
+    found, table = metrics.report(records, names, a.split, paper if names == mp100 else {})
+    text += f"\n{table}"
+    if untrained:
+        text += f"\nNot in training: `mean`, from other parts or these images, is favoured on {', '.join(untrained)}.\n"
+    return found | numbers, text
+
+
+def average(folders, out):
+    """Print, and write where asked, the mean over the splits of these folders, as the last column of Table 2."""
+    differ = ("model", "split", "controls", "occlude")
+    text, numbers = metrics.average(folders, ["precision", *(k for k in DECIDES if k not in differ)])
     print(text, end="")
-    if a.out:
-        numbers |= {k: getattr(a, k) for k in ("model", "data", "split", "part", "limit")} | {"unreadable": len(unreadable)}
-        for name, content in {"results.json": json.dumps(numbers, indent=1), "results.md": text.rstrip(),
-                              "instances.jsonl": "\n".join(map(json.dumps, records))}.items():
-            (a.out / f"{name}.partial").write_text(content + "\n", encoding="utf-8")
-            (a.out / f"{name}.partial").replace(a.out / name)
-    sys.exit("\n".join(f"eval.py: left out: {error}" for error in unreadable) or 0)         # exit code 1 where there are any
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        write(out, {"average.json": json.dumps(numbers, indent=1), "average.md": text})
 
 
 if __name__ == "__main__":

@@ -1,65 +1,28 @@
-"""eval.py: PCK against loops in plain Python, its controls against direct computations, the command against a tiny model."""
+"""eval.py: its controls against direct computations, models that know the truth, the command with a tiny model."""
 import itertools
 import json
-import math
 import os
+import random
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import data
 import eval as evaluation
+import metrics
+from capellm import CapeLLM
+from test_metrics import pck_in_loops
 
 NAMES = ["PCK@0.05", "PCK@0.10", "PCK@0.15", "PCK@0.20", "PCK@0.25"]
 TEXTS = {"kite": ["top", "left corner", "right corner", "tail"], "boat": ["bow", "stern", "mast"]}
-
-
-def pck_in_loops(predictions, truths, visible, size, thresholds):
-    fractions = []
-    for t in thresholds:
-        hits = [math.dist(p, q) < t * size for p, q, v in zip(predictions, truths, visible) if v > 0]
-        fractions.append(sum(hits) / len(hits))
-    return fractions
-
-
-points = st.integers(-50, 250).map(float)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(points, points, points, points, st.sampled_from([0, 1, 2])), min_size=1, max_size=20), st.integers(1, 300))
-def test_pck_equals_plain_loops(rows, size):
-    rows = [(*rows[0][:4], 2), *rows[1:]]           # one visible, at least
-    predictions, truths, visible = [r[:2] for r in rows], [r[2:4] for r in rows], [r[4] for r in rows]
-    found = evaluation.pck(predictions, truths, visible, size, evaluation.THRESHOLDS)
-    assert found.tolist() == pytest.approx(pck_in_loops(predictions, truths, visible, size, evaluation.THRESHOLDS), abs=1e-12)
-    assert (np.diff(found) >= 0).all()
-
-
-def test_pck_moves_and_scales_with_the_image():
-    rng = np.random.default_rng(0)
-    truths, visible = rng.uniform(0, 200, (300, 2)), rng.integers(0, 3, 300)
-    predictions = truths + rng.normal(0, 20, truths.shape)
-    found = evaluation.pck(predictions, truths, visible, 200, evaluation.THRESHOLDS)
-    assert 0 < found[0] < found[-1] < 1
-    for scale, shift in ((1, (64.0, -32.0)), (4, (0.0, 0.0)), (0.5, (8.0, 1024.0))):
-        moved = evaluation.pck(predictions * scale + shift, truths * scale + shift, visible, 200 * scale, evaluation.THRESHOLDS)
-        assert moved.tolist() == found.tolist()
-
-
-def test_exactly_at_the_threshold_does_not_count():
-    truths = np.array([[10.0, 20.0]])
-    for step in ((5, 0), (0, -5), (3, 4)):
-        at = truths + step
-        assert evaluation.pck(at, truths, [1], 100, (0.05,)).tolist() == [0]
-        assert evaluation.pck(truths + np.array(step) * 0.999, truths, [1], 100, (0.05,)).tolist() == [1]
-    with pytest.raises(ValueError, match="at least one visible"):
-        evaluation.pck(truths, truths, [0], 100, (0.05,))
 
 
 @settings(max_examples=30, deadline=None)
@@ -71,17 +34,15 @@ def test_derange_has_no_fixed_point(n, seed):
     assert to == evaluation.derange(range(n), seed)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Six test images of kites and boats, eight training images of kites; of each one keypoint is not labelled."""
-    folder = tmp_path / "data"
+def dataset(folder, train, test):
+    """Images of kites and boats; of each one keypoint is not labelled."""
     rng, number = np.random.default_rng(5), itertools.count(1)
     (folder / "images").mkdir(parents=True)
     (folder / "annotations").mkdir()
     (folder / "texts").mkdir()
     for name, keypoints in TEXTS.items():
         (folder / "texts" / f"{name}.txt").write_text("".join(f"{k}: the {k} of the {name}\n" for k in keypoints))
-    for part, kinds in (("train", ["kite"] * 8), ("test", ["kite", "boat"] * 3)):
+    for part, kinds in (("train", train), ("test", test)):
         coco = {"categories": [{"id": 500 + n, "name": name} for n, name in enumerate(TEXTS)], "images": [], "annotations": []}
         for kind in kinds:
             id, w, h = next(number), *map(int, rng.integers(60, 100, 2))
@@ -90,9 +51,15 @@ def folder(tmp_path):
             xyv[id % len(xyv), 2] = 0
             coco["images"].append({"id": id, "file_name": f"{id}.png", "width": w, "height": h})
             coco["annotations"].append({"id": id, "image_id": id, "category_id": 500 + list(TEXTS).index(kind),
-                                        "keypoints": xyv.ravel().tolist(), "bbox": [5, 8, w - 15, h - 12], "num_keypoints": len(xyv)})
+                                        "keypoints": xyv.ravel().tolist(), "bbox": [5, 8, w - 15, h - 12]})
         (folder / "annotations" / f"mp100_split1_{part}.json").write_text(json.dumps(coco))
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six test images of kites and boats, eight training images of kites."""
+    return dataset(tmp_path / "data", ["kite"] * 8, ["kite", "boat"] * 3)
 
 
 def command(model_folder, folder, *more):
@@ -115,7 +82,8 @@ def run(monkeypatch, capsys, arguments):
 def prepared(folder):
     instances, names = data.read_split(folder, 1, "test")
     described = data.describe(instances, names, folder / "texts")
-    return instances, described, *evaluation.controls(SimpleNamespace(data=folder, split=1, part="test"), instances, names, described)
+    a = SimpleNamespace(data=folder, split=1, part="test")
+    return instances, described, *evaluation.controls(a, instances, names, described)
 
 
 def test_mean_is_the_mean_over_training_or_says_that_it_is_not(folder):
@@ -156,7 +124,7 @@ class Oracle:
     def __init__(self, truths):
         self.truths = truths
 
-    def answer(self, pixels, keypoints):
+    def answer(self, pixels, keypoints, **_):
         return [self.truths[pixels][k.name] for k in keypoints], [1.0] * len(keypoints)
 
 
@@ -167,8 +135,9 @@ def test_who_looks_and_reads_is_right_and_falls_with_the_controls(folder):
         relative = data.to_crop(i.keypoints[:, :2], data.crop_affine(i.bbox, 28), 28)
         truths[i.id] = {k.name: place for k, place in zip(described[i.category], relative)}
     records = [evaluation.measure(Oracle(truths), i, described[i.category], c, lambda i: i.id) for i, c in zip(instances, found)]
-    r, _ = evaluation.report(records, {500: "kite", 501: "boat"}, 1)
+    r, _ = metrics.report(records, {500: "kite", 501: "boat"}, 1)
     assert [r[n] for n in NAMES] == [1] * 5 == [r["definitions"]["kite"][n] for n in NAMES]
+    assert r["AUC"] > 0.999 and r["NME"] < 1e-3
     assert r["controls"]["other image"]["mPCK"] < 0.9 and r["controls"]["other text"]["mPCK"] < 0.9
     # A score per image and control, restated for the first one: another image's places, mapped into this one's box.
     (mean, other, exchange), i = found[0], instances[0]
@@ -176,22 +145,77 @@ def test_who_looks_and_reads_is_right_and_falls_with_the_controls(folder):
     corner = np.array([bx + w / 2 - side / 2, by + h / 2 - side / 2])
     for name, relative in (("mean", mean), ("other image", [truths[other.id][k.name] for k in described[500]]),
                            ("other text", [truths[i.id][exchange[k].name] for k in described[500]])):
-        expected = pck_in_loops(np.array(relative) * side + corner, i.keypoints[:, :2].astype(float), i.keypoints[:, 2], side, evaluation.THRESHOLDS)
-        assert list(records[0]["controls"][name].values()) == pytest.approx(expected)
+        expected = pck_in_loops(np.array(relative) * side + corner, i.keypoints[:, :2].astype(float), i.keypoints[:, 2], side)
+        assert [records[0]["controls"][name][n] for n in NAMES] == pytest.approx(expected)
 
 
-def test_averages_over_images_over_categories_and_by_training():
-    ids = {c["name"]: c["id"] for c in data.mp100()["categories"]}
-    mp100_record = lambda name, value: {"category": ids[name], "controls": {}} | dict.fromkeys(NAMES, value)
-    records = [mp100_record("horse_body", 1.0), mp100_record("horse_body", 0.5), mp100_record("horse_body", 0.0), mp100_record("bed", 0.1)]
-    r, table = evaluation.report(records, {ids[n]: n for n in ("horse_body", "bed")}, 1)
-    assert r["mPCK"] == pytest.approx(1.6 / 4) and r["mPCK over categories"] == pytest.approx((0.5 + 0.1) / 2)
-    facts = data.mp100()
-    trained = {c["definition"] for c in facts["categories"] if c["id"] in facts["splits"]["1"]["train"]}
-    assert "animal_body" in trained and "bed" not in trained
-    assert r["groups"]["definition seen in training"]["instances"] == 3 and r["groups"]["definition new"]["mPCK"] == pytest.approx(0.1)
-    assert r["categories"][ids["bed"]]["name"] == "bed" and r["definitions"]["animal_body"]["mPCK"] == pytest.approx(0.5)
-    assert "definition new (1 category)" in table and " 40.0 |" in table
+def grey_at(pixels, point):
+    x, y = (int(v * pixels.shape[-1]) for v in point)
+    return bool((pixels[:, y, x] == evaluation.GREY[:, 0, 0]).all())
+
+
+class Finder:
+    """Sees where a keypoint is unless grey covers it. Tells how it was asked."""
+    def __init__(self, instance, keypoints):
+        affine = data.crop_affine(instance.bbox, 1)
+        self.truths = dict(zip(keypoints, data.to_crop(instance.keypoints[:, :2], affine, 1)))
+        self.calls = []
+
+    def answer(self, pixels, keypoints, **inference):
+        self.calls.append((pixels, keypoints, inference))
+        places = [(0.0, 0.0) if grey_at(pixels, self.truths[k]) else self.truths[k] for k in keypoints]
+        return places, [0.5] * len(keypoints)
+
+
+def test_occluded_keypoints_are_told_from_those_in_sight(folder):
+    instances, names = data.read_split(folder, 1, "test")
+    described, look, falls = data.describe(instances, names, folder / "texts"), lambda i: data.load_crop(i, 56)[0], 0
+    for i in instances:
+        model, keypoints = Finder(i, described[i.category]), described[i.category]
+        controls = evaluation.measure(model, i, keypoints, None, look, {"seed": 3}, (0.6, 0.3))["controls"]
+        for (pixels, asked, _), share in zip(model.calls[1:], ("30%", "60%"), strict=True):
+            seen = [not grey_at(pixels, model.truths[k]) for k in asked]
+            assert controls[f"{share} covered"]["PCK@0.05"] == pytest.approx(np.mean(seen))
+            in_sight = controls.get(f"{share} covered, keypoints in sight")
+            assert (in_sight is not None) == any(seen)
+            if any(seen):
+                assert list(in_sight["distances"]) == [k.name for k, s in zip(asked, seen) if s]
+                assert in_sight["PCK@0.05"] == 1
+            falls += not all(seen)
+        again = Finder(i, keypoints)
+        evaluation.measure(again, i, keypoints, None, look, {"seed": 3}, (0.3, 0.6))
+        assert all(torch.equal(a[0], b[0]) for a, b in zip(model.calls, again.calls, strict=True))
+    assert falls > 3
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.tuples(st.floats(1, 300), st.floats(1, 300)), st.integers(28, 120),
+       st.lists(st.floats(0.05, 0.9), min_size=1, max_size=4), st.integers())
+def test_covers_hold_their_share_of_the_box(wh, size, shares, seed):
+    w, h = (max(1, round(size * n / max(wh))) for n in wh)
+    x, y = (size - w) // 2, (size - h) // 2
+    found = list(evaluation.covers((5, 7, *wh), size, shares, random.Random(seed)))
+    assert [share for share, _ in found] == sorted(shares)
+    for share, mask in found:
+        covered = mask[y:y + h, x:x + w].mean()
+        assert share <= covered <= share + 0.4 / h + 1 / (w * h)            # by a row of the widest rectangle, at most
+    for (_, smaller), (_, larger) in zip(found, found[1:]):
+        assert (larger | ~smaller).all()
+
+
+def test_how_to_answer_reaches_the_model_with_a_seed_for_each_image(folder):
+    instances, names = data.read_split(folder, 1, "test")
+    described, look, seeds = data.describe(instances, names, folder / "texts"), lambda i: data.load_crop(i, 28)[0], []
+    for i in instances[:3] * 2:
+        model, inference = Finder(i, described[i.category]), {"decoding": "top-3", "cumulative": True, "seed": 5}
+        record = evaluation.measure(model, i, described[i.category], None, look, inference)
+        (_, asked, passed), = model.calls
+        assert passed == inference | {"seed": passed["seed"], "category": i.name, "listed": described[i.category]} and inference["seed"] == 5
+        seeds.append(passed["seed"])
+        assert asked == described[i.category]       # all of them: who is asked does not tell which are labelled
+        assert list(record["predictions"]) == [k.name for k, v in zip(asked, i.keypoints[:, 2]) if v > 0]
+        assert record["PCK@0.05"] == 1              # each answer is compared with its own truth
+    assert seeds[:3] == seeds[3:] and len(set(seeds)) == 3
 
 
 def test_command_writes_what_it_measured(monkeypatch, capsys, model_folder, folder, tmp_path):
@@ -209,21 +233,139 @@ def test_command_writes_what_it_measured(monkeypatch, capsys, model_folder, fold
         texts = TEXTS["kite" if i.category == 500 else "boat"]
         assert list(m["predictions"]) == [k for k, v in zip(texts, i.keypoints[:, 2]) if v > 0] == list(m["probabilities"])
         predictions = [m["predictions"].get(k, (0, 0)) for k in texts]
-        recomputed.append(pck_in_loops(predictions, i.keypoints[:, :2].astype(float), i.keypoints[:, 2], max(i.bbox[2:]), evaluation.THRESHOLDS))
+        recomputed.append(pck_in_loops(predictions, i.keypoints[:, :2].astype(float), i.keypoints[:, 2], max(i.bbox[2:])))
         assert [m[n] for n in NAMES] == pytest.approx(recomputed[-1])
     assert [r[n] for n in NAMES] == pytest.approx(np.mean(recomputed, 0)) and r["mPCK"] == pytest.approx(np.mean(recomputed))
 
 
+def read(folder, name="results.json"):
+    return json.loads((folder / name).read_text())
+
+
+def lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_pairs_count_an_image_once_for_each_episode(monkeypatch, capsys, model_folder, tmp_path):
+    folder = dataset(tmp_path / "data", [], ["boat"] * 17)
+    for more in ([], ["--pairs", "--resume", "--controls"], ["--pairs", "--resume"]):
+        code, out, err = run(monkeypatch, capsys, command(model_folder, folder, *more, "--out", tmp_path / "out"))
+        if "--controls" in more:                    # they were not asked before
+            assert code == 2 and "results.json is of other settings: controls was False, is True" in err
+            continue
+        assert code == 0 and "17 of 17 images" in out
+        assert ("Counted as 3000 support-query pairs; 0 more" in out) == ("--pairs" in more)
+    r, single = read(tmp_path / "out"), metrics.summary(lines(tmp_path / "out" / "instances.jsonl"))
+    assert (r["protocol"], r["pairs"], r["pairs left out"], r["instances"]) == ("support-query pairs", 200 * 15, 0, 17)
+    assert single["NME"] != r["NME"] == pytest.approx(single["NME"], rel=0.2)
+
+
+def test_an_interrupted_evaluation_continues(monkeypatch, capsys, model_folder, folder, tmp_path):
+    out, asked, answer = tmp_path / "out", [], CapeLLM.answer
+    arguments = command(model_folder, folder, "--occlude", 0.4, "--decoding", "sampling", "--out")
+    assert run(monkeypatch, capsys, [*arguments, str(tmp_path / "whole")])[0] == 0
+
+    def interrupted(*more, **inference):
+        if len(asked) == stop:
+            raise KeyboardInterrupt
+        asked.append(1)
+        return answer(*more, **inference)
+    monkeypatch.setattr(CapeLLM, "answer", interrupted)
+    stop = 7                                        # two answers an image: within the fourth
+    assert run(monkeypatch, capsys, [*arguments, str(out)])[0] == 130
+    assert [p.name for p in out.iterdir()] == ["instances.part0.jsonl"]
+    with open(out / "instances.part0.jsonl", "a") as file:
+        file.write('{"id": 9, "file"')              # a crash cuts a line short
+    for more, message in (([], "holds an interrupted evaluation: --resume continues it"),
+                          (["--resume", "--decoding", "greedy"], "is of other settings: decoding was sampling, is greedy"),
+                          (["--resume", "--seed", "1", "--image-size", "56"], "image_size was None, is 56; seed was 0, is 1")):
+        code, _, err = run(monkeypatch, capsys, [*arguments, str(out), *more])
+        assert code == 2 and message in err and err.count("\n") == 1
+    stop = 9
+    assert run(monkeypatch, capsys, [*arguments, str(out), "--resume"])[0] == 130
+    assert len(lines(out / "instances.part1.jsonl")) == 1 + 1
+    stop, asked[:] = None, []
+    code, text, _ = run(monkeypatch, capsys, [*arguments, str(out), "--resume"])
+    assert code == 0 and len(asked) == 2 * (6 - 4)
+    assert sorted(p.name for p in out.iterdir()) == ["instances.jsonl", "results.json", "results.md"]
+    for name in ("instances.jsonl", "results.json", "results.md"):
+        assert (out / name).read_text() == (tmp_path / "whole" / name).read_text()
+    for more in (["--limit", "2"], []):             # nothing is asked, nothing forgotten
+        code, again, _ = run(monkeypatch, capsys, [*arguments, str(out), "--resume", *more])
+        assert code == 0 and len(asked) == 4 and ("2 of 6 images" in again) == bool(more)
+    assert again == text and (out / "results.json").read_text() == (tmp_path / "whole" / "results.json").read_text()
+    (out / "instances.jsonl").write_text("no JSON\n")
+    code, _, err = run(monkeypatch, capsys, [*arguments, str(out), "--resume"])
+    assert code == 2 and "instances.jsonl is damaged" in err
+
+
+def test_other_weights_are_another_evaluation(monkeypatch, capsys, model_folder, folder, tmp_path):
+    model = shutil.copytree(model_folder, tmp_path / "model")
+    assert run(monkeypatch, capsys, command(model, folder, "--limit", 1, "--out", tmp_path / "out"))[0] == 0
+    content = bytearray((model / "adapter.safetensors").read_bytes())
+    content[-1] ^= 1
+    (model / "adapter.safetensors").write_bytes(content)
+    code, _, err = run(monkeypatch, capsys, command(model, folder, "--resume", "--out", tmp_path / "out"))
+    assert code == 2 and "weights, words, annotations was" in err
+
+
+@pytest.mark.parametrize("more, how", [
+    (["--cumulative"], "cumulative (fixed), greedy"),
+    (["--cumulative", "confidence"], "cumulative (confidence)"),
+    (["--decoding", "contrastive"], "single round, contrastive"),
+    (["--image-size", "56"], "greedy, 56 pixels"),
+])
+def test_other_ways_to_answer(monkeypatch, capsys, model_folder, folder, more, how):
+    code, out, err = run(monkeypatch, capsys, command(model_folder, folder, "--limit", 2, *more))
+    assert code == 0 and how in out and "2 of 6 images" in out, err
+
+
+def test_average_of_results(monkeypatch, capsys, model_folder, folder, tmp_path):
+    for part in ("train", "test"):
+        shutil.copy(folder / "annotations" / f"mp100_split1_{part}.json", folder / "annotations" / f"mp100_split2_{part}.json")
+    for split, limit in ((1, 2), (2, 2), (1, 3)):
+        arguments = command(model_folder, folder, "--split", split, "--limit", limit, "--out", tmp_path / f"{split}{limit}")
+        assert run(monkeypatch, capsys, arguments)[0] == 0
+    mean = ["--out", str(tmp_path / "mean"), "--average"]
+    average = lambda *names: run(monkeypatch, capsys, [*mean, *(str(tmp_path / n) for n in names)])
+    code, out, _ = average("12", "22")
+    assert code == 0 and "split 2" in out and "average of 2" in out and "A quick look" in out
+    assert (tmp_path / "mean" / "average.md").read_text() == out
+    assert read(tmp_path / "mean", "average.json")["NME"] == read(tmp_path / "12")["NME"]
+    code, out, err = average("22", "13")
+    assert code == 2 and out == "" and "13 was measured in another way than" in err and "limit is 3, elsewhere 2" in err
+
+
+def test_sheet_shows_truth_and_answer_where_they_are(monkeypatch, capsys, model_folder, folder, tmp_path):
+    assert run(monkeypatch, capsys, command(model_folder, folder, "--sheet", "--out", tmp_path / "out"))[0] == 0
+    with Image.open(tmp_path / "out" / "sheet.png") as page:
+        assert page.mode == "RGB" and page.width > 2 * page.height / 3 and page.getbbox() == (0, 0, *page.size)
+    i = data.read_split(folder, 1, "test")[0][0]
+    truths = i.keypoints[i.keypoints[:, 2] > 0, :2]
+    side, corner = 1.1 * max(i.bbox[2:]), np.array(i.bbox[:2]) + np.array(i.bbox[2:]) / 2 - 0.55 * max(i.bbox[2:])
+    relative = np.array([(0.2, 0.9), (0.5, 0.9), (0.9, 0.9)])[:len(truths)]                        # apart from the truths
+    record = {"NME": 0.1, "PCK@0.20": 0, "predictions": dict(zip("abc", (corner + relative * side).tolist()))}
+    page = metrics.sheet([(i, record)])
+    for points, colour in ((relative, metrics.ANSWER), ((truths - corner) / side, metrics.TRUTH)):
+        for x, y in (points * metrics.TILE).astype(int).tolist():
+            assert page.getpixel((metrics.GAP + x, 64 + y)) == colour
+
+
 def test_two_processes_give_the_same_numbers(monkeypatch, capsys, model_folder, folder, tmp_path):
-    arguments = command(model_folder, folder, "--controls", "--limit", 5, "--out")
+    arguments = command(model_folder, folder, "--controls", "--limit", 5, "--resume", "--out")
     code, out, _ = run(monkeypatch, capsys, [*arguments, str(tmp_path / "one")])
     assert code == 0 and "A quick look" in out and "5 of 6 images" in out
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(data.HERE / "eval.py"),
-                           *arguments, str(tmp_path / "two")], capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    (tmp_path / "two").mkdir()                      # as if one process had been interrupted after two images
+    first = [{"settings": read(tmp_path / "one")["settings"]}, *lines(tmp_path / "one" / "instances.jsonl")[:2]]
+    (tmp_path / "two" / "instances.part0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in first))
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                           str(data.HERE / "eval.py"), *arguments, str(tmp_path / "two")],
+                          capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stdout == out
     assert (tmp_path / "two" / "results.json").read_text() == (tmp_path / "one" / "results.json").read_text()
-    one, two = ([json.loads(line) for line in (tmp_path / n / "instances.jsonl").open()] for n in ("one", "two"))
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["instances.jsonl", "results.json", "results.md"]
+    one, two = (lines(tmp_path / n / "instances.jsonl") for n in ("one", "two"))
     for a, b in zip(one, two, strict=True):         # probabilities to rounding: one thread does not sum as two do
         assert b.pop("probabilities") == pytest.approx(a.pop("probabilities"), abs=1e-5)
         assert a == b
@@ -246,13 +388,40 @@ def test_unreadable_images_are_named_and_the_others_measured(monkeypatch, capsys
 
 @pytest.mark.parametrize("change, message", [
     (["--data", "nowhere"], "nowhere/annotations/mp100_split1_test.json is missing"),
-    (["--model", "nowhere"], "nowhere is no model folder"),
+    (["--model", "nowhere", "--out", "out"], "nowhere is no model folder"),
     (["--split", "3"], "mp100_split3_test.json is missing"),
     (["--descriptions", "nowhere"], "nowhere/boat.txt, nowhere/kite.txt are missing"),
     (["--limit", "0"], "--limit 0"),
     (["--limit", "-3"], "--limit -3"),
+    (["--image-size", "60"], "--image-size 60: the vision encoder reads patches of 14; 56 or 70 fits"),
+    (["--image-size", "-14"], "--image-size -14"),
+    (["--occlude", "0.3", "1"], "--occlude 0.3 1.0: shares of the box lie between 0 and 1"),
+    (["--sheet"], "need --out"),
+    (["--resume"], "need --out"),
+    (["--pairs"], "--pairs draws 16 instances of a category, category 500 has 3"),
+    (["--average", "nowhere"], "nowhere/results.json is missing"),
 ])
-def test_wrong_input_is_one_line_and_exit_code_2(monkeypatch, capsys, model_folder, folder, change, message):
+def test_wrong_input_is_one_line_and_exit_code_2(monkeypatch, capsys, model_folder, folder, tmp_path, change, message):
+    monkeypatch.chdir(tmp_path)
     code, out, err = run(monkeypatch, capsys, [*command(model_folder, folder), *change])
     assert code == 2 and out == ""
     assert err.startswith("eval.py: ") and err.count("\n") == 1 and message in err
+    assert not list(tmp_path.glob("out/*"))         # nothing that --resume would have to continue
+
+
+def test_the_instruction_is_the_models_unless_another_is_asked_for(monkeypatch, capsys, model_folder, folder, tmp_path):
+    own, asked, answer = shutil.copytree(model_folder, tmp_path / "model"), [], CapeLLM.answer
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps(config | {"instruction": "list"}))
+
+    def noted(self, *more, **inference):
+        asked.append((self.instruction, inference["category"]))
+        return answer(self, *more, **inference)
+    monkeypatch.setattr(CapeLLM, "answer", noted)
+    for more, expected in (([], "list"), (["--instruction", "replaced"], "replaced")):
+        asked.clear()
+        assert run(monkeypatch, capsys, command(own, folder, *more))[0] == 0
+        assert set(asked) == {(expected, "kite"), (expected, "boat")}
+    (own / "config.json").write_text(json.dumps(config | {"instruction": "sing"}))
+    code, _, err = run(monkeypatch, capsys, command(own, folder))
+    assert code == 2 and "config.json cannot be read (ValueError: instruction 'sing' is not one of base, " in err

@@ -1,0 +1,291 @@
+"""How good are the answers? PCK and its kin, averages and intervals, support-query pairs, the paper's numbers, tables, a picture.
+
+    scores([3.5, 12.0], size=100)["PCK@0.05"]       # of one image, from the distances of its keypoints: 0.5
+    summary(records)["PCK@0.20"]                    # over images; eval.py makes the records
+
+Nothing here knows the model.
+"""
+import json
+import random
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+import data
+
+THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25)         # mPCK is the mean over these
+PCK = [f"PCK@{t:.2f}" for t in THRESHOLDS]
+METRICS = [*PCK, "mPCK", "AUC", "NME"]              # of an image
+COLUMNS = [*PCK, "mPCK", "mPCK over categories", "AUC", "NME"]
+EPISODES, QUERIES = 200, 15                         # of a category; of an episode (Table 2, the published protocol)
+PROTOCOLS = QUERY_IMAGES, PAIRS = "only query images", "support-query pairs"
+
+
+def pck(predictions, truths, visible, size, thresholds):
+    """The fraction of visible keypoints that lie closer to the truth than t * size, for each threshold t.
+    predictions, truths: (K, 2) in pixels; visible: (K,), > 0 where labelled; size: max(box width, box height) in pixels.
+    Returns (len(thresholds),). Raises ValueError where nothing is visible: such an image has no PCK.
+    """
+    visible = np.asarray(visible) > 0
+    if not visible.any():
+        raise ValueError("PCK needs at least one visible keypoint")
+    x, y = (np.asarray(predictions, float) - np.asarray(truths, float))[visible].T
+    return closer(np.hypot(x, y), size, thresholds)
+
+
+def closer(distances, size, thresholds=THRESHOLDS):
+    return (distances[:, None] < np.asarray(thresholds) * size).mean(0)
+
+
+def scores(distances, size):
+    """{metric: value} of one image. distances: of keypoints to their truths, one or more; size: the box's longer side; pixels.
+
+    AUC: area under PCK@t for t in (0, 0.25), as a share of the area there is: a keypoint at distance d adds what is right of d.
+    NME: normalised mean error, the mean of distance / size.
+    """
+    distances = np.asarray(distances, float)
+    fractions, errors = closer(distances, size), distances / size
+    area = (1 - errors / THRESHOLDS[-1]).clip(0).mean()
+    return dict(zip(METRICS, map(float, (*fractions, fractions.mean(), area, errors.mean()))))
+
+
+# ------------------------------------------------------------------- averages
+
+def arrays(rows):
+    """Scores (n, len(METRICS)), weights (n,) and categories (n,) of rows of (category, scores)."""
+    return (np.array([[s[m] for m in METRICS] for _, s in rows]), np.array([s.get("weight", 1) for _, s in rows], float),
+            np.array([c for c, _ in rows]))
+
+
+def means(table, weight, category):
+    """The COLUMNS of `arrays`: averaged over images, mPCK over categories as well."""
+    over_images = np.average(table, 0, weight)
+    _, position = np.unique(category, return_inverse=True)
+    of_category = np.bincount(position, weight * table[:, len(PCK)]) / np.bincount(position, weight)
+    return np.insert(over_images, len(PCK) + 1, of_category.mean())
+
+
+def summary(records):
+    """{column: mean over images}, as in the paper; the same for the controls."""
+    def average(rows):
+        found = dict(zip(COLUMNS, means(*arrays(rows)).tolist()))
+        return found | {"categories": len({c for c, _ in rows}), "instances": len(rows)}
+    controls = {c: 0 for r in records for c in r["controls"]}
+    return average([(r["category"], r) for r in records]) | {
+        "controls": {c: average([(r["category"], r["controls"][c]) for r in records if c in r["controls"]]) for c in controls}}
+
+
+def intervals(records, resamples=1000, seed=0):
+    """{column: [low, high]}: 95% confidence intervals, percentiles of the summary of images drawn anew with replacement."""
+    columns, rng = arrays([(r["category"], r) for r in records]), np.random.default_rng(seed)
+    drawn = (rng.integers(0, len(records), len(records)) for _ in range(resamples))
+    found = np.array([means(*(column[draw] for column in columns)) for draw in drawn])              # (resamples, columns)
+    return dict(zip(COLUMNS, np.percentile(found, [2.5, 97.5], 0).T.tolist()))
+
+
+# -------------------------------------------------------- support-query pairs
+
+def episodes(members, count=EPISODES, queries=QUERIES):
+    """Support-query pairs as published: for each category `count` episodes of a support and its queries, drawn with seed 1.
+
+    members: {category: its instances}, categories in the order of the annotation file, instances in that in which the published
+    code reads them, image by image. Returns [(support, [query, ...]), ...]. Raises ValueError where a category has too few.
+    """
+    rng, drawn = random.Random(1), []
+    for category, instances in members.items():
+        if len(instances) <= queries:
+            raise ValueError(f"--pairs draws {1 + queries} instances of a category, category {category} has {len(instances)}: "
+                             "measure only query images, without --pairs")
+        for _ in range(count):
+            support, *others = rng.sample(instances, 1 + queries)
+            drawn.append((support, others))
+    return drawn
+
+
+def reading_order(folder, split, part, instances):
+    """{category: positions of its instances}, as the published code reads the annotation file: categories as listed, instances
+    image by image. instances: of data.read_split."""
+    coco = json.loads(data.annotation_file(folder, split, part).read_bytes())
+    place = {Path(folder) / "images" / image["file_name"]: n for n, image in enumerate(coco["images"])}
+    order = sorted(range(len(instances)), key=lambda n: place[instances[n].image])
+    members = {c["id"]: [n for n in order if instances[n].category == c["id"]] for c in coco["categories"]}
+    return {c: m for c, m in members.items() if m}
+
+
+def supports(instances, described, members):
+    """{query: Counter of its supports' visible keypoints, frozensets of names}, queries and `members` as positions among them."""
+    names = [frozenset(k.name for k, v in zip(described[i.category], i.keypoints[:, 2]) if v > 0) for i in instances]
+    found = defaultdict(Counter)
+    for support, queries in episodes(members):
+        for query in queries:
+            found[query][names[support]] += 1
+    return found
+
+
+def paired(record, supports):
+    """The record scored once for each support, over the keypoints visible in both, and averaged; "weight": how many have such.
+
+    supports: Counter of frozensets of keypoint names. None where no support shares a keypoint. Controls are paired alike.
+    """
+    def score(distances):
+        shared = Counter()
+        for visible, times in supports.items():
+            shared[tuple(k for k in distances if k in visible)] += times
+        del shared[()]
+        if not shared:
+            return None
+        each, weight = [scores([distances[k] for k in names], record["size"]) for names in shared], list(shared.values())
+        return {m: float(np.average([s[m] for s in each], weights=weight)) for m in METRICS} | {"weight": sum(weight)}
+    controls = {c: {**s, **found} for c, s in record["controls"].items() if (found := score(s["distances"]))}
+    return {**record, **found, "controls": controls} if (found := score(record["distances"])) else None
+
+
+# ------------------------------------------------------------------ the paper
+
+# CapeLLM's PCK@0.20 on MP-100's photographs, splits 1 to 5, in percent (Table 2).
+TABLE_2 = {QUERY_IMAGES: (96.98, 92.34, 90.57, 90.87, 92.24), PAIRS: (97.01, 92.40, 90.58, 90.90, 92.11)}
+# Split 1, only query images, by decoding, cumulative inference and image size (Tables 3, 8, 9 and 12).
+SPLIT_1 = {
+    ("greedy", None, 224): dict(zip([*PCK, "mPCK"], (78.43, 91.34, 95.26, 96.98, 97.90, 91.98))),
+    ("greedy", "fixed", 224): {"PCK@0.15": 93.02, "PCK@0.20": 94.59, "PCK@0.25": 95.42},
+    ("greedy", None, 238): {"PCK@0.05": 78.68, "PCK@0.20": 97.07, "PCK@0.25": 97.93},
+    ("greedy", None, 252): {"PCK@0.05": 78.45, "PCK@0.20": 97.11, "PCK@0.25": 97.99},
+    ("greedy", None, 336): {"PCK@0.05": 78.25, "PCK@0.20": 96.85, "PCK@0.25": 97.81},
+    ("sampling", None, 224): {"PCK@0.20": 96.06, "PCK@0.25": 97.26, "mPCK": 89.58},
+    ("temperature", None, 224): {"PCK@0.20": 96.69, "PCK@0.25": 97.76, "mPCK": 90.95},
+    ("top-3", None, 224): {"PCK@0.20": 97.07, "PCK@0.25": 97.92, "mPCK": 92.00},
+    ("top-5", None, 224): {"PCK@0.20": 97.05, "PCK@0.25": 97.91, "mPCK": 91.97},
+    ("nucleus", None, 224): {"PCK@0.20": 96.69, "PCK@0.25": 97.77, "mPCK": 90.71},
+    ("contrastive", None, 224): {"PCK@0.20": 96.98, "PCK@0.25": 97.90, "mPCK": 91.98},
+}
+
+
+def published(protocol, split, decoding="greedy", cumulative=None, size=None):
+    """{column: CapeLLM's number on MP-100's photographs, a fraction}: all that the paper has for this way to measure."""
+    numbers = SPLIT_1.get((decoding, cumulative, size or 224), {}) if (protocol, split) == (QUERY_IMAGES, 1) else {}
+    if (decoding, cumulative, size or 224) == ("greedy", None, 224):
+        numbers = numbers | {"PCK@0.20": TABLE_2[protocol][split - 1]}
+    return {column: round(value / 100, 4) for column, value in numbers.items()}
+
+
+# ------------------------------------------------------------------ the table
+
+def head():
+    titles = ["images", *(f"{c:>4}" for c in COLUMNS)]
+    return f"| {'in percent':45} | {' | '.join(titles)} |\n|{'-' * 47}|{''.join('-' * len(c) + '-:|' for c in titles)}\n"
+
+
+def line(label, values):
+    """One line of the table: Markdown, in percent, readable in a terminal. values: {column: fraction}, some may be missing."""
+    cells = [f"{100 * values[c]:{max(4, len(c))}.1f}" if c in values else " " * max(4, len(c)) for c in COLUMNS]
+    return f"| {label:45} | {values.get('instances', ''):6} | {' | '.join(cells)} |\n"
+
+
+def definitions(names):
+    """{category id: its definition}; a category that is not MP-100's is its own."""
+    known = {(c["id"], c["name"]): c["definition"] for c in data.mp100()["categories"]}
+    return {id: known.get((id, name), name) for id, name in names.items()}
+
+
+def report(records, names, split, paper=None):
+    """What results.json holds, without the settings, and its table. names: {category id: name}; paper: of `published`."""
+    facts, definition = data.mp100(), definitions(names)
+    of = {c["id"]: c["definition"] for c in facts["categories"]}
+    trained = {of[c] for c in facts["splits"].get(str(split), {"train": []})["train"]}
+    group = {c: "definition seen in training" if d in trained else "definition new" if d in of.values() else "not in MP-100"
+             for c, d in definition.items()}
+
+    def by(kind):
+        parts = defaultdict(list)
+        for r in records:
+            parts[kind[r["category"]]].append(r)
+        return {k: summary(parts[k]) for k in sorted(parts)}
+    overall, groups, per_definition = summary(records), by(group), by(definition)
+    between = intervals(records)
+    low, high = ({c: ends[i] for c, ends in between.items()} for i in (0, 1))
+    table = head()
+    for name, s in [("all", overall), *(groups.items() if len(groups) > 1 else []), *per_definition.items()]:
+        table += line(f"{name} ({s['categories']} categor{'y' if s['categories'] == 1 else 'ies'})", s)
+        if name == "all":
+            table += line("- 95% interval, from", low) + line("- 95% interval, to", high)
+            table += line("- paper, MP-100 photographs", paper) if paper else ""
+        table += "".join(line(f"- {c}", m) for c, m in s["controls"].items() if name not in per_definition)
+    categories = {c: {"name": names[c]} | s for c, s in by({c: c for c in names}).items()}
+    return overall | {"intervals": between, "paper": paper or {}, "groups": groups, "definitions": per_definition,
+                      "categories": categories}, table
+
+
+def average(folders, same):
+    """The table and the numbers of several splits and their mean, from the results.json in these folders. same: settings that
+    must not differ. Raises FileNotFoundError or ValueError naming the folder at fault."""
+    found = {}
+    for folder in folders:
+        try:
+            r = json.loads((folder / "results.json").read_bytes())
+            how = {"protocol": r["protocol"], "limit": r["limit"]} | {k: r["settings"][k] for k in same}
+            r = {k: r[k] for k in ("split", "instances", "paper", *COLUMNS)} | {"how": how}
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{folder}/results.json is missing: eval.py --out {folder} writes it") from None
+        except (ValueError, KeyError, TypeError) as e:
+            raise ValueError(f"{folder}/results.json cannot be read ({type(e).__name__}: {e}): evaluate again") from None
+        first = next(iter(found.values()), r)["how"]
+        if r["split"] in found:
+            raise ValueError(f"{folder} is of split {r['split']}, as another folder is: name each split once")
+        if different := [f"{k} is {how[k]}, elsewhere {first[k]}" for k in how if how[k] != first[k]]:
+            raise ValueError(f"{folder} was measured in another way than {folders[0]}: {'; '.join(different)}")
+        found[r["split"]] = r
+    splits = [found[s] for s in sorted(found)]
+    mean = lambda rows: {c: float(np.mean([r[c] for r in rows])) for c in COLUMNS if all(c in r for r in rows)}
+    numbers = mean(splits) | {"paper": mean([r["paper"] for r in splits]), "splits": {r["split"]: r for r in splits}}
+    text = f"{first['data']}, {first['part']} part, {first['protocol']}, {first['decoding']}"
+    text += f", cumulative ({first['cumulative']}).\n" if first["cumulative"] else ", single round.\n"
+    text += "A quick look (--limit), not the result of whole parts.\n" * (first["limit"] is not None) + "\n" + head()
+    for name, r in [*((f"split {r['split']}", r) for r in splits), (f"average of {len(splits)}", numbers)]:
+        text += line(name, r) + (line("- paper, MP-100 photographs", r["paper"]) if r["paper"] else "")
+    return text, numbers
+
+
+# ------------------------------------------------------------------ the sheet
+
+TILE, SHOWN, GAP = 272, 4, 14       # in pixels: a picture's side, how many in a row, the space between them
+TRUTH, ANSWER = (50, 150, 255), (255, 140, 0)
+
+
+def sheet(measured):
+    """A picture of the best, median and worst of [(instance, record), ...], truth and answer joined by a line (Figure 3)."""
+    ranked, u = sorted(measured, key=lambda pair: pair[1]["NME"]), 2        # drawn twice as large: Pillow's edges are hard
+    n = min(SHOWN, len(ranked))
+    middle = (len(ranked) - n) // 2
+    rows = {"best": ranked[:n], "median": ranked[middle:middle + n], "worst": ranked[len(ranked) - n:]}
+    high, font, bold = TILE + 58, ImageFont.load_default(13 * u), ImageFont.load_default(18 * u)
+    page = Image.new("RGB", ((n * (TILE + GAP) + GAP) * u, (3 * (high + 30) + 34) * u), "white")
+    pen = ImageDraw.Draw(page)
+    for x, colour, text in ((GAP, TRUTH, "truth"), (GAP + 70, ANSWER, "answer")):
+        pen.circle(((x + 6) * u, 18 * u), 6 * u, colour)
+        pen.text(((x + 17) * u, 18 * u), text, "black", font, "lm")
+    pen.text((page.width - GAP * u, 18 * u), "error: mean distance / longer side of the box", "black", font, "rm")
+    for row, (title, shown) in enumerate(rows.items()):
+        top = 34 + row * (high + 30)
+        pen.text((GAP * u, (top + 14) * u), title, "black", bold, "lm")
+        for column, (i, r) in enumerate(shown):
+            left = GAP + column * (TILE + GAP)
+            pixels = (data.load_crop(i, TILE * u, 1.1)[0] * data.STD + data.MEAN) * 255
+            picture = Image.fromarray(pixels.round().byte().permute(1, 2, 0).numpy())
+            truths = i.keypoints[i.keypoints[:, 2] > 0, :2]
+            affine, answers = data.crop_affine(i.bbox, TILE * u, 1.1), [*r["predictions"].values()]
+            truths, answers = (data.to_crop(points, affine, 1) for points in (truths, answers))
+            over, radius = ImageDraw.Draw(picture), (4 if len(truths) <= 20 else 2.5) * u
+            for width, colour in ((4 * u, "black"), (2 * u, "white")):
+                for ends in zip(truths, answers):
+                    over.line([*ends[0], *ends[1]], colour, width)
+            for points, colour in ((truths, TRUTH), (answers, ANSWER)):
+                for point in points.tolist():
+                    over.circle(point, radius + u, "black")
+                    over.circle(point, radius, colour)
+            page.paste(picture, (left * u, (top + 30) * u))
+            pen.text((left * u, (top + TILE + 42) * u), i.name, "black", font, "lm")
+            text = f"error {r['NME']:.3f}, PCK@0.20 {100 * r['PCK@0.20']:.0f}%"
+            pen.text((left * u, (top + TILE + 60) * u), text, "black", font, "lm")
+    return page.reduce(u)
