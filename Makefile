@@ -3,7 +3,7 @@ PYTHON ?= python3
 PHOTOS ?=
 BIN := .venv/bin
 
-.PHONY: sample test nano eval
+.PHONY: sample test nano eval bench
 sample: .venv/ready
 	$(BIN)/python sample.py --image examples/astronaut.jpg --box 86,40,54,53 --desc descriptions/human_face_68.txt --out out/astronaut.png
 	$(BIN)/python sample.py --image examples/fox.jpg --box 0,13,246,152 --desc descriptions/animal_body.txt --out out/fox.png
@@ -18,7 +18,7 @@ eval: .venv/ready data/figures
 # nano from nothing, unattended; continues where it was interrupted.
 nano: .venv/ready data/figures
 	$(BIN)/torchrun --standalone --nproc_per_node 2 -m nano.pretrain --data data/figures $(PHOTOS) --out runs/pretrain
-	$(BIN)/torchrun --standalone --nproc_per_node 2 train.py --init runs/pretrain/model --data data/figures $(PHOTOS) --out runs/nano --resume --k 1 --steps 60 --micro-batch 16 --workers 0 --save-every 20
+	$(BIN)/torchrun --standalone --nproc_per_node 2 train.py --init runs/pretrain/model --data data/figures $(PHOTOS) --out runs/nano --resume --steps 60 --micro-batch 16 --workers 0 --save-every 20
 	cp -r runs/pretrain/model/vision runs/pretrain/model/llm runs/pretrain/model/config.json nano/
 	cp runs/nano/step-0000060/adapter.safetensors nano/
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 import data
 import metrics
 from capellm import DECODING, CapeLLM
-from metrics import PCK, definitions, scores, summary
+from metrics import definitions, scores
 
 DECIDES = ("model", "data", "split", "part", "controls", "occlude", "instruction", "decoding", "cumulative", "image_size",
            "seed")                                  # what decides an answer

@@ -29,9 +29,9 @@ from tqdm import tqdm
 
 import data
 import eval as evaluation
+import metrics
 import runs
 from capellm import CapeLLM
-from lora import merge_lora
 
 BATCH = 128         # pairs an optimiser step: 4 GPUs x 1 x 32 accumulation steps (Section 4.1)
 LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["vision", "llm"]}
@@ -223,8 +223,8 @@ def validate(model, instances, described, rank, world):
         gathered = [None] * world
         dist.all_gather_object(gathered, records)
         records = [r for share in gathered for r in share]
-    scores = evaluation.summary(records)
-    return {name: round(scores[name], 4) for name in (*evaluation.PCK, "mPCK")}
+    scores = metrics.summary(records)
+    return {name: round(scores[name], 4) for name in (*metrics.PCK, "mPCK")}
 
 
 # --------------------------------------------------------------------- the run

@@ -10,6 +10,7 @@ from PIL import Image
 import data
 import eval as evaluation
 import figures
+import metrics
 from capellm import CapeLLM
 from nano import pretrain
 
@@ -31,7 +32,7 @@ def scores(model, tmp_path_factory):
     prepared, _ = evaluation.controls(SimpleNamespace(data=folder, split=1, part="test"), instances, names, described)
     look = lambda instance: data.load_crop(instance, model.image_size)[0]
     records = [evaluation.measure(model, i, described[i.category], p, look) for i, p in zip(instances, prepared)]
-    found = evaluation.summary(records)
+    found = metrics.summary(records)
     return {"": found} | found["controls"]
 
 

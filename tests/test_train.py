@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import data
 import eval as evaluation
+import metrics
 import runs
 import train
 from capellm import CapeLLM
@@ -301,7 +302,7 @@ def test_validation_is_eval_py_on_the_checkpoint(folder, init, tmp_path, monkeyp
         with pytest.raises(SystemExit):
             evaluation.main()
         results = json.loads((tmp_path / f"{step}" / "results.json").read_text())
-        assert log[step - 1]["val"] == {n: pytest.approx(results[n], abs=1e-3) for n in (*evaluation.PCK, "mPCK")}
+        assert log[step - 1]["val"] == {n: pytest.approx(results[n], abs=1e-3) for n in (*metrics.PCK, "mPCK")}
 
 
 # Killed, stopped, out of room: runs in processes of their own, forked from one that has imported everything
