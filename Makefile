@@ -15,6 +15,13 @@ test: .venv/ready-dev
 eval: .venv/ready data/figures
 	$(BIN)/torchrun --standalone --nproc_per_node 2 eval.py --model nano --data data/figures --controls --out out/figures
 
+# Against transformers and peft doing the same work, at the shapes of a 135M-parameter Llama and DINOv2 S/14.
+bench: .venv/ready-dev
+	$(BIN)/python tests/bench.py load
+	$(BIN)/python tests/bench.py infer --repeat 3
+	$(BIN)/python tests/bench.py train --repeat 3
+	$(BIN)/python tests/bench.py density --repeat 3
+
 # nano from nothing, unattended; continues where it was interrupted.
 nano: .venv/ready data/figures
 	$(BIN)/torchrun --standalone --nproc_per_node 2 -m nano.pretrain --data data/figures $(PHOTOS) --out runs/pretrain

@@ -50,8 +50,8 @@ SHAPES = {
                                    num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True)},
     "tiny": {"dtype": torch.float32,
              "vision": dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14),
-             "llm": LLAMA3 | dict(vocab_size=1024, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-                                  num_key_value_heads=1)},
+             "llm": LLAMA3 | dict(vocab_size=1024, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                                  num_attention_heads=2, num_key_value_heads=1)},
     "llama8b": {"dtype": torch.bfloat16,    # the paper's: Llama-3.1-8B and ViT-L/14
                 "vision": dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, image_size=224, patch_size=14),
                 "llm": LLAMA3 | dict(vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
@@ -85,7 +85,8 @@ def random_like(tensor, gain, dtype=torch.float32):
 def write_llm(folder, shape, dtype):
     with torch.device("meta"):
         model = Llama(Config(**shape))
-    write_backbone(folder, model, shape | {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu"}, dtype)
+    kind = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu"}
+    write_backbone(folder, model, shape | kind, dtype)
 
 
 def write_tokenizer(file):
@@ -128,9 +129,10 @@ class Reference(torch.nn.Module):
         from peft import LoraConfig, get_peft_model
         transformers.utils.logging.disable_progress_bar()
         adapter, self.free = load_file(folder / "adapter.safetensors"), free
+        rank, alpha, dropout = (LORA[k] for k in ("rank", "alpha", "dropout"))
         for part, kind in (("vision", transformers.Dinov2Model), ("llm", transformers.LlamaForCausalLM)):
-            config = LoraConfig(r=LORA["rank"], lora_alpha=LORA["alpha"], lora_dropout=LORA["dropout"], target_modules=["q_proj", "v_proj"])
-            model = get_peft_model(kind.from_pretrained(folder / part, dtype=dtype), config)
+            lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=["q_proj", "v_proj"])
+            model = get_peft_model(kind.from_pretrained(folder / part, dtype=dtype), lora)
             for name, tensor in adapter.items():
                 if name.startswith(f"{part}."):
                     name = re.sub("attention.(query|value)", lambda m: f"{m[1][0]}_proj", name.removeprefix(f"{part}."))
@@ -218,7 +220,7 @@ def operations(shape, images, tokens, pairs, scores, training=False):
 
     Every matrix takes 2 x weights x tokens, attention 4 x width x pairs a layer. Training adds the gradients of inputs, as much
     again (attention: twice), and those of weights for what is trained, adapters and projection. Norms, activations, rotations
-    and the optimiser are not counted.
+    and the optimiser are not counted, nor that nothing asks for gradients before the first adapter.
     """
     v, m, rank = DINOv2Config(**shape["vision"]), Config(**shape["llm"]), LORA["rank"] * training
     N, C, D, layers = (v.image_size // v.patch_size) ** 2, v.hidden_size, m.hidden_size, m.num_hidden_layers
@@ -227,7 +229,8 @@ def operations(shape, images, tokens, pairs, scores, training=False):
     frozen = seen * 12 * C ** 2 + layers * tokens * D * (2 * q + 2 * kv + 3 * m.intermediate_size) + scores * D
     trained = images * N * C * D + rank * (seen * 4 * C + layers * tokens * (2 * D + q + kv))
     attention = seen * (N + 1) * C + layers * q * pairs
-    return 2 * images * N * 3 * v.patch_size ** 2 * C + (2 + 2 * training) * frozen + (2 + 4 * training) * (trained + 2 * attention)
+    patching = images * N * C * 3 * v.patch_size ** 2
+    return 2 * patching + (2 + 2 * training) * frozen + (2 + 4 * training) * (trained + 2 * attention)
 
 
 def chain(new, past=0):
@@ -241,7 +244,7 @@ def tree(shape, trunk, branches, scores, training=False):
 
 
 def infer_count(shape, n, cumulative):
-    """Ours reads all but the last digit, and what ends the rounds between; the reference all but the last token of each answer."""
+    """Ours reads answers up to their last digit, and of rounds before others all; the reference all but the last token."""
     trunk, entries, question = trunk_of(shape), shape["llm"]["vocab_size"], QUESTION["infer"]
     longest = (data.MAX_TOKENS - trunk) // (question + ANSWER) if cumulative else 1         # rounds of a chain
     chains = [min(longest, n - i) * (question + ANSWER) - 3 for i in range(0, n, longest)]
@@ -313,7 +316,7 @@ def density(shape, tokenizer, device, _):
         """The greedy answer, and its mass."""
         answers, mass = greedy.run(model)
         if isinstance(model, CapeLLM):
-            mass = [result.p[round(1000 * x), round(1000 * y)] for x, y in answers]
+            mass = [float(result.p[round(1000 * x), round(1000 * y)]) for x, y in answers]
         return answers, mass
 
     def count(side, found):
@@ -321,11 +324,11 @@ def density(shape, tokenizer, device, _):
         if side == "reference":
             return samples.count(side, None)
         tokens = found.prefixes - 1 + 3 * int((found.p.sum(1) >= 1e-4).sum())
-        return operations(shape, 1, start + tokens, chain(start) + tokens * (start + 4), 10 * found.prefixes)
+        return operations(shape, 1, start + tokens, chain(start) + tokens * chain(1, start + 3), 10 * found.prefixes)
 
     drawn = {"ours": tree(shape, start, [8] * SAMPLES, 60 * SAMPLES), "reference": samples.count("reference", None)}
     return {"one greedy answer": greedy, f"{SAMPLES} samples": samples._replace(count=lambda side, _: drawn[side]),
-            f"exact density; {SAMPLES} samples": Work(run, check, count)}
+            f"density: exact, reference {SAMPLES} samples": Work(run, check, count)}
 
 
 WORKS = {"infer": infer, "train": train, "density": density}
@@ -376,7 +379,7 @@ def compare(a):
         say("writing the model")
         write_model(folder, shape)
         works = WORKS[a.what](shape, Tokenizer.from_pretrained(folder / "llm"), a.device, a.keypoints)
-        checks, rates, seconds, counts = {}, [], {}, {}
+        checks, rates, seconds, results = {}, [], {}, {}
         for name in works:
             for side in sides:
                 say(f"{name}: memory and numbers, {side}")
@@ -389,13 +392,16 @@ def compare(a):
             rates.append(product_rate(shape["dtype"], a.device))
             for name, work in works.items():
                 for side in sides[::(-1) ** n]:
-                    t, result = timed(lambda: work.run(models[side]), a.device)
+                    t, results[name, side] = timed(lambda: work.run(models[side]), a.device)
                     seconds.setdefault((name, side), []).append(t)
-                    counts[name, side] = work.count(side, result)
                     say(f"{name}: {side} {t:.2f} s")
     print(f"{a.what}, {a.shape}, {a.device}, {a.threads} threads, median of {a.repeat}; "
           f"a matrix product reaches {statistics.median(rates) / 1e9:,.0f} GFLOP/s\n")
+    counts = {(name, side): works[name].count(side, result) for (name, side), result in results.items()}
     print(*table(works, sides, checks, rates, seconds, counts), sep="\n")
+    for found in results.values():
+        if isinstance(found, exact.Density):
+            print(f"\nthe exact density read {found.prefixes:,} prefixes and spread {found.spread:.3f} of the mass")
     if shape["dtype"] == torch.float32 and not a.only:
         for name in works:
             agree(name, *(checks[name, side][0] for side in SIDES))
@@ -403,19 +409,22 @@ def compare(a):
 
 def table(works, sides, checks, rates, seconds, counts):
     """Lines of a Markdown table, one piece of work each."""
-    columns = {"s": lambda name, side: f"{statistics.median(seconds[name, side]):.2f}",
-               "GFLOP": lambda name, side: f"{counts[name, side] / 1e9:,.1f}",
-               "of the rate": lambda name, side: f"{statistics.median(counts[name, side] / t / r for t, r in zip(seconds[name, side], rates)):.0%}",
-               "GB": lambda name, side: f"{checks[name, side][1] / 1e9:.2f}"}
-    yield "| | " + " | ".join(f"{side}, {c}" for c in columns for side in sides) + " | times faster | same answers |" * (len(sides) > 1)
-    yield "|---|" + "---:|" * (len(columns) * len(sides) + 2 * (len(sides) > 1))
+    share = lambda key: statistics.median(counts[key] / t / r for t, r in zip(seconds[key], rates))
+    columns = {"s": lambda key: f"{statistics.median(seconds[key]):.2f}",
+               "GFLOP": lambda key: f"{counts[key] / 1e9:,.1f}",
+               "of the rate": lambda key: f"{share(key):.0%}",
+               "GB": lambda key: f"{checks[key][1] / 1e9:.2f}"}
+    both = len(sides) == 2
+    heads = [f"{side}, {c}" for c in columns for side in sides] + ["times faster", "same answers"] * both
+    yield " | ".join(["|", *heads]) + " |"
+    yield "|---|" + "---:|" * (len(columns) * len(sides) + 2 * both)
     for name in works:
-        cells = [column(name, side) for column in columns.values() for side in sides]
-        if len(sides) > 1:
+        cells = [column((name, side)) for column in columns.values() for side in sides]
+        if both:
             (theirs, _), (ours, _) = (checks[name, side][0] for side in SIDES)
             cells.append(f"{statistics.median(r / o for r, o in zip(*(seconds[name, side] for side in SIDES))):.2f}")
             cells.append(f"{sum(t == o for t, o in zip(theirs, ours))} of {len(theirs)}" if theirs else "")
-        yield f"| {name} | " + " | ".join(cells) + " |"
+        yield " | ".join([f"| {name}", *cells]) + " |"
 
 
 def agree(name, reference, ours):
@@ -451,7 +460,8 @@ def load(repeat):
         found = {name: [] for name in LOADERS}
         for _ in range(repeat):
             for name, loader in LOADERS.items():
-                out = subprocess.run([sys.executable, "-c", CHILD, folder, loader, str(ROOT)], capture_output=True, text=True, check=True)
+                command = [sys.executable, "-c", CHILD, folder, loader, str(ROOT)]
+                out = subprocess.run(command, capture_output=True, text=True, check=True)
                 found[name].append([float(n) for n in out.stdout.split()])
     if len({sums[2] for runs in found.values() for sums in runs}) != 1:
         raise SystemExit("the two loaded different weights")
