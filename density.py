@@ -8,6 +8,7 @@ The paper draws answers and smooths them (`sample_density`). Here the tree of di
 Everything but `density` takes any p (1000, 1000) that sums to 1: p[i, j] is the mass of the answer (i / 1000, j / 1000).
 """
 import math
+from collections import defaultdict
 from typing import NamedTuple
 
 import torch
@@ -17,8 +18,9 @@ import data
 from llama import KVCache
 
 SIDE = 1000         # values of a coordinate
-BATCH = 64          # branches in one pass
+BATCH = 128         # branches in one pass
 GROUP = 32          # values of x whose y are read together: it bounds the cache
+SAMPLES = 100       # answers that are drawn and smoothed, as in Figure 5; the paper does not say how many
 
 
 class Density(NamedTuple):
@@ -33,21 +35,22 @@ class Density(NamedTuple):
 
 
 @torch.inference_mode()
-def density(model, pixels, keypoint, cut=1e-4):
-    """Density of the answers to one keypoint's question. model: CapeLLM; pixels (3, S, S).
+def density(model, pixels, keypoint, cut=1e-4, category="object", listed=None):
+    """Density of the answers to one keypoint's question. model: CapeLLM; pixels (3, S, S); category, listed: as in `answer`.
 
-    cut: prefixes of less probability than this are not read; with 0 all are, 111,111 for K = 3.
+    cut: prefixes of less probability than this are not read; with 0 all are, 111,111 for K = 3. A read prefix gives all that
+    follow it more than 0.
     """
     if not 0 <= cut <= 1:
         raise ValueError(f"cut is {cut}, expected a probability: 0 reads every prefix, 1 hardly any")
-    codec, trunk = model.codec, model.context(pixels, [keypoint])
+    codec, trunk = model.codec, model.context(pixels, listed or [keypoint], category)
     question = data.question(model.tokenizer, keypoint, model.instruction) + codec.open
-    nodes = sum(codec.base ** k for k in range(codec.K))            # prefixes of one coordinate
-    room = len(question) + nodes + GROUP * (nodes + len(codec.comma))
+    inner = sum(codec.base ** k for k in range(codec.K - 1))        # prefixes of one coordinate, but for the longest
+    room = len(question) + inner + codec.base ** (codec.K - 1) + (GROUP * inner + BATCH) * (1 + len(codec.comma))
     cache = KVCache(model.llm.config, 1, trunk.shape[1] + room, trunk.dtype, model.device)
     model.llm(trunk, cache=cache)
     rows = torch.ones(1, cache.length, dtype=torch.bool, device=model.device)
-    (x,), _, prefixes, codes, rows = coordinate(model, cache, rows, [question], torch.ones(1, dtype=torch.float64), cut)
+    (x,), _, prefixes, codes, rows = coordinate(model, cache, rows, [question], torch.ones(1, dtype=torch.float64), cut, True)
     p, length, parent = x[:, None].repeat(1, SIDE) / SIDE, cache.length, torch.zeros(SIDE, dtype=torch.long)
     parent[codes] = torch.arange(len(codes))
     spread = float(x[x < cut].sum())
@@ -55,18 +58,18 @@ def density(model, pixels, keypoint, cut=1e-4):
     for i in range(0, len(read), GROUP):
         c = read[i:i + GROUP]
         feed = [[codec.ids[n % codec.base]] + codec.comma for n in c.tolist()]
-        p[c], lost, n, _, _ = coordinate(model, cache, rows[parent[c // codec.base].to(rows.device)], feed, x[c], cut)
+        p[c], lost, n, _, _ = coordinate(model, cache, rows[parent[c // codec.base].to(rows.device)], feed, x[c], cut, False)
         spread, prefixes = spread + lost, prefixes + n
         cache.truncate(length)
     return Density(p, spread, prefixes)
 
 
-def coordinate(model, cache, rows, feed, mass, cut):
-    """The next coordinate of n branches off the cache, digit by digit.
+def coordinate(model, cache, rows, feed, mass, cut, more):
+    """The next coordinate of n branches off the cache, digit by digit. more: whether anything will follow it.
 
     rows (n, S): what they see; feed: tokens of each up to the first digit; mass (n,): their probabilities.
     Returns the joint mass (n, 1000) with its values, how much of it was spread, how many prefixes were read, and of
-    those before the last digit codes (m,) and rows (m, S').
+    those before the last digit codes (m,) and, for what follows, rows (m, S').
     """
     ids, base, n = model.codec.ids, model.codec.base, len(rows)
     values, spread, prefixes = torch.zeros(n, SIDE, dtype=torch.float64), 0.0, 0
@@ -80,7 +83,7 @@ def coordinate(model, cache, rows, feed, mass, cut):
             mass, branch, code = mass[read], branch[read], code[read]
             rows = rows.repeat_interleave(base, 0)[read.to(rows.device)]
             feed = [[ids[d]] for d in (code % base).tolist()]
-        p, rows = extend(model, cache, rows, feed)
+        p, rows = extend(model, cache, rows, feed, keep=more or k < model.codec.K - 1)
         prefixes, codes = prefixes + len(feed), code
         mass = (mass[:, None] * p).flatten()
         code = (code[:, None] * base + torch.arange(base)).flatten()
@@ -89,14 +92,20 @@ def coordinate(model, cache, rows, feed, mass, cut):
     return values, spread, prefixes, codes, rows
 
 
-def extend(model, cache, rows, feed):
-    """CapeLLM.extend in batches: probabilities (n, base) of the digit that follows each branch, and rows (n, S') of the ends."""
-    p, ends = [torch.empty(0, model.codec.base, dtype=torch.float64)], [rows[:0]]
+def extend(model, cache, rows, feed, keep):
+    """CapeLLM.extend in batches: probabilities (n, base) of the digit that follows each branch, and rows (n, S') of the ends.
+
+    keep: whether they stay in the cache. Those that nobody grows from would only be looked at, and masked, by all others.
+    """
+    p, ends, length = [torch.empty(0, model.codec.base, dtype=torch.float64)], [rows[:0]], cache.length
     for i in range(0, len(feed), BATCH):
         seen = F.pad(rows[i:i + BATCH], (0, cache.length - rows.shape[1]))
         _, end, log_p = model.extend(cache, seen, feed[i:i + BATCH])
         p.append(log_p.exp())
-        ends.append(end)
+        if keep:
+            ends.append(end)
+        else:
+            cache.truncate(length)
     return torch.cat(p), torch.cat([F.pad(end, (0, cache.length - end.shape[1])) for end in ends])
 
 
@@ -135,15 +144,28 @@ def entropy(p):
     return float(torch.special.entr(p).sum())
 
 
+def cell(truth):
+    """The answer (i, j) that stands for a place (x, y). ValueError where a coordinate has no code: it lies outside the crop."""
+    if not all(map(data.Codec.has_code, truth)):
+        raise ValueError(f"{tuple(truth)} lies outside the crop, where coordinates are in [0, 0.9995): it has no density")
+    return tuple(min(int(SIDE * y + 0.5), SIDE - 1) for y in truth)
+
+
 def nll(p, truth):
     """-log of the density at the true (x, y), in nats, per unit of area (the crop's is 1): 0 where p is even.
 
-    ValueError where a coordinate of the truth has no code: it lies outside the crop.
+    ValueError where the truth lies outside the crop.
     """
-    if not all(map(data.Codec.has_code, truth)):
-        raise ValueError(f"{tuple(truth)} lies outside the crop, where coordinates are in [0, 0.9995): it has no density")
-    i, j = (min(int(SIDE * y + 0.5), SIDE - 1) for y in truth)
-    return float(-(p[i, j] * SIDE ** 2).log())
+    return float(-(p[cell(truth)] * SIDE ** 2).log())
+
+
+def level(p, truth, u):
+    """The q from which on the credible region of mass q holds the true (x, y): over truths drawn from p it is even in (0, 1).
+
+    u: drawn from [0, 1), orders the truth among equally likely answers, of which a region holds some. ValueError as in `nll`.
+    """
+    at = p[cell(truth)]
+    return float(p[p > at].sum() + u * at * (p == at).sum())
 
 
 def best(p, radius):
@@ -153,13 +175,21 @@ def best(p, radius):
     """
     radius = round(SIDE * radius, 6)                                # 1000 * 0.07 is 70.00000000000001
     reach = min(math.ceil(radius), SIDE)
-    n = torch.arange(-reach, reach + 1, dtype=p.dtype)
+    n, wide = torch.arange(-reach, reach + 1, dtype=p.dtype), 2 * reach + 1
     ball = (n[:, None].hypot(n) < radius).to(p.dtype)
-    size = [SIDE + reach] * 2                                       # what wraps around stays off the grid
-    mass = torch.fft.irfft2(torch.fft.rfft2(p, size) * torch.fft.rfft2(ball, size), size)[reach:, reach:]
-    x, y = (torch.arange(SIDE, dtype=p.dtype) - SIDE * m for m in mean(p))
-    distance = x[:, None].hypot(y).masked_fill(mass < mass.max() - 1e-9, torch.inf)     # 1e-9: rounding of the transform
-    return point(int(distance.argmin())), float(mass.max())
+    padded, part = F.pad(p, [reach] * 4), []
+    guesses = [(padded[i:i + wide, j:j + wide] * ball).sum() for i, j in map(cell, (mode(p), median(p)))]
+    for axis in (1, 0):     # where the whole strip between c - reach and c + reach has less than a guess, no ball has more
+        below = F.pad(padded.sum(axis).cumsum(0), (1, 0))
+        centres = (below[wide:] - below[:-wide] > max(guesses) - 2e-9).nonzero()[:, 0]
+        part.append(slice(int(centres[0]), int(centres[-1]) + wide))
+    looked = padded[tuple(part)]
+    size = [-(-n // 64) * 64 for n in looked.shape]                 # fast sizes; what wraps around stays in the first 2 reach
+    mass = torch.fft.irfft2(torch.fft.rfft2(looked, size) * torch.fft.rfft2(ball, size), size)
+    mass = mass[wide - 1:looked.shape[0], wide - 1:looked.shape[1]]
+    found = (mass > mass.max() - 1e-9).nonzero() + torch.tensor([s.start for s in part])    # 1e-9: rounding of the transform
+    x, y = (found - SIDE * torch.tensor(mean(p), dtype=p.dtype)).T
+    return tuple(n / SIDE for n in found[int(x.hypot(y).argmin())].tolist()), float(mass.max())
 
 
 # ------------------------------------------------------------------ what the paper compares
@@ -175,3 +205,51 @@ def sample_density(samples, bandwidth):
 def gaussian(centre, sigma):
     """The heatmap that others assume: one Gaussian of fixed variance around a point (x, y), cut off at the crop."""
     return sample_density([centre], sigma)
+
+
+def drawn(p, generator, n=SAMPLES):
+    """n answers (n, 2) drawn from p, as if the model had sampled them, and the bandwidth to smooth them with: Scott's rule."""
+    at = p.flatten().multinomial(n, replacement=True, generator=generator)
+    samples = torch.stack([at // SIDE, at % SIDE], 1).double() / SIDE
+    return samples, max(float(samples.var(0).mean()) ** 0.5 * n ** (-1 / 6), 1 / SIDE)
+
+
+def gaussian_nll(centres, truths, sigma):
+    """`nll` of `gaussian` for many at once: centres, truths (n, 2), inside the crop; sigma: a number or (n, 1). Returns (n,)."""
+    centres, truths, sigma = (torch.as_tensor(v, dtype=torch.float64) for v in (centres, truths, sigma))
+    truths = (SIDE * truths + 0.5).floor().clamp(max=SIDE - 1) / SIDE
+    low, high = (torch.special.log_ndtr((edge - centres) / sigma) for edge in (-0.0005, 0.9995))
+    inside = high + torch.log1p(-(low - high).exp())                # log of the mass that is not cut off
+    return (((truths - centres) / sigma) ** 2 / 2 + (sigma * math.tau ** 0.5).log() + inside).sum(1)
+
+
+def best_sigma(centres, truths):
+    """The standard deviation that makes the mean of `gaussian_nll` least, between 0.001 and 10: golden-section search."""
+    low, high, ratio = math.log(0.001), math.log(10), (5 ** 0.5 - 1) / 2
+    cost = lambda s: float(gaussian_nll(centres, truths, math.exp(s)).mean())
+    while high - low > 1e-4:
+        a, b = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, b) if cost(a) < cost(b) else (a, high)
+    return math.exp((low + high) / 2)
+
+
+def study(model, pixels, keypoints, truths, greedy, thresholds, rng, **question):
+    """Densities of an image's keypoints, compared with truths and greedy answers (K, 2). All places are relative to the crop.
+
+    Returns {name: points (K, 2), of "PCK-optimal" (K, T, 2): one for each threshold} and {keypoint: numbers}: nll, entropy, both
+    per unit of area, level, spread; without nll and level where the truth is outside the crop. rng: random.Random; question: as
+    for `density`.
+    """
+    points, numbers = defaultdict(list), {}
+    for keypoint, truth, first in zip(keypoints, truths.tolist(), greedy.tolist()):
+        p, spread, _ = density(model, pixels, keypoint, **question)
+        samples = drawn(p, torch.Generator().manual_seed(rng.getrandbits(32)))
+        u = rng.random()
+        for name, place in (("mode", mode(p)), ("mean", mean(p)), ("median", median(p)),
+                            ("PCK-optimal", [best(p, t)[0] for t in thresholds]),
+                            (f"mode of {SAMPLES} samples, smoothed", mode(sample_density(*samples)))):
+            points[name].append(place)
+        numbers[keypoint.name] = {"truth": truth, "greedy": first, "entropy": entropy(p) - 2 * math.log(SIDE), "spread": spread}
+        if all(map(data.Codec.has_code, truth)):
+            numbers[keypoint.name] |= {"nll": nll(p, truth), "level": level(p, truth, u)}
+    return points, numbers

@@ -21,12 +21,13 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import data
+import density
 import metrics
 from capellm import DECODING, CapeLLM
 from metrics import definitions, scores
 
-DECIDES = ("model", "data", "split", "part", "controls", "occlude", "instruction", "decoding", "cumulative", "image_size",
-           "seed")                                  # what decides an answer
+DECIDES = ("model", "data", "split", "part", "controls", "occlude", "density", "instruction", "decoding", "cumulative",
+           "image_size", "seed")                    # what decides an answer
 GREY = (0.5 - data.MEAN) / data.STD
 
 
@@ -50,6 +51,8 @@ def arguments():
     p.add_argument("--controls", action="store_true", help="also score the mean place, another image, another keypoint's text")
     p.add_argument("--occlude", type=float, nargs="+", default=[], metavar="SHARE",
                    help="also cover these shares of the object's box with grey rectangles (Figure 4)")
+    p.add_argument("--density", action="store_true",
+                   help="also compute each keypoint's exact density: what points and calibration follow (Section 4.4); slow")
     p.add_argument("--out", type=Path, metavar="FOLDER", help="write results.json, results.md and instances.jsonl here")
     p.add_argument("--sheet", action="store_true", help="also draw the best, median and worst images, OUT/sheet.png (Figure 3)")
     p.add_argument("--resume", action="store_true", help="continue the evaluation in --out: what it answered is not asked again")
@@ -118,9 +121,10 @@ def under(mask, points):
     return mask[y, x] & inside
 
 
-def measure(model, instance, keypoints, control, look, inference=None, shares=()):
+def measure(model, instance, keypoints, control, look, inference=None, shares=(), dense=False):
     """The record of one instance, None where its image cannot be read. control: what `controls` prepared, or None; look:
-    instance -> pixels (3, S, S) or None; inference: further arguments of model.answer; shares: of the box, to be covered.
+    instance -> pixels (3, S, S) or None; inference: further arguments of model.answer; shares: of the box, to be covered;
+    dense: whether to compute densities, of single-round inference.
 
     In single rounds only labelled keypoints are asked: their answers do not depend on each other. Cumulative inference
     asks all, since nobody tells it which are labelled.
@@ -134,17 +138,18 @@ def measure(model, instance, keypoints, control, look, inference=None, shares=()
     rng = random.Random(f"{inference.get('seed')} {instance.category} {instance.id}")
     inference = inference and inference | {"seed": rng.getrandbits(32)}     # a seed of its own: images draw differently
 
-    def answer(pixels, asked):
-        found = model.answer(pixels, asked, **inference, category=instance.name, listed=keypoints)
+    def answer(pixels, asked, **more):
+        found = model.answer(pixels, asked, **inference | more, category=instance.name, listed=keypoints)
         return [np.array(values)[scored] for values in found]
 
-    def score(places, kept=slice(None)):            # relative to the crop
-        distances = np.hypot(*(data.to_image(places, affine, 1) - truths).T)[kept].tolist()
+    def score(places, kept=slice(None)):            # (K, 2), or (K, 5, 2): one for each threshold; relative to the crop
+        x, y = (data.to_image(places, affine, 1)[..., n].T - truths[:, n] for n in (0, 1))
+        distances = np.hypot(x, y).T[kept].tolist()
         return scores(distances, size) | {"distances": dict(zip(np.array(names)[kept].tolist(), distances))}
 
-    places, probabilities = answer(pixels, asked)
+    first, probabilities = answer(pixels, asked)
     record = {"id": instance.id, "file": str(instance.image), "category": instance.category, "name": instance.name, "size": size,
-              **score(places), "predictions": dict(zip(names, data.to_image(places, affine, 1).round(3).tolist())),
+              **score(first), "predictions": dict(zip(names, data.to_image(first, affine, 1).round(3).tolist())),
               "probabilities": dict(zip(names, probabilities.round(6).tolist())), "controls": {}}
     if control:
         mean, other, exchange = control
@@ -158,6 +163,11 @@ def measure(model, instance, keypoints, control, look, inference=None, shares=()
         record["controls"][f"{100 * share:g}% covered"] = score(places)
         if (seen := ~under(mask, data.to_crop(truths, affine, 1))).any():
             record["controls"][f"{100 * share:g}% covered, keypoints in sight"] = score(places, seen)
+    if dense:
+        points, record["density"] = density.study(model, pixels, asked, data.to_crop(truths, affine, 1), first,
+                                                  metrics.THRESHOLDS, rng, category=instance.name, listed=keypoints)
+        points = {"top-3": answer(pixels, asked, decoding="top-3")[0], **points}
+        record["points"] = {name: score(places) for name, places in points.items()}
     return record
 
 
@@ -217,6 +227,8 @@ def main():
         raise ValueError("--sheet and --resume need --out, the folder of the results")
     if not all(0 < share < 1 for share in a.occlude):
         raise ValueError(f"--occlude {' '.join(map(str, a.occlude))}: shares of the box lie between 0 and 1, both excluded")
+    if a.density and (a.cumulative or a.decoding != "greedy"):
+        raise ValueError("--density covers every answer to its question: leave --decoding and --cumulative out")
     rank, world, device = data.setup()
     if world > 1 and device.type == "cpu":
         torch.set_num_threads(1)
@@ -288,7 +300,7 @@ def ask(a, images, device, path, settings, known):
     with open(path or os.devnull, "w", encoding="utf-8", buffering=1) as file:
         print(json.dumps({"settings": settings}), file=file)
         for instance, keypoints, control in bar:
-            if record := measure(model, instance, keypoints, control, look, inference, a.occlude):
+            if record := measure(model, instance, keypoints, control, look, inference, a.occlude, a.density):
                 records[key(instance)] = record
                 print(json.dumps(record), file=file)
     return records, unreadable
@@ -296,7 +308,7 @@ def ask(a, images, device, path, settings, known):
 
 def conclude(a, found, names, pool, supports, untrained):
     """What results.json holds, without the settings, and what is printed. found: {position of an image: its record}."""
-    records, numbers = list(found.values()), {k: getattr(a, k) for k in ("model", "data", "split", "part", "limit")}
+    records, numbers = (measured := list(found.values())), {k: getattr(a, k) for k in ("model", "data", "split", "part", "limit")}
     how = f"cumulative ({a.cumulative})" if a.cumulative else "single round"
     text = f"{a.model} on {a.data}, split {a.split}, {a.part} part: {len(found)} of {len(pool)} images, {how}, {a.decoding}"
     text += f", {a.image_size} pixels" * bool(a.image_size) + ".\n"
@@ -314,6 +326,11 @@ def conclude(a, found, names, pool, supports, untrained):
     paper = metrics.published(numbers["protocol"], a.split, a.decoding, a.cumulative, a.image_size) if a.part == "test" else {}
     found, table = metrics.report(records, names, a.split, paper if names == mp100 else {})
     text += f"\n{table}"
+    if a.density:
+        points, more = metrics.points(records)
+        truths, rest = metrics.distributions(measured, names)
+        found["density"] = truths | {"points": points}
+        text += f"\n{more}\n{rest}"
     if untrained:
         text += f"\nNot in training: `mean`, from other parts or these images, is favoured on {', '.join(untrained)}.\n"
     return found | numbers, text
@@ -321,7 +338,7 @@ def conclude(a, found, names, pool, supports, untrained):
 
 def average(folders, out):
     """Print, and write where asked, the mean over the splits of these folders, as the last column of Table 2."""
-    differ = ("model", "split", "controls", "occlude")
+    differ = ("model", "split", "controls", "occlude", "density")
     text, numbers = metrics.average(folders, ["precision", *(k for k in DECIDES if k not in differ)])
     print(text, end="")
     if out:

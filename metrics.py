@@ -14,12 +14,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import data
+import density
 
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25)         # mPCK is the mean over these
 PCK = [f"PCK@{t:.2f}" for t in THRESHOLDS]
 METRICS = [*PCK, "mPCK", "AUC", "NME"]              # of an image
 COLUMNS = [*PCK, "mPCK", "mPCK over categories", "AUC", "NME"]
 EPISODES, QUERIES = 200, 15                         # of a category; of an episode (Table 2, the published protocol)
+LEVELS = (0.5, 0.68, 0.9, 0.95)                     # of credible regions
 PROTOCOLS = QUERY_IMAGES, PAIRS = "only query images", "support-query pairs"
 
 
@@ -36,11 +38,12 @@ def pck(predictions, truths, visible, size, thresholds):
 
 
 def closer(distances, size, thresholds=THRESHOLDS):
-    return (distances[:, None] < np.asarray(thresholds) * size).mean(0)
+    return (distances.reshape(len(distances), -1) < np.asarray(thresholds) * size).mean(0)
 
 
 def scores(distances, size):
     """{metric: value} of one image. distances: of keypoints to their truths, one or more; size: the box's longer side; pixels.
+    Where each threshold has an answer of its own, distances are (K, 5), and AUC and NME are means over the five.
 
     AUC: area under PCK@t for t in (0, 0.25), as a share of the area there is: a keypoint at distance d adds what is right of d.
     NME: normalised mean error, the mean of distance / size.
@@ -127,7 +130,8 @@ def supports(instances, described, members):
 def paired(record, supports):
     """The record scored once for each support, over the keypoints visible in both, and averaged; "weight": how many have such.
 
-    supports: Counter of frozensets of keypoint names. None where no support shares a keypoint. Controls are paired alike.
+    supports: Counter of frozensets of keypoint names. None where no support shares a keypoint. Controls and the points of
+    densities are paired alike.
     """
     def score(distances):
         shared = Counter()
@@ -138,8 +142,9 @@ def paired(record, supports):
             return None
         each, weight = [scores([distances[k] for k in names], record["size"]) for names in shared], list(shared.values())
         return {m: float(np.average([s[m] for s in each], weights=weight)) for m in METRICS} | {"weight": sum(weight)}
-    controls = {c: {**s, **found} for c, s in record["controls"].items() if (found := score(s["distances"]))}
-    return {**record, **found, "controls": controls} if (found := score(record["distances"])) else None
+    parts = {kind: {c: {**s, **found} for c, s in record[kind].items() if (found := score(s["distances"]))}
+             for kind in ("controls", "points") if kind in record}
+    return {**record, **found, **parts} if (found := score(record["distances"])) else None
 
 
 # ------------------------------------------------------------------ the paper
@@ -215,6 +220,60 @@ def report(records, names, split, paper=None):
     categories = {c: {"name": names[c]} | s for c, s in by({c: c for c in names}).items()}
     return overall | {"intervals": between, "paper": paper or {}, "groups": groups, "definitions": per_definition,
                       "categories": categories}, table
+
+
+# ------------------------------------------------------------------ densities
+
+def points(records):
+    """What results.json holds of the points that follow from densities (Section 4.4), and their table. records: eval.py's, of
+    --density. What a point for each threshold gains over greedy answers has intervals of its own: both are of the same images."""
+    rows = {"greedy": [{**r, "controls": {}} for r in records]}
+    for name in records[0]["points"]:
+        rows[name] = [{"category": r["category"], "controls": {}, **r["points"][name]} for r in records]
+    rows["gain"] = [{**o, **{m: o[m] - g[m] for m in METRICS}} for o, g in zip(rows["PCK-optimal"], rows["greedy"])]
+    found = {name: {k: v for k, v in summary(of).items() if k != "controls"} for name, of in rows.items()}
+    gain, between = found.pop("gain"), intervals(rows["gain"])
+    low, high = ({c: ends[i] for c, ends in between.items()} for i in (0, 1))
+    shown = found | {"PCK-optimal minus greedy": gain, "- 95% interval, from": low, "- 95% interval, to": high}
+    table = ("Points that follow from densities. PCK-optimal: for each threshold its own; AUC and NME are means over them.\n\n"
+             + head() + "".join(line(*row) for row in shown.items()))
+    return found | {"PCK-optimal minus greedy": gain | {"intervals": between}}, table
+
+
+def distributions(records, names):
+    """How well densities foretell the truths (Section 4.4, Figure 5): what results.json holds, and its table. records: eval.py's,
+    of --density; each keypoint counts the same, and once. Rivals: Gaussians around greedy answers, cut off at the crop, with the
+    standard deviations that suit these very truths best.
+    """
+    definition = definitions(names)
+    everything = [(definition[r["category"]], k) for r in records for k in r["density"].values()]
+    inside = [(d, k) for d, k in everything if "nll" in k]
+    found = {"truths": len(inside), "truths outside of the crop": len(everything) - len(inside)}
+    if not inside:
+        return found, "No truth lies inside of its crop: densities are not compared.\n"
+    centres, truths = (np.array([k[n] for _, k in inside]) for n in ("greedy", "truth"))
+    kinds, of = np.unique([d for d, _ in inside], return_inverse=True)
+    found |= {n: float(np.mean([k[n] for _, k in inside])) for n in ("nll", "entropy", "spread")}
+    found["holds"] = {q: float(np.mean([k["level"] < q for _, k in inside])) for q in LEVELS}
+    one = density.best_sigma(centres, truths)
+    each = np.array([density.best_sigma(centres[of == n], truths[of == n]) for n in range(len(kinds))])
+    nll = lambda sigma: float(density.gaussian_nll(centres, truths, sigma).mean())
+    found["Gaussian"] = {"sigma": one, "nll": nll(one)}
+    found["Gaussian of each definition"] = {"sigma": dict(zip(kinds.tolist(), each.tolist())), "nll": nll(each[of, None])}
+    rows = {"exact density": [found["nll"], found["entropy"], *(100 * share for share in found["holds"].values())],
+            f"Gaussian, sigma {one:.1%} of the crop": [found["Gaussian"]["nll"]],
+            "Gaussian, a sigma for each definition": [found["Gaussian of each definition"]["nll"]]}
+    titles = [f"{t:>8}" for t in ("NLL", "entropy", *(f"in {100 * q:.0f}%" for q in LEVELS))]
+    table = (f"Densities at {len(inside)} truths; {len(everything) - len(inside)} more lie outside of their crop. NLL, and "
+             "entropy, the NLL to expect, in nats per\nunit of area: 0 where the whole crop is equally likely. In 90%: how many "
+             "percent of the truths lie in the 90% credible\nregion. The Gaussians are around greedy answers, with the sigma "
+             f"that suits these truths best.\n{found['spread']:.1%} of the mass is known by blocks only.\n\n")
+    table += f"| {'nats; percent':45} | {' | '.join(titles)} |\n|{'-' * 47}|{''.join('-' * len(t) + '-:|' for t in titles)}\n"
+    for label, values in rows.items():
+        cells = [f"{v:{len(t)}.{1 + (n < 2)}f}" for n, (t, v) in enumerate(zip(titles, values))]
+        cells += [" " * len(t) for t in titles[len(values):]]
+        table += f"| {label:45} | {' | '.join(cells)} |\n"
+    return found, table
 
 
 def average(folders, same):

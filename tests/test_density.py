@@ -1,5 +1,6 @@
 """density.py against every answer computed by plain sequences, and what follows from a density against closed forms."""
 import math
+import random
 
 import numpy as np
 import pytest
@@ -183,3 +184,126 @@ def test_samples_smoothed_are_a_mean_of_gaussians():
     expected = sum(np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * h ** 2)) / (2 * math.pi * h ** 2) for u, v in samples) / 3 / 1e6
     np.testing.assert_allclose(density.sample_density(samples, h), expected, atol=1e-12)
     assert float(density.sample_density([(0, 0.999)], 0.05).sum()) == pytest.approx(1)      # cut off at the crop, nothing lost
+
+
+def mixture(*parts):
+    """Even mass everywhere, and Gaussians (share, centre, sigma)."""
+    ground = torch.full((1000, 1000), (1 - sum(share for share, *_ in parts)) / 1e6, dtype=torch.float64)
+    return sum((share * density.gaussian(centre, sigma) for share, centre, sigma in parts), ground)
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.integers(0, 2 ** 32), st.sampled_from([0.05, 0.1]))
+def test_best_equals_trying_many_places_of_a_smooth_density(seed, radius):
+    rng = np.random.default_rng(seed)
+    (u, v), (s, t), share = rng.uniform(0, 0.999, 2).tolist(), rng.uniform(0.02, 0.2, 2), rng.uniform(0.1, 0.4)
+    p = mixture((share, (u, v), s), (0.9 - share, (v, 1 - u), t))
+    place, expected = density.best(p, radius)
+
+    def inside(x, y):
+        return float(p[torch.tensor(np.hypot(VALUES[:, None] - x, VALUES - y) < radius - 1e-9)].sum())
+    assert inside(*place) == pytest.approx(expected, abs=1e-9)
+    for x, y in [density.mode(p), density.median(p), *(place + rng.normal(0, 0.02, (10, 2))).round(3).clip(0, 0.999).tolist()]:
+        assert inside(x, y) <= expected + 1e-9
+
+
+def test_levels_of_truths_drawn_from_a_density_are_even():
+    """Also where it is coarse: a few atoms, of which two are equally likely, on even ground."""
+    p = torch.full((1000, 1000), 0.4 / 1e6, dtype=torch.float64)
+    for (i, j), mass in {(3, 4): 0.25, (800, 70): 0.15, (999, 0): 0.15, (20, 30): 0.05}.items():
+        p[i, j] += mass
+    rng, n = random.Random(5), 800
+    drawn = p.flatten().multinomial(n, replacement=True, generator=torch.Generator().manual_seed(0)).tolist()
+    levels = np.array([density.level(p, density.point(i), rng.random()) for i in drawn])
+    for q in (0.1, 0.25, 0.5, 0.55, 0.6, 0.68, 0.9, 0.95):
+        assert abs((levels < q).mean() - q) < 4 * math.sqrt(q * (1 - q) / n)
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.integers(0, 2 ** 32))
+def test_levels_are_of_credible_regions(seed):
+    rng = np.random.default_rng(seed)
+    cells = rng.choice(10 ** 6, 40, replace=False)
+    masses, p = rng.dirichlet(np.ones(40)), torch.zeros(10 ** 6, dtype=torch.float64)
+    p[torch.tensor(cells)] = torch.tensor(masses)
+    p = p.view(1000, 1000)
+    for cell, mass in zip(cells[:5].tolist(), masses):
+        above = sum(m for m in masses if m > mass)
+        for u in (0, 0.5, 0.999):
+            assert density.level(p, density.point(cell), u) == pytest.approx(above + u * mass, abs=1e-12)
+        for q in (above - 1e-6, above + 1e-6, min(above + mass, 1)):
+            assert bool(density.region(p, q).flatten()[cell]) == (density.level(p, density.point(cell), 0) < q)
+    with pytest.raises(ValueError, match="lies outside the crop"):
+        density.level(p, (0.5, 1), 0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.tuples(*[st.floats(0, 0.999)] * 4), st.floats(0.02, 2))
+def test_gaussians_at_once_equal_one_on_the_grid(places, sigma):
+    centre, truth = (round(places[0], 3), round(places[1], 3)), places[2:]
+    if (distance := math.dist(centre, truth)) > 20 * sigma:             # where the grid's mass is no longer a number
+        truth = tuple(c + 20 * sigma / distance * (t - c) for c, t in zip(centre, truth))
+    expected = density.nll(density.gaussian(centre, sigma), truth)
+    assert float(density.gaussian_nll([centre, centre], [truth, truth], [[sigma], [9]])[0]) == pytest.approx(expected, abs=0.002)
+    assert float(density.gaussian_nll([centre], [truth], sigma)) == pytest.approx(expected, abs=0.002)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.04])
+def test_best_sigma_is_that_of_the_errors(sigma):
+    rng = np.random.default_rng(2)
+    centres = rng.uniform(0.4, 0.6, (500, 2))
+    truths = centres + rng.normal(0, sigma, (500, 2))                   # far from the borders: a closed form
+    found = density.best_sigma(centres, truths)
+    assert found == pytest.approx(math.sqrt(np.mean((centres - truths) ** 2)), rel=0.005)
+    corner = np.zeros((2000, 2))                                        # three quarters are cut off
+    assert density.best_sigma(corner, abs(rng.normal(0, sigma, (2000, 2)))) == pytest.approx(sigma, rel=0.06)
+
+
+def test_drawn_answers_follow_the_density_and_scotts_rule():
+    p = mixture((0.6, (0.3, 0.5), 0.02), (0.3, (0.8, 0.2), 0.05))
+    samples, bandwidth = density.drawn(p, torch.Generator().manual_seed(1), 4000)
+    left = samples[:, 0] < 0.5
+    expected = float(p[:500].sum())
+    assert abs(float(left.double().mean()) - expected) < 4 * math.sqrt(expected * (1 - expected) / 4000)
+    assert samples.mean(0).tolist() == pytest.approx(density.mean(p), abs=4 * 0.3 / math.sqrt(4000))
+    x, y = samples.numpy().T
+    assert bandwidth == pytest.approx(math.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2) * 4000 ** (-1 / (2 + 4)))
+    again = density.drawn(p, torch.Generator().manual_seed(1), 4000)[0]
+    assert torch.equal(samples, again) and not torch.equal(samples, density.drawn(p, torch.Generator().manual_seed(2), 4000)[0])
+    atom = rectangle(7, 8, 1, 1)                                        # all samples the same: no bandwidth of 0
+    assert density.mode(density.sample_density(*density.drawn(atom, torch.Generator()))) == (0.007, 0.008)
+
+
+def test_a_study_of_known_densities(monkeypatch):
+    """Two hills, the lower one wider: what is the likeliest answer is not the best one for every threshold."""
+    known = {"a": mixture((0.3, (0.2, 0.2), 0.004), (0.7, (0.7, 0.6), 0.06)), "b": density.gaussian((0.4, 0.9), 0.03)}
+    monkeypatch.setattr(density, "density", lambda model, pixels, name, **_: density.Density(known[name.name], 0.125, 9))
+    asked, truths, thresholds = [data.Keypoint(n, "") for n in "ab"], np.array([(0.71, 0.55), (0.4, 1.02)]), (0.02, 0.2)
+    points, numbers = density.study(None, None, asked, truths, truths / 2, thresholds, random.Random(0))
+    assert set(map(len, points.values())) == {2}
+    assert points["mode"][0] == pytest.approx((0.2, 0.2), abs=0.002) and points["mode"][1] == (0.4, 0.9)
+    assert points["mean"][0] == pytest.approx((0.3 * 0.2 + 0.7 * 0.7, 0.3 * 0.2 + 0.7 * 0.6), abs=0.001)
+    narrow, wide = points["PCK-optimal"][0]
+    assert narrow == pytest.approx((0.2, 0.2), abs=0.01) and wide == pytest.approx((0.7, 0.6), abs=0.02)
+    for t, best in zip(thresholds, (narrow, wide)):
+        def inside(place):
+            return float(known["a"][torch.tensor(np.hypot(VALUES[:, None] - place[0], VALUES - place[1]) < t - 1e-9)].sum())
+        assert all(inside(best) >= inside(places[0]) - 1e-9 for name, places in points.items() if name != "PCK-optimal")
+    smoothed, = (name for name in points if "smoothed" in name)
+    assert math.dist(points[smoothed][1], (0.4, 0.9)) < 0.03
+    assert numbers["a"]["truth"] == [0.71, 0.55] and numbers["a"]["greedy"] == [0.355, 0.275] and numbers["a"]["spread"] == 0.125
+    expected = math.log(2 * math.pi * 0.06 ** 2) - math.log(0.7) + (0.01 ** 2 + 0.05 ** 2) / (2 * 0.06 ** 2)
+    assert numbers["a"]["nll"] == pytest.approx(expected, abs=0.01)
+    assert numbers["b"].keys() == {"truth", "greedy", "entropy", "spread"}          # a truth outside has no density
+    assert numbers["b"]["entropy"] == pytest.approx(math.log(2 * math.pi * math.e * 0.03 ** 2), abs=0.02)
+
+
+def test_the_question_of_a_density_is_that_of_answers(model, monkeypatch):
+    """An instruction that lists all keypoints leads to another density, which holds what `answer` finds."""
+    asked, pixels = keypoints(3, seed=5), photos(1, seed=5)[0]
+    monkeypatch.setattr(model, "instruction", "list")
+    alone, listed = (density.density(model, pixels, asked[0], cut=1e-6, **more).p for more in ({}, {"listed": asked}))
+    assert float((alone - listed).abs().sum()) > 0.01
+    for p, together in ((alone, asked[:1]), (listed, asked)):
+        (place, *_), (probability, *_) = model.answer(pixels, together)
+        assert float(p[density.cell(place)]) == pytest.approx(probability, rel=1e-3)

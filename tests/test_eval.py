@@ -1,6 +1,7 @@
 """eval.py: its controls against direct computations, models that know the truth, the command with a tiny model."""
 import itertools
 import json
+import math
 import os
 import random
 import shutil
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import data
+import density
 import eval as evaluation
 import metrics
 from capellm import CapeLLM
@@ -246,6 +248,54 @@ def lines(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def test_densities_are_compared_with_the_truth(monkeypatch, capsys, model_folder, folder, tmp_path):
+    """Densities that are known: of each keypoint a Gaussian around a place that its name tells."""
+    sigma, asked = 0.03, []
+    place = lambda name: (0.3 + 0.02 * len(name), 0.4)
+
+    def known(model, pixels, keypoint, category, listed):
+        asked.append((keypoint.name, category))
+        assert [k.name for k in listed] == TEXTS[category]
+        return density.Density(density.gaussian(place(keypoint.name), sigma), 0.25, 1)
+    monkeypatch.setattr(density, "density", known)
+    arguments = command(model_folder, folder, "--out", tmp_path / "out")
+    code, text, err = run(monkeypatch, capsys, [*arguments, "--density"])
+    assert code == 0 and "PCK-optimal minus greedy" in text and "exact density" in text and "25.0% of the mass" in text, err
+    assert (tmp_path / "out" / "results.md").read_text() == text
+    r, records = read(tmp_path / "out")["density"], lines(tmp_path / "out" / "instances.jsonl")
+    nll, hits, total = [], [], 0
+    for m, i in zip(records, data.read_split(folder, 1, "test")[0]):
+        names = [k for k, v in zip(TEXTS[i.name], i.keypoints[:, 2]) if v > 0]
+        assert list(m["density"]) == list(m["points"]["mode"]["distances"]) == names
+        (x, y, w, h), side = i.bbox, max(i.bbox[2:])
+        corner = np.array([x + w / 2 - side / 2, y + h / 2 - side / 2])
+        truths = i.keypoints[i.keypoints[:, 2] > 0, :2].astype(float)
+        answers = [corner + side * np.array(place(k)) for k in names]
+        for point in ("mode", "median", "mean", "PCK-optimal"):         # of a Gaussian they are the same
+            for k, a, t in zip(names, answers, truths):
+                assert m["points"][point]["distances"][k] == pytest.approx(np.full(5, math.dist(a, t)) if "PCK" in point
+                                                                           else math.dist(a, t), abs=0.002 * side)
+        hits.append(pck_in_loops(answers, truths, [1] * len(names), side))
+        for k, t in zip(names, (truths - corner) / side):
+            total += 1
+            d = math.dist(t, place(k))
+            assert m["density"][k]["truth"] == pytest.approx(t.tolist(), abs=1e-6)
+            assert m["density"][k]["greedy"] == pytest.approx(((m["predictions"][k] - corner) / side).tolist(), abs=1e-4)
+            assert ("nll" in m["density"][k]) == bool(((0 <= t) & (t < 0.9995)).all())
+            if "nll" in m["density"][k]:
+                nll.append(math.log(2 * math.pi * sigma ** 2) + d ** 2 / (2 * sigma ** 2))
+                assert m["density"][k]["nll"] == pytest.approx(nll[-1], rel=0.03, abs=0.05)
+                assert m["density"][k]["level"] == pytest.approx(1 - math.exp(-d ** 2 / (2 * sigma ** 2)), abs=0.01)
+    assert [r["points"]["mode"][n] for n in NAMES] == pytest.approx(np.mean(hits, 0), abs=0.02)
+    assert r["nll"] == pytest.approx(np.mean(nll), rel=0.03)
+    assert r["entropy"] == pytest.approx(math.log(2 * math.pi * math.e * sigma ** 2), abs=1e-3)
+    assert (r["truths"], r["truths outside of the crop"]) == (len(nll), total - len(nll)) and len(asked) == total
+    code, again, _ = run(monkeypatch, capsys, [*arguments, "--density", "--resume"])
+    assert code == 0 and again == text and len(asked) == total          # nothing is asked again
+    code, _, err = run(monkeypatch, capsys, [*arguments, "--resume"])
+    assert code == 2 and "density was True, is False" in err
+
+
 def test_pairs_count_an_image_once_for_each_episode(monkeypatch, capsys, model_folder, tmp_path):
     folder = dataset(tmp_path / "data", [], ["boat"] * 17)
     for more in ([], ["--pairs", "--resume", "--controls"], ["--pairs", "--resume"]):
@@ -396,6 +446,8 @@ def test_unreadable_images_are_named_and_the_others_measured(monkeypatch, capsys
     (["--image-size", "60"], "--image-size 60: the vision encoder reads patches of 14; 56 or 70 fits"),
     (["--image-size", "-14"], "--image-size -14"),
     (["--occlude", "0.3", "1"], "--occlude 0.3 1.0: shares of the box lie between 0 and 1"),
+    (["--density", "--decoding", "top-3"], "--density covers every answer to its question: leave --decoding"),
+    (["--density", "--cumulative"], "--density covers every answer"),
     (["--sheet"], "need --out"),
     (["--resume"], "need --out"),
     (["--pairs"], "--pairs draws 16 instances of a category, category 500 has 3"),

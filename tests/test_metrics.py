@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data
+import density
 import metrics
 
 T = (0.05, 0.10, 0.15, 0.20, 0.25)
@@ -210,6 +211,83 @@ def test_pairs_are_scored_as_published(folder):
     for p in found:
         assert p["controls"]["half"]["weight"] == p["weight"] and p["controls"]["half"]["NME"] == pytest.approx(p["NME"] / 2)
         assert p["controls"].get("two", {"weight": 0})["weight"] <= p["weight"]
+
+
+# ------------------------------------------------------------------ densities
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(*[st.floats(0, 60)] * 5), min_size=1, max_size=10), st.integers(20, 200))
+def test_an_answer_for_each_threshold_is_scored_at_its_own(rows, size):
+    found = metrics.scores(rows, size)
+    each = [metrics.scores([row[n] for row in rows], size) for n in range(5)]
+    assert [found[m] for m in metrics.PCK] == [s[m] for m, s in zip(metrics.PCK, each)]
+    assert found["mPCK"] == pytest.approx(np.mean([s[m] for m, s in zip(metrics.PCK, each)]))
+    assert [found[m] for m in ("AUC", "NME")] == pytest.approx([np.mean([s[m] for s in each]) for m in ("AUC", "NME")])
+
+
+def studied(n):
+    """Records of two categories of 3 keypoints; greedy answers, and answers for each threshold that are half as far off."""
+    rng, records = np.random.default_rng(6), []
+    for i in range(n):
+        distances = dict(zip("abc", rng.uniform(0, 40, 3).tolist()))
+        own = {k: [d / 2] * 5 for k, d in distances.items()}
+        numbers = {k: {"truth": t, "greedy": (np.array(t) + rng.normal(0, 0.02 + 0.06 * (i % 2), 2)).clip(0, 0.999).tolist(),
+                       "nll": rng.normal(), "entropy": rng.normal(), "level": rng.random(), "spread": rng.random()}
+                   for k, t in zip("abc", rng.uniform(0.1, 0.9, (3, 2)).tolist())}
+        if i < 4:                                   # a truth outside of the crop
+            del numbers["b"]["nll"], numbers["b"]["level"]
+        score = lambda d: metrics.scores([*d.values()], 100) | {"distances": d}
+        records.append({"id": i, "category": 900 + i % 2, "size": 100, "controls": {}, **score(distances), "density": numbers,
+                        "points": {"mean": score(distances), "PCK-optimal": score(own)}})
+    return records
+
+
+def test_points_of_densities_and_their_gain():
+    records = studied(40)
+    found, table = metrics.points(records)
+    assert list(found) == ["greedy", "mean", "PCK-optimal", "PCK-optimal minus greedy"]
+    assert found["greedy"] == found["mean"]
+    half = metrics.summary([{**r, **metrics.scores([d / 2 for d in r["distances"].values()], 100)} for r in records])
+    for c in metrics.COLUMNS:
+        assert found["PCK-optimal"][c] == pytest.approx(half[c])
+        low, high = found["PCK-optimal minus greedy"]["intervals"][c]
+        gain = half[c] - found["greedy"][c]
+        assert found["PCK-optimal minus greedy"][c] == pytest.approx(gain) and low - 1e-9 <= gain <= high + 1e-9
+    each = [r["points"]["PCK-optimal"]["PCK@0.10"] - r["PCK@0.10"] for r in records]
+    low, high = found["PCK-optimal minus greedy"]["intervals"]["PCK@0.10"]
+    assert high - low == pytest.approx(2 * 1.96 * np.std(each) / math.sqrt(len(each)), rel=0.15)
+    row, = (row for row in table.splitlines() if row.startswith("| PCK-optimal minus greedy"))
+    assert f"{100 * np.mean(each):.1f} |" in row
+    weighted = [metrics.paired(r, Counter({frozenset("ab"): 2, frozenset("c"): 1})) for r in records]
+    pairs, _ = metrics.points(weighted)
+    expected = [(2 * np.mean([r["distances"][k] for k in "ab"]) + r["distances"]["c"]) / 3 / 200 for r in records]
+    assert pairs["PCK-optimal"]["NME"] == pytest.approx(np.mean(expected)) and {r["weight"] for r in weighted} == {3}
+
+
+def test_densities_compared_with_gaussians():
+    records = studied(16)
+    found, table = metrics.distributions(records, {900: "kite", 901: "boat"})
+    numbers = [(r["category"], k) for r in records for k in r["density"].values() if "nll" in k]
+    assert (found["truths"], found["truths outside of the crop"]) == (len(numbers), 4) == (44, 4)
+    for n in ("nll", "entropy", "spread"):
+        assert found[n] == pytest.approx(np.mean([k[n] for _, k in numbers]))
+    for q in (0.5, 0.68, 0.9, 0.95):
+        share = sum(k["level"] < q for _, k in numbers) / len(numbers)
+        assert found["holds"][q] == share and f"{100 * share:.1f} |" in table
+
+    def loop(sigma):                                # {category: sigma}
+        return np.mean([density.nll(density.gaussian(k["greedy"], sigma[c]), k["truth"]) for c, k in numbers])
+    one, each = found["Gaussian"], found["Gaussian of each definition"]
+    kite, boat = each["sigma"]["kite"], each["sigma"]["boat"]
+    assert kite == pytest.approx(0.02, rel=0.4) and boat == pytest.approx(0.08, rel=0.4) and kite < one["sigma"] < boat
+    assert one["nll"] == pytest.approx(loop({900: one["sigma"], 901: one["sigma"]}), abs=0.002)
+    assert each["nll"] == pytest.approx(loop({900: kite, 901: boat}), abs=0.002) and each["nll"] < one["nll"] - 0.1
+    for other in (0.97, 1.03):                      # no other deviation suits the truths better
+        assert loop(dict.fromkeys((900, 901), other * one["sigma"])) > one["nll"] - 1e-4
+    for r in records:
+        for k in r["density"].values():
+            k.pop("nll", None)
+    assert "not compared" in metrics.distributions(records, {900: "kite", 901: "boat"})[1]
 
 
 # ------------------------------------------------------------------ the paper
