@@ -67,6 +67,8 @@ def read_annotations(folder, split=1, part="train"):
     try:
         coco = json.loads(path.read_bytes())
         names = {c["id"]: c["name"] for c in coco["categories"]}
+        if wrong := [name for name in names.values() if not isinstance(name, str)]:
+            raise ValueError(f"{wrong[0]!r} names a category")
         labels = {c["id"]: tuple(map(str, c.get("keypoints") or ())) for c in coco["categories"]}
         sizes = {}                          # keypoints of a category, by its first annotation: some files leave the list out
         images = {i["id"]: i for i in coco["images"]}

@@ -1020,7 +1020,7 @@ def places(value, path=()):
         yield from places(inner, (*path, key))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=300)
 @given(changes=st.lists(st.tuples(st.integers(0, 10**6), JSON), min_size=1, max_size=3))
 def test_any_change_to_annotations_is_read_or_one_line(tmp_path_factory, changes):
     content, folder = coco(), tmp_path_factory.getbasetemp() / "fuzz"
