@@ -65,7 +65,16 @@ def test_nano_is_small():
     assert sum(f.stat().st_size for f in NANO.rglob("*") if f.is_file()) < 12_000_000
 
 
-def test_pretraining_continues_as_if_never_interrupted(tmp_path, monkeypatch):
+@pytest.fixture
+def one_thread():
+    """As nano was trained: several threads add up in the order in which they happen to finish."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_pretraining_continues_as_if_never_interrupted(tmp_path, monkeypatch, one_thread):
     """Stopped between its phases and started again, it ends with the weights, and the optimiser, of a run in one go."""
     figures.write_dataset(tmp_path / "figures", seed=3, per_category=1)
 
