@@ -86,10 +86,11 @@ def quadruped(rng, look):
                       ball(paw, [thick * 0.8, thick * 0.6, thick], look["hoof"] or shade(dark, 0.85), bias=0.01)]
             points |= {name + joint: at for joint, at in zip(joints, (root, middle, paw))}
 
-    at, angle, wag = points["tail"], look["tail"][1] + rng.normal(0, 0.3), rng.normal(0, 0.4)
-    radii = np.linspace(look["tail"][3], look["tail"][4], 5)
+    at, angle, wag = points["tail"], look["tail"][1] + rng.normal(0, 0.6), rng.normal(0, 0.4)
+    length = look["tail"][0] * np.exp(rng.normal(0, 0.2))
+    radii = np.linspace(*look["tail"][3:], 5) * np.exp(rng.normal(0, 0.35))
     for i in range(4):
-        after = at + look["tail"][0] / 4 * np.array([np.sin(wag), -np.sin(angle), -np.cos(angle)])
+        after = at + length / 4 * np.array([np.sin(wag), -np.sin(angle), -np.cos(angle)])
         parts.append(limb(at, after, radii[i], radii[i + 1], look["tip"] if look["tip"] and i > 1 else coat,
                           texture=texture if texture != "patches" else None))
         at, angle = after, angle + look["tail"][2]

@@ -24,7 +24,9 @@ def whole(tensor):
 
 def like(tensor, p):
     """A whole tensor, sharded as the parameter p is."""
-    return distribute_tensor(tensor.to(p.device), p.device_mesh, p.placements) if isinstance(p, DTensor) and tensor.dim() else tensor
+    if not isinstance(p, DTensor) or not tensor.dim():
+        return tensor
+    return distribute_tensor(tensor.to(p.device), p.device_mesh, p.placements)
 
 
 def random_states(device, world):
@@ -63,7 +65,8 @@ def write(folder, config, tensors, state):
         os.replace(beside, folder)
     except (OSError, SafetensorError) as e:
         shutil.rmtree(beside, ignore_errors=True)
-        raise OSError(f"{folder} cannot be written ({e}): make room and continue with --resume; older checkpoints are untouched") from None
+        raise OSError(f"{folder} cannot be written ({e}): make room and continue with --resume; older checkpoints are "
+                      "untouched") from None
 
 
 def read_state(folder, settings):
@@ -71,7 +74,8 @@ def read_state(folder, settings):
     file = folder / "state.safetensors"
     try:
         with safe_open(file, framework="pt") as saved:
-            state = {k: json.loads(v) for k, v in saved.metadata().items()} | {"optimiser": {}, "random": saved.get_tensor("random")}
+            state = {k: json.loads(v) for k, v in saved.metadata().items()}
+            state |= {"optimiser": {}, "random": saved.get_tensor("random")}
             for key in sorted(set(saved.keys()) - {"random"}):      # on all processes alike: each is dealt out by all
                 name, _, k = key.rpartition("/")
                 state["optimiser"].setdefault(name, {})[k] = saved.get_tensor(key)
@@ -99,9 +103,10 @@ def curves(runs, path):
     figure, axes = pyplot.subplots(1, 2 + validated, figsize=(5 * (2 + validated), 3.5), constrained_layout=True)
     for label, log in logs.items():
         steps, width = [r["step"] for r in log], max(1, len(log) // 50)
-        smooth = [sum(r["loss"] for r in log[max(0, i - width):i + 1]) / len(log[max(0, i - width):i + 1]) for i in range(len(log))]
+        losses = [r["loss"] for r in log]
+        smooth = [sum(losses[max(0, i - width):i + 1]) / len(losses[max(0, i - width):i + 1]) for i in range(len(log))]
         line, = axes[0].plot(steps, smooth, label=label)
-        axes[0].plot(steps, [r["loss"] for r in log], color=line.get_color(), alpha=0.2)
+        axes[0].plot(steps, losses, color=line.get_color(), alpha=0.2)
         axes[1].plot(steps, [r["lr"] for r in log], color=line.get_color())
         for name, style in (("PCK@0.20", "-"), ("PCK@0.05", "--")) if validated else ():
             points = [(r["step"], 100 * r["val"][name]) for r in log if "val" in r]

@@ -52,7 +52,8 @@ PHOTOS = 0.2        # share of photographs in a batch, where there are any
 
 def write_tokenizer(folder, texts):
     """Sentencepiece in Llama 2's form, from the descriptions of the training categories; the template's phrases are pieces."""
-    template = {part.strip(): 0 for t in (data.QUESTION, data.BARE) for part in t.replace("{description}", "{name}").split("{name}")}
+    parts = [part for t in (data.QUESTION, data.BARE) for part in t.replace("{description}", "{name}").split("{name}")]
+    template = dict.fromkeys(part.strip() for part in parts)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=model, model_type="bpe", vocab_size=2048, hard_vocab_limit=False,
@@ -80,7 +81,8 @@ class Grounding(nn.Module):
         target = (cell[:, 1] * side + cell[:, 0]).long()
         scores = torch.einsum("nc,nkc->nk", self.patch(ids), V[item])
         offset = torch.einsum("ndc,nc->nd", self.offset(ids).view(-1, 2, EYE_WIDTH), V[item, target])
-        return F.cross_entropy(scores, target) + 2 * (offset - (xy * side - cell)).abs().mean(), (scores.argmax(1) == target).float().mean()
+        loss = F.cross_entropy(scores, target) + 2 * (offset - (xy * side - cell)).abs().mean()
+        return loss, (scores.argmax(1) == target).float().mean()
 
     def forward(self, batch, words):
         pixels, item, ids, xy, branches, answers = batch
@@ -100,8 +102,8 @@ class Grounding(nn.Module):
         side = SIZE // PATCH
         cell = (answers * side).floor().clamp(0, side - 1)
         target = (cell[:, 1] * side + cell[:, 0]).long()
-        pointer = F.cross_entropy(scores, target)
-        return loss + 0.3 * pointer + eyes, {"loss": loss, "pointer": pointer, "eyes": eyes, "patch": (scores.argmax(1) == target).float().mean()}
+        pointer, hit = F.cross_entropy(scores, target), (scores.argmax(1) == target).float().mean()
+        return loss + 0.3 * pointer + eyes, {"loss": loss, "pointer": pointer, "eyes": eyes, "patch": hit}
 
 
 def swap(name):
@@ -131,7 +133,8 @@ class Sampler:
         start = {d: sum(map(len, distinct[:n])) for n, d in enumerate(distinct)}
         self.start = {c: start[tuple(d)] for c, d in self.described.items()}
         self.keypoints = sum(map(len, distinct))
-        self.questions = {k: [data.question(tokenizer, k._replace(description="")), data.question(tokenizer, k)] for d in distinct for k in d}
+        self.questions = {k: [data.question(tokenizer, k._replace(description="")), data.question(tokenizer, k)]
+                          for d in distinct for k in d}
         self.mirror = {}
         for c, d in self.described.items():
             index = {k.name: j for j, k in enumerate(d)}
@@ -143,7 +146,8 @@ class Sampler:
         while len(images) < size:
             instances = self.sets[0] if len(self.sets) == 1 or rng.random() > PHOTOS else rng.choice(self.sets[1:])
             i = rng.choice(instances)
-            pixels, points = data.load_crop(i, SIZE, rng.uniform(0.85, 1.2), math.radians(rng.uniform(-20, 20)) if rng.random() < 0.5 else 0.0)
+            scale, angle = rng.uniform(0.85, 1.2), math.radians(rng.uniform(-20, 20)) if rng.random() < 0.5 else 0.0
+            pixels, points = data.load_crop(i, SIZE, scale, angle)
             if rng.random() < 0.5:                      # mirrored: left and right change names
                 pixels, points = pixels.flip(2), points[self.mirror[i.category]]
                 points[:, 0] = 1 - points[:, 0]
@@ -181,8 +185,8 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self):
-        (group,), rank, world = self.param_groups, dist.get_rank() if dist.is_initialized() else 0, int(dist.is_initialized() and dist.get_world_size()) or 1
-        updates = []
+        (group,), updates = self.param_groups, []
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for n, p in enumerate(group["params"]):
             m = self.state[p].setdefault("momentum", torch.zeros_like(p)) if p.grad is not None else None
             if m is None:
@@ -194,7 +198,8 @@ class Muon(torch.optim.Optimizer):
             dist.all_reduce(flat)
             updates = [(p, u.view_as(p)) for (p, _), u in zip(updates, flat.split([p.numel() for p, _ in updates]))]
         for p, update in updates:
-            p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.add_(update, alpha=-group["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)
 
 
 def orthogonal(g, steps=5):
@@ -219,10 +224,11 @@ def export(model, folder):
     """The backbones in official form, in bf16, and a model folder around them with fresh adapters."""
     beside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
-    for name, backbone, config in (("vision", model.vision, VISION | {"model_type": "dinov2", "architectures": ["Dinov2Model"],
-                                     "mlp_ratio": 4, "layer_norm_eps": 1e-6, "qkv_bias": True, "use_swiglu_ffn": False, "hidden_act": "gelu"}),
-                                   ("llm", model.llm, LLM | {"model_type": "llama", "architectures": ["LlamaForCausalLM"],
-                                     "vocab_size": model.llm.config.vocab_size, "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu"})):
+    vision = VISION | {"model_type": "dinov2", "architectures": ["Dinov2Model"], "mlp_ratio": 4, "layer_norm_eps": 1e-6,
+                       "qkv_bias": True, "use_swiglu_ffn": False, "hidden_act": "gelu"}
+    llm = LLM | {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": model.llm.config.vocab_size,
+                 "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu"}
+    for name, backbone, config in (("vision", model.vision, vision), ("llm", model.llm, llm)):
         (beside / name).mkdir(parents=True)
         (beside / name / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         tensors = {n: t.to(torch.bfloat16).contiguous() for n, t in backbone.state_dict().items()}
@@ -239,12 +245,12 @@ def export(model, folder):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--data", nargs="+", default=["data/figures"], metavar="FOLDER", help="drawings first, then folders of photographs")
+    p.add_argument("--data", nargs="+", default=["data/figures"], metavar="FOLDER", help="drawings, then folders of photographs")
     p.add_argument("--out", type=Path, default=Path("runs/pretrain"), metavar="FOLDER")
     p.add_argument("--eyes", type=int, default=900, metavar="STEPS", help="steps of the first phase")
     p.add_argument("--words", type=int, default=4300, metavar="STEPS", help="steps of the second phase")
     p.add_argument("--names", type=int, default=3300, metavar="STEPS", help="of these, steps that mostly ask by name")
-    p.add_argument("--rounds", type=int, default=2200, metavar="STEPS", help="steps of the third phase")
+    p.add_argument("--rounds", type=int, default=3600, metavar="STEPS", help="steps of the third phase")
     p.add_argument("--batch", type=int, default=16, help="images a step, over all processes; twice as many for the eyes")
     p.add_argument("--seed", type=int, default=42)
     a = p.parse_args()
@@ -280,8 +286,8 @@ def main():
     means, began = {}, time.time()
     while step < steps:
         words, rounds = step >= a.eyes, step >= a.eyes + a.words
-        factor = (train.schedule(step - a.eyes - a.words, a.rounds) / 2 if rounds else train.schedule(step - a.eyes, a.words) if words
-                  else min(1.0, (step + 1) / 20))
+        factor = (train.schedule(step - a.eyes - a.words, a.rounds) / 2 if rounds else
+                  train.schedule(step - a.eyes, a.words) if words else min(1.0, (step + 1) / 20))
         for o, lr in zip(optims, base):
             o.param_groups[0]["lr"] = lr * factor
         described = 0.25 if step < a.eyes + a.names else 0.5
@@ -302,14 +308,16 @@ def main():
         for n, v in parts.items():
             means[n] = means.get(n, 0) + v.item() / 20
         if rank == 0 and step % 20 == 0:
-            log.write(json.dumps({"step": step, "lr": round(factor, 4), "s": round((time.time() - began) / 20, 3)} | {n: round(v, 4) for n, v in means.items()}) + "\n")
+            record = {"step": step, "lr": factor, "s": (time.time() - began) / 20} | means
+            log.write(json.dumps({n: round(v, 4) for n, v in record.items()}) + "\n")
             log.flush()
             bar.set_postfix({n: f"{v:.3f}" for n, v in means.items()})
         if step % 20 == 0:
             means, began = {}, time.time()
         bar.update()
         if rank == 0 and (step % 200 == 0 or step == steps):
-            torch.save({"step": step, "module": module.state_dict(), "optims": [o.state_dict() for o in optims]}, a.out / "newest.partial")
+            state = {"step": step, "module": module.state_dict(), "optims": [o.state_dict() for o in optims]}
+            torch.save(state, a.out / "newest.partial")
             (a.out / "newest.partial").rename(newest)
     if rank == 0:
         export(model, a.out / "model")
