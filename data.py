@@ -566,20 +566,23 @@ def load_crop(instance, size, scale=1.0, angle=0.0):
 class Pairs(torch.utils.data.Dataset):
     """(image, rounds) pairs of one epoch of training: a strategy of ROUNDS groups every image's visible keypoints anew.
 
-    k: rounds of a pair (fixed, locllm); trunk: tokens before the conversation, 1 + patches; instruction: of INSTRUCTIONS. Groups and augmentation depend
+    k: rounds of a pair (fixed, locllm); trunk: tokens before the conversation, 1 + patches; instruction: of INSTRUCTIONS;
+    share: images are shuffled, not pairs, and all pairs of an image have the same augmentation. Groups and augmentation depend
     on (seed, epoch, instance) alone; dynamic rounds change the number of pairs with the epoch. An item is (pixels (3, S, S),
     ids, labels); where the augmentation moves all of a group's keypoints out of the crop, the image is taken without it.
     Raises ValueError where a pair can exceed MAX_TOKENS.
     """
     def __init__(self, instances, described, tokenizer, codec, size, k=4, seed=42, augment=True, rounds="fixed", trunk=257,
-                 instruction="base"):
+                 instruction="base", share=False):
         self.instances, self.described, self.tokenizer, self.codec = instances, described, tokenizer, codec
         self.size, self.k, self.seed, self.augment, self.rounds, self.instruction = size, k, seed, augment, rounds, instruction
+        self.share, self.crop = share, (None, None)     # (seed, what it led to): loaded once for pairs that share it
         if k < 1:
             raise ValueError(f"--k {k}: a conversation has one round or more")
         names = {i.category: i.name for i in instances}
-        before = {c: trunk + len(opening(tokenizer, codec, instruction, name, described[c], described[c])[0]) for c, name in names.items()}
-        self.room = {c: MAX_TOKENS - tokens for c, tokens in before.items()}
+        self.opening = {c: len(opening(tokenizer, codec, instruction, name, described[c], described[c])[0])
+                        for c, name in names.items()}
+        self.room = {c: MAX_TOKENS - trunk - tokens for c, tokens in self.opening.items()}
         longest = lambda k: max(sum(map(len, write(tokenizer, codec, turn, fill(k, replaced), (0, 0))))
                                 for turn in INSTRUCTIONS[instruction].rounds for replaced in {False, INSTRUCTIONS[instruction].replaced > 0})
         self.lengths = {c: [longest(keypoint) for keypoint in described[c]] for c in names}
@@ -591,36 +594,50 @@ class Pairs(torch.utils.data.Dataset):
             if rounds == "fixed":
                 longest += longest[:1] * (k - len(longest))     # what fills a group up
             n = 1 if rounds == "dynamic" else k
-            if (tokens := before[i.category] + sum(longest[:n])) > MAX_TOKENS:
+            if (tokens := trunk + self.opening[i.category] + sum(longest[:n])) > MAX_TOKENS:
                 raise ValueError(f"{n} keypoints of category {i.category} ({i.name}) and the image can take {tokens} tokens, "
                                  f"more than {MAX_TOKENS}: {'lower --k or ' * (n > 1)}shorten its descriptions")
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
-        self.pairs = []
+        images, self.groups = [], {}                    # groups: {seed: all groups of the pairs that have it}
         for n, instance in enumerate(self.instances):
             rng = random.Random(f"{self.seed} {epoch} {instance.category} {instance.id}")
             if len(self.askable[n]):
                 groups = ROUNDS[self.rounds](self.askable[n], self.k, rng, self.lengths[instance.category],
                                              self.room[instance.category])
-                self.pairs += [(n, group, rng.random()) for group in groups]
-        random.Random(f"{self.seed} {epoch}").shuffle(self.pairs)
+                seeds = [rng.random()] * len(groups) if self.share else [rng.random() for _ in groups]
+                images.append([(n, group, seed) for group, seed in zip(groups, seeds)])
+        order = images if self.share else [[pair] for pairs in images for pair in pairs]
+        random.Random(f"{self.seed} {epoch}").shuffle(order)
+        self.pairs = [pair for pairs in order for pair in pairs]
+        for _, group, seed in self.pairs:
+            self.groups.setdefault(seed, []).append(group)
 
     def name(self, i):
         """Which sample item i is, for messages."""
         instance = self.instances[self.pairs[i][0]]
         return f"{instance.image} (annotation {instance.id}, {instance.name})"
 
+    def tokens(self, i):
+        """How many tokens item i's conversation has at most; nothing is loaded."""
+        n, group, _ = self.pairs[i]
+        c = self.instances[n].category
+        return self.opening[c] + sum(self.lengths[c][j] for j in group)
+
     def __len__(self):
         return len(self.pairs)
 
     def __getitem__(self, i):
         n, group, seed = self.pairs[i]
-        instance, rng = self.instances[n], random.Random(seed)
-        pixels, points = load_crop(instance, self.size, *(augmentation(rng) if self.augment else ()))
-        if not (points[group, 2] > 0).any():
-            pixels, points = load_crop(instance, self.size)
-        keypoints = self.described[instance.category]
+        instance = self.instances[n]
+        if seed != self.crop[0]:
+            pixels, points = load_crop(instance, self.size, *(augmentation(random.Random(seed)) if self.augment else ()))
+            if not all((points[g, 2] > 0).any() for g in self.groups[seed]):
+                pixels, points = load_crop(instance, self.size)
+            self.crop = seed, (pixels, points)
+        pixels, points = self.crop[1]
+        keypoints, rng = self.described[instance.category], random.Random(f"{seed} {group}")
         rounds = [(keypoints[j], points[j, :2]) for j in group if points[j, 2] > 0]
         return pixels, *conversation(self.tokenizer, self.codec, rounds, self.instruction, instance.name, keypoints, rng)
 

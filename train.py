@@ -64,6 +64,8 @@ def arguments():
     p.add_argument("--steps", type=positive, help="optimiser steps, instead of --epochs")
     p.add_argument("--batch", type=positive, default=BATCH, help="pairs an optimiser step, over all processes")
     p.add_argument("--micro-batch", type=positive, default=1, help="pairs a process and pass; the rest is accumulated")
+    p.add_argument("--share-image", action="store_true",
+                   help="compute an image once for its pairs in a pass, which have one augmentation")
     p.add_argument("--lr", type=float, default=5e-4)
     p.add_argument("--fsdp", action="store_true", help="shard weights and optimiser over the GPUs, where one cannot hold them")
     p.add_argument("--checkpoint-activations", action="store_true", help="less memory: compute every layer again going backward")
@@ -105,18 +107,46 @@ class Stream(torch.utils.data.Dataset):
             first = max(0, first - n)
 
 
-def shares(batch, rank, world, micro):
-    """This process's numbers in a step's pairs, dealt in turn, cut into passes: as many on each process, the last may be empty."""
-    mine = range(rank, batch, world)
-    return [list(mine[i * micro:(i + 1) * micro]) for i in range(math.ceil(math.ceil(batch / world) / micro))]
+def sizes(batch, world, micro):
+    """Pairs in each pass of a step: as many passes for each process, even in size, or empty."""
+    n = world * math.ceil(batch / (world * micro))
+    return [(batch + i) // n for i in range(n)]
 
 
-def passes(pairs, step, batch, share):
-    """The places of each pass from `step` on. What nobody needs, an empty pass, is the step's first pair: it weighs nothing."""
-    places = Stream(pairs).places(step * batch)
+def dealt(passes, rank, world):
+    """A process's passes, dealt in turn, there and back: sorted by length they are an equal load."""
+    return [passes[n + (world - 1 - rank if n // world % 2 else rank)] for n in range(0, len(passes), world)]
+
+
+def pack(rows, sizes):
+    """Rows, lists of pairs that share an image, in passes of these sizes, as ordered. One is cut only where no other fits."""
+    rows, passes = list(rows), []
+    for size in sizes:
+        passes.append([])
+        while room := size - len(passes[-1]):
+            row = rows.pop(next((n for n, row in enumerate(rows) if len(row) <= room), 0))
+            passes[-1] += row[:room]
+            if row[room:]:
+                rows.insert(0, row[room:])
+    return passes
+
+
+def passes(pairs, step, batch, rank, world, micro):
+    """This process's places of each pass from `step` on. Those of like length share a pass, for little padding.
+
+    An empty pass is the step's shortest pair instead: it weighs nothing.
+    """
+    stream = Stream(pairs)
+    places = stream.places(step * batch)
     while True:
-        pairs_of_step = list(islice(places, batch))
-        yield from ([pairs_of_step[n] for n in numbers or [0]] for numbers in share)
+        rows, tokens = {}, {}
+        for epoch, i in islice(places, batch):
+            seed = stream.at(epoch).pairs[i][-1]                # the same for pairs that share an image
+            rows.setdefault(seed, []).append((epoch, i))
+            tokens[seed] = tokens.get(seed, 0) + stream.pairs.tokens(i)
+        order = [rows[seed] for seed in sorted(rows, key=tokens.get, reverse=True)]
+        parts = pack(order, sizes(batch, world, micro))
+        yield from (part or order[-1][-1:] for part in dealt(parts, rank, world))
 
 
 def unstoppable(_):
@@ -125,7 +155,14 @@ def unstoppable(_):
 
 
 def collate(items):
-    return torch.stack([pixels for pixels, _, _ in items]), [[(ids, labels)] for _, ids, labels in items]
+    """Images (B, 3, S, S), each with its conversations: neighbours of the same pixels are branches off one image."""
+    images, branches = [], []
+    for pixels, ids, labels in items:
+        if not images or not torch.equal(pixels, images[-1]):
+            images.append(pixels)
+            branches.append([])
+        branches[-1].append((ids, labels))
+    return torch.stack(images), branches
 
 
 # -------------------------------------------------------------------- the model
@@ -207,7 +244,7 @@ def settings_of(a, model, pairs, steps, world):
     files = [f for folder in folders for f in sorted(folder.iterdir()) if f.suffix in (".json", ".safetensors", ".model")]
     weights = [part for f in files for part in (f.name, f.stat().st_size, open(f, "rb").read(MB))]
     content = [part for i in pairs.instances for part in (i.id, i.image.name, i.category, i.bbox, i.keypoints.tobytes())]
-    names = ("split", "rounds", "k", "tune", "instruction", "batch", "micro_batch", "lr", "seed")
+    names = ("split", "rounds", "k", "tune", "instruction", "batch", "micro_batch", "share_image", "lr", "seed")
     return {f"--{n.replace('_', '-')}": getattr(a, n) for n in names} | {
         "steps": steps, "processes": world, "the model": fingerprint(*weights), "the data": fingerprint(*content),
         "the descriptions": fingerprint(pairs.described)}
@@ -242,6 +279,8 @@ def train(a):
             dist.barrier()
     if a.fsdp and world == 1:
         raise ValueError("--fsdp shards over processes: start them with torchrun --nproc_per_node N train.py ...")
+    if a.share_image and a.micro_batch == 1:
+        raise ValueError("--share-image shares within a pass, which --micro-batch 1 leaves to one pair: raise it")
     out = Path(a.out)
     if runs.checkpoints(out) and not a.resume:
         raise ValueError(f"{out} holds checkpoints of an earlier run: add --resume, or choose another --out")
@@ -257,10 +296,10 @@ def train(a):
     model = open_model(a, device).train()
     trunk = 1 + (model.image_size // model.vision.config.patch_size) ** 2
     pairs = data.Pairs(instances, described, model.tokenizer, model.codec, model.image_size, a.k, a.seed, rounds=a.rounds, trunk=trunk,
-                       instruction=a.instruction)
+                       instruction=a.instruction, share=a.share_image)
     if not len(pairs):
         raise ValueError(f"{', '.join(a.data)}: no image has a keypoint inside its box, nothing to train on")
-    share = shares(a.batch, rank, world, a.micro_batch)
+    share, split = dealt(sizes(a.batch, world, a.micro_batch), rank, world), (a.batch, rank, world, a.micro_batch)
     stream, part = Stream(pairs), a.epochs % 1
     steps = a.steps or max(1, round((sum(len(stream.at(e)) for e in range(int(a.epochs))) + part * len(pairs)) / a.batch))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -285,7 +324,7 @@ def train(a):
         for name, p in parameters.items():
             optimiser.state[p] = {k: runs.like(t, p) for k, t in state["optimiser"][name].items()}
         (torch.cuda.set_rng_state if device.type == "cuda" else torch.set_rng_state)(state["random"][rank].clone())
-    loader = torch.utils.data.DataLoader(Stream(pairs), batch_sampler=passes(pairs, step, a.batch, share), collate_fn=collate,
+    loader = torch.utils.data.DataLoader(Stream(pairs), batch_sampler=passes(pairs, step, *split), collate_fn=collate,
                                          num_workers=a.workers, pin_memory=device.type == "cuda", generator=torch.Generator(),
                                          worker_init_fn=unstoppable)
     batches = iter(loader)
@@ -302,22 +341,22 @@ def train(a):
         began = time.time()
         while step < steps:
             losses, sums = [], torch.zeros(4, device=device)        # loss, digits' loss, tokens, stop
-            for n, numbers in enumerate(share):
+            for n, size in enumerate(share):
                 pixels, conversations = next(batches)
                 synchronise(n == len(share) - 1)                    # once an optimiser step
                 with torch.autocast(device.type, torch.bfloat16, enabled=a.tune == "full" and device.type == "cuda"):
                     loss, digits = loss_of(pixels.to(device, non_blocking=True), conversations)
-                weight = len(numbers) / a.batch
+                weight = size / a.batch
                 (loss * weight * world).backward()                  # synchronising averages over processes
                 losses.append(loss.detach())
                 sums[:2] += weight * torch.stack([loss.detach(), digits])
-                sums[2] += sum(len(ids) for c in conversations for ids, _ in c) if numbers else 0
+                sums[2] += sum(len(ids) for c in conversations for ids, _ in c) if size else 0
             sums[3] = len(stop)
             if world > 1:
                 dist.all_reduce(sums)
             mean, digits, tokens, stopping = sums.tolist()
             if not math.isfinite(mean):
-                refuse(mean, step, losses, share, pairs, a.batch, rank, world)
+                refuse(mean, step, losses, share, passes(pairs, step, *split), pairs, rank, world)
             for group in optimiser.param_groups:
                 group["lr"] = a.lr * schedule(step, steps)
             optimiser.step()
@@ -360,10 +399,10 @@ def train(a):
         raise KeyboardInterrupt
 
 
-def refuse(mean, step, losses, share, pairs, batch, rank, world):
+def refuse(mean, step, losses, share, places, pairs, rank, world):
     """End a run whose loss is not finite: one process names the samples of the passes at fault, of all processes."""
-    places, stream = passes(pairs, step, batch, share), Stream(pairs)
-    samples = [stream.at(epoch).name(i) for loss, numbers, at in zip(losses, share, places) if not math.isfinite(loss) and numbers
+    stream = Stream(pairs)
+    samples = [stream.at(epoch).name(i) for loss, size, at in zip(losses, share, places) if not math.isfinite(loss) and size
                for epoch, i in at]
     gathered = [samples]
     if world > 1:
@@ -371,8 +410,9 @@ def refuse(mean, step, losses, share, pairs, batch, rank, world):
         dist.all_gather_object(gathered, samples)
     if rank > 0:
         sys.exit(2)
-    raise ValueError(f"the loss is {mean} at step {step + 1}, from {data.some([s for share in gathered for s in share])}: look at these, "
-                     "or continue with a lower --lr from the last checkpoint in another --out with --init")
+    samples = list(dict.fromkeys(s for share in gathered for s in share))
+    raise ValueError(f"the loss is {mean} at step {step + 1}, from {data.some(samples)}: look at these, or "
+                     "continue with a lower --lr from the last checkpoint in another --out with --init")
 
 
 if __name__ == "__main__":

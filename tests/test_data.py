@@ -1,8 +1,9 @@
 """data.py: the digit codec, crops, instructions and rounds against closed forms, properties and the published tokenizers."""
 import json
 import random
+from copy import copy
 from importlib.util import find_spec
-from itertools import combinations, combinations_with_replacement
+from itertools import combinations, combinations_with_replacement, groupby
 from pathlib import Path
 
 import numpy as np
@@ -756,6 +757,41 @@ def test_groups_do_not_depend_on_workers(skirts, described, tokenizers, rounds):
     again = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=3, rounds=rounds)
     again.set_epoch(3)
     assert again.pairs == epochs[0]
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**32), epoch=st.integers(0, 9), k=st.integers(1, 4))
+def test_pairs_that_share_an_image(skirts, described, tokenizers, seed, epoch, k):
+    """The same pairs as else, those of an image side by side, and one augmentation for them, which leaves each a keypoint."""
+    tokenizer = tokenizers["llama3"]
+    for rounds in data.ROUNDS:
+        alone, shared = (data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k, seed, rounds=rounds, share=share)
+                         for share in (False, True))
+        for pairs in (alone, shared):
+            pairs.set_epoch(epoch)
+        assert sorted((n, group) for n, group, _ in alone.pairs) == sorted((n, group) for n, group, _ in shared.pairs)
+        order = [n for n, _, _ in shared.pairs]
+        assert len([n for n, _ in groupby(order)]) == len(set(order)) == len(skirts)
+        crops = {}
+        for i, n in enumerate(order):
+            pixels, ids, labels = shared[i]
+            assert torch.equal(crops.setdefault(n, pixels), pixels) and any(label != data.IGNORE for label in labels)
+            assert len(ids) <= shared.tokens(i)
+        backwards = {i: shared[i] for i in reversed(range(len(order)))}  # whatever was loaded before
+        fresh = copy(shared)
+        fresh.crop = (None, None)
+        for i in random.Random(seed).sample(range(len(order)), 3):
+            (pixels, *rest), (other, *others) = fresh[i], backwards[i]
+            assert torch.equal(pixels, other) and rest == others
+
+
+def test_tokens_are_counted_before_loading(skirts, described, tokenizers):
+    """To the token where nothing is drawn and nothing leaves the crop."""
+    tokenizer = tokenizers["llama3"]
+    for instruction in ("base", "list", "steps"):
+        pairs = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, augment=False, rounds="dynamic",
+                           instruction=instruction)
+        assert [pairs.tokens(i) for i in range(len(pairs))] == [len(ids) for _, ids, _ in pairs]
 
 
 def test_a_pair_tells_which_sample_it_is(skirts, described, tokenizers):

@@ -12,6 +12,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -115,46 +117,78 @@ def test_schedule(steps):
 
 @pytest.mark.parametrize("batch, world, micro", [(8, 1, 1), (8, 1, 4), (8, 2, 2), (8, 4, 2), (128, 3, 1), (10, 4, 2), (3, 4, 1), (7, 2, 3)])
 def test_the_processes_share_each_steps_pairs(batch, world, micro):
-    together = [train.shares(batch, rank, world, micro) for rank in range(world)]
-    assert sorted(n for share in together for numbers in share for n in numbers) == list(range(batch))
-    assert len({len(share) for share in together}) == 1                  # as many passes on every process
-    assert max(len(numbers) for share in together for numbers in share) <= micro
-    assert len(together[0]) == -(-batch // (world * micro)) or micro > 1
+    together = [train.dealt(train.sizes(batch, world, micro), rank, world) for rank in range(world)]
+    assert sum(map(sum, together)) == batch and max(map(max, together)) <= micro
+    assert {len(share) for share in together} == {-(-batch // (world * micro))}             # as many passes on every process
+    assert max(map(max, together)) - min(map(min, together)) <= 1
+    places = [train.dealt(range(len(together[0]) * world), rank, world) for rank in range(world)]
+    assert sorted(n for share in places for n in share) == list(range(len(together[0]) * world))
+
+
+@given(st.data())
+def test_packing(draw):
+    """Every pair once, in passes of the sizes asked for; a row is cut only at the end of a pass, where no other fits."""
+    lengths = draw.draw(st.lists(st.integers(1, 9), min_size=1, max_size=12))
+    rows, batch = [[(n, i) for i in range(length)] for n, length in enumerate(lengths)], sum(lengths)
+    world, micro = draw.draw(st.integers(1, 4)), draw.draw(st.integers(1, 10))
+    sizes = train.sizes(batch, world, micro)
+    found = train.pack(rows, sizes)
+    assert [len(part) for part in found] == sizes
+    assert sorted(p for part in found for p in part) == [p for row in rows for p in row]
+    for m, part in enumerate(found):
+        left = [p for later in found[m:] for p in later]                 # what this pass could choose from
+        pieces = {n: [p for p in part if p[0] == n] for n, _ in part}
+        assert part == [p for piece in pieces.values() for p in piece]   # side by side
+        cut = [n for n, piece in pieces.items() if len(piece) < sum(p[0] == n for p in left)]
+        assert len(cut) <= 1 and (not cut or part[-1][0] == cut[0])
+        whole = [sum(p[0] == n for p in left) for n in {n for n, _ in left} - pieces.keys()]
+        assert not cut or all(size > len(pieces[cut[0]]) for size in whole)                # no other fitted whole
+    if max(lengths) == 1:
+        assert [p for part in found for p in part] == [p for row in rows for p in row]     # as ordered
 
 
 class Epochs:
-    """Pairs whose number varies from epoch to epoch: 5, 3, 4, 5, 3, 4 ..."""
+    """Pairs whose number varies from epoch to epoch: 5, 3, 4, 5, 3, 4 ..., of 0 to 4 tokens, each with an image of its own."""
     def set_epoch(self, epoch):
-        self.pairs = [f"{epoch}.{i}" for i in range([5, 3, 4][epoch % 3])]
+        self.pairs = [(f"{epoch}.{i}", (epoch, i)) for i in range([5, 3, 4][epoch % 3])]
+
+    def tokens(self, i):
+        return 7 * (i + 2) % 5
 
     def __len__(self):
         return len(self.pairs)
 
     def __getitem__(self, i):
-        return self.pairs[i]
+        return self.pairs[i][0]
 
 
 @pytest.mark.parametrize("world, micro, batch", [(1, 1, 4), (2, 1, 4), (3, 2, 7), (4, 1, 3)])
 def test_every_pair_of_every_epoch_once_wherever_a_run_continues(world, micro, batch):
     order = [f"{epoch}.{i}" for epoch in range(9) for i in range([5, 3, 4][epoch % 3])]
+    length = lambda place: 7 * (place[1] + 2) % 5
     for first in range(4):
-        together = []
+        together, rounds = {step: [] for step in range(first, 4)}, {}
         for rank in range(world):
-            share = train.shares(batch, rank, world, micro)
-            passes, stream = train.passes(Epochs(), first, batch, share), train.Stream(Epochs())
+            share = train.dealt(train.sizes(batch, world, micro), rank, world)
+            passes, stream = train.passes(Epochs(), first, batch, rank, world, micro), train.Stream(Epochs())
             for step in range(first, 4):
-                for numbers, places in zip(share, itertools.islice(passes, len(share))):
-                    assert len(places) == max(1, len(numbers))           # an empty pass computes something, too
-                    together += [(step * batch + n, stream[place]) for n, place in zip(numbers, places)]
-        assert [pair for _, pair in sorted(together)] == order[first * batch:4 * batch]
+                for n, (size, places) in enumerate(zip(share, itertools.islice(passes, len(share)))):
+                    assert len(places) == max(1, size)                   # an empty pass computes something, too
+                    together[step] += [stream[place] for place in places[:size]]
+                    rounds.setdefault((step, n), []).extend(map(length, places[:size]))
+        for step, pairs in together.items():
+            assert sorted(pairs) == sorted(order[step * batch:(step + 1) * batch])
+            for n in range(len(share) - 1):                              # at one time all are of like length
+                assert min(rounds[step, n]) >= max(rounds[step, n + 1])
 
 
 # Runs
 
-@pytest.mark.parametrize("rounds", ["fixed", "dynamic"])
-def test_resumed_equals_uninterrupted(folder, init, tmp_path, monkeypatch, rounds):
+@pytest.mark.parametrize("options", [{}, {"rounds": "dynamic", "micro_batch": 3}, {"share_image": True, "micro_batch": 3}],
+                         ids=["fixed", "dynamic", "shared"])
+def test_resumed_equals_uninterrupted(folder, init, tmp_path, monkeypatch, options):
     """Bit by bit, within an epoch and across its end, with augmentation and with dropout, and whoever loads the images."""
-    run(monkeypatch, folder, init[0.3], tmp_path / "whole", save_every=2, rounds=rounds)
+    run(monkeypatch, folder, init[0.3], tmp_path / "whole", save_every=2, **options)
     whole = adapters(tmp_path / "whole")
     assert sorted(whole) == [2, 4, 6] and not equal(whole[4], whole[6])
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
@@ -163,7 +197,7 @@ def test_resumed_equals_uninterrupted(folder, init, tmp_path, monkeypatch, round
     with open(tmp_path / "cut" / "log.jsonl", "a") as log:
         log.write('{"step": 7, "lo')
     torch.manual_seed(1234)
-    run(monkeypatch, folder, init[0.3], tmp_path / "cut", save_every=2, rounds=rounds, workers=1, resume=True)
+    run(monkeypatch, folder, init[0.3], tmp_path / "cut", save_every=2, workers=1, resume=True, **options)
     assert equal(adapters(tmp_path / "cut")[6], whole[6])
     states = [load_file(tmp_path / n / "step-0000006" / "state.safetensors") for n in ("whole", "cut")]
     assert equal(*states) and len(states[0]) == 1 + 3 * len(whole[6])    # randomness; step and two moments for each
@@ -276,6 +310,40 @@ def test_two_processes_resumed_equal_uninterrupted(folder, init, tmp_path):
     assert equal(adapters(tmp_path / "cut")[4], adapters(tmp_path / "whole")[4])
     assert not equal(adapters(tmp_path / "whole")[2], adapters(tmp_path / "whole")[4])
     assert ["val" in r for r in log_of(tmp_path / "whole")] == [False, False, True, True]
+
+
+def loss_and_gradients(model, passes):
+    """Summed over passes as train.py does: [(items, weight)]."""
+    model.zero_grad()
+    total = 0.0
+    for items, weight in passes:
+        loss, _ = model.loss(*train.collate(items))
+        (loss * weight).backward()
+        total += float(loss.detach()) * weight
+    return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("rounds", ["fixed", "dynamic"])
+@pytest.mark.parametrize("world, micro", [(1, 10), (2, 3)])
+def test_shared_images_change_no_gradient(folder, init, rounds, world, micro):
+    """A step of shared images is the mean over its pairs of each one's loss alone, however it is cut into passes."""
+    model = CapeLLM.from_pretrained(init[0.0], merge=False)
+    for name in model.adapter():
+        model.get_parameter(name).requires_grad_(True)
+    instances, names = data.read_split(folder)
+    described = data.describe(instances, names, folder)
+    pairs = data.Pairs(instances, described, model.tokenizer, model.codec, 28, rounds=rounds, share=True)
+    stream, shared = train.Stream(pairs), []
+    for rank in range(world):
+        share = train.dealt(train.sizes(10, world, micro), rank, world)
+        for size, places in zip(share, train.passes(pairs, 0, 10, rank, world, micro)):
+            shared.append(([stream[place] for place in places], size / 10))
+    assert sum(len(train.collate(items)[0]) for items, _ in shared) < 10                   # images
+    loss, gradients = loss_and_gradients(model, shared)
+    expected, alone = loss_and_gradients(model, [([pairs[i]], 1 / 10) for i in range(10)])
+    assert loss == pytest.approx(expected, rel=1e-5) and gradients.keys() == alone.keys() and len(alone) > 4
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, alone[name], atol=1e-5 * float(alone[name].abs().max()), rtol=1e-3, msg=name)
 
 
 def test_activations_computed_again_change_nothing(folder, init, tmp_path, monkeypatch):
@@ -465,6 +533,7 @@ def short(folder, init, tmp_path_factory):
 @pytest.mark.parametrize("options, message", [
     ({"k": 2}, "--k was 4, is 2"), ({"rounds": "locllm"}, "--rounds was fixed, is locllm"), ({"lr": 1e-3}, "--lr was 0.0005, is 0.001"),
     ({"seed": 7, "steps": 3}, "--seed was 42, is 7; steps was 2, is 3"), ({"tune": "frozen"}, "--tune was lora, is frozen"),
+    ({"share_image": True, "micro_batch": 2}, "--share-image was False, is True"),
     ({"init": "another"}, "the model was"), ({"data": "another"}, "the data was"), ({"descriptions": "another"}, "the descriptions was")])
 def test_a_run_continues_only_as_it_began(folder, init, short, tmp_path, monkeypatch, capsys, options, message):
     out = shutil.copytree(short, tmp_path / "out")
@@ -502,18 +571,21 @@ def test_a_damaged_state(folder, init, short, tmp_path, monkeypatch, capsys, dam
 
 
 def test_a_loss_that_is_not_finite_names_its_samples(folder, init, tmp_path, monkeypatch, capsys):
-    original, calls = CapeLLM.loss, itertools.count()
+    original, seen = CapeLLM.loss, []
 
     def loss(self, pixels, branches):
         found = original(self, pixels, branches)
-        return (found[0] * float("nan"), found[1]) if next(calls) == 10 else found
+        seen.append((pixels, branches))
+        return (found[0] * float("nan"), found[1]) if len(seen) == 11 else found
 
     monkeypatch.setattr(CapeLLM, "loss", loss)
     error = refused(monkeypatch, capsys, command(folder, init[0.0], tmp_path / "out", save_every=1))
     instances, names = data.read_split(folder)
     tokenizer = CapeLLM.from_pretrained(init[0.0]).tokenizer
     pairs = data.Pairs(instances, data.describe(instances, names, folder), tokenizer, data.Codec(tokenizer), 28)
-    assert f"the loss is nan at step 2, from {pairs.name(10)}:" in error # steps of 8 pairs, one a pass
+    pixels, [[(ids, labels)]] = seen[10]                                 # steps of 8 pairs, one a pass
+    (i,) = [i for i in range(8, 16) if torch.equal(pairs[i][0], pixels[0]) and pairs[i][1:] == (ids, labels)]
+    assert f"the loss is nan at step 2, from {pairs.name(i)}:" in error
     assert sorted(adapters(tmp_path / "out")) == [1]
 
 
@@ -548,6 +620,7 @@ def test_pretraining_moves_the_projection_alone(folder, init, tmp_path, monkeypa
 
 @pytest.mark.parametrize("options, message", [
     ({"split": 2}, "mp100_split2_train.json is missing"), ({"init": "nowhere"}, "nowhere is no model folder"),
+    ({"share_image": True}, "--share-image shares within a pass, .* raise it"),
     ({"fsdp": True}, "--fsdp shards over processes: start them with torchrun"),
     ({"instruction": "direct-qa", "tune": "full"}, "--instruction direct-qa trains the projection alone: leave out --tune full"),
     ({"instruction": "steps-qa", "val_every": 1}, "--val-every measures coordinates, --instruction steps-qa asks for names")])
