@@ -25,10 +25,11 @@ from torch import nn
 import data
 import density
 from dino import DINOv2
-from llama import KVCache, Llama, Tokenizer, grow
+from llama import KVCache, Llama, Tokenizer, grow, send
 from lora import add_lora, merge_lora
 
 BRANCHES = 16       # questions in one pass: more would make the masked product quadratic, fewer waste the pass
+ANSWERS = 128       # that one pass decides on, where questions repeat
 CANDIDATES = 5      # digits that contrastive search compares, alpha beside it: Table 9 states alpha only
 ALPHA = 0.6
 
@@ -36,7 +37,7 @@ ALPHA = 0.6
 def top(log_p, k, mass=torch.inf):
     """log p (n, base) of the k likeliest digits, or of the fewest of them that hold the mass; -inf elsewhere. Ties: the lower."""
     p, order = log_p.exp().sort(dim=-1, descending=True, stable=True)
-    kept = (p.cumsum(-1) - p < mass) & (torch.arange(p.shape[-1]) < k)
+    kept = (p.cumsum(-1) - p < mass) & (torch.arange(p.shape[-1], device=p.device) < k)
     return log_p.masked_fill(~kept.scatter(-1, order, kept), -torch.inf)
 
 
@@ -49,6 +50,18 @@ DECODING = {        # Table 9: from log p of the digits (n, base) to the logits 
     "nucleus": lambda log_p: top(log_p, log_p.shape[-1], 0.92),
     "contrastive": None,                            # needs hidden states: CapeLLM.contrast
 }
+
+
+def together(keypoints):
+    """Places in the list, in the parts that are answered together: those of equal keypoints side by side."""
+    parts, asked = [], set()
+    for i in sorted(range(len(keypoints)), key=lambda i: keypoints.index(keypoints[i])):
+        asked.add(keypoints[i])
+        if not parts or len(asked) > BRANCHES or len(parts[-1]) == ANSWERS:
+            parts.append([])
+            asked = {keypoints[i]}
+        parts[-1].append(i)
+    return parts
 
 
 class Point(NamedTuple):
@@ -72,6 +85,11 @@ class CapeLLM(nn.Module):
     @property
     def device(self):
         return self.projection.weight.device
+
+    @property
+    def exact(self):
+        """The device that decides on digits, in float64: Apple's (MPS) has none."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
 
     def trunk(self, pixels, features=None):
         """[BOS; V] of pixels (B, 3, S, S), or of their features (B, N, C): Eq. 1 and 2, embedded (B, 1 + N, D)."""
@@ -106,20 +124,22 @@ class CapeLLM(nn.Module):
         return Z, (image, position)
 
     def loss(self, pixels, branches):
-        """Cross-entropy over the answer tokens, each image's mean weighing the same, and the same over digits alone (no gradient).
+        """Cross-entropy: the mean over conversations of each one's mean over its answer tokens. Also, with the same weights and
+        without gradient, the mean over digits alone.
 
         branches: for each image a list of (ids, labels), see data.conversation.
         """
         Z, (image, position) = self.hidden(pixels, [[ids for ids, _ in b] for b in branches])
         labels = torch.tensor([t for b in branches for _, labels in b for t in labels])
         answers = (labels != data.IGNORE).nonzero()[:, 0]
-        tokens = [sum(t != data.IGNORE for _, labels in b for t in labels) for b in branches]
+        tokens = [sum(t != data.IGNORE for t in labels) for b in branches for _, labels in b]
         weight = torch.tensor([1 / (n * len(tokens)) for n in tokens for _ in range(n)], device=self.device)
         digits = torch.isin(labels[answers], torch.tensor(self.codec.ids)).to(self.device)
         labels, answers = labels[answers].to(self.device), answers.to(self.device)
         Y = self.llm.logits(Z[image[answers], position[answers] - 1])                               # Eq. 5, at answers only
         loss = F.cross_entropy(Y, labels, reduction="none")
-        return weight @ loss, (loss.detach() * digits).sum() / digits.sum()
+        only = weight * digits
+        return weight @ loss, only @ loss.detach() / only.sum()
 
     def look(self, image, box=None):
         """A PIL image's pixels (3, S, S) around a box, and the affine matrix of data.crop_affine."""
@@ -153,7 +173,8 @@ class CapeLLM(nn.Module):
         """pixels (3, S, S), list of Keypoint -> relative coordinates (K, 2) and their probabilities (K,).
 
         S: any multiple of the patch, whatever the model was trained with (Table 8). decoding: a name of DECODING; what it
-        draws depends on the seed, the keypoint's words and how often the list held them before, not on its neighbours.
+        draws depends on the seed, the keypoint's words and how often the list held them before, not on its neighbours. So
+        [keypoint] * 100 gives samples; single-round, they share the question and what digits they have in common.
         cumulative (Section 4.3): a question follows all earlier ones and their own answers, in the order given, or, with
         "confidence", by falling probability of single-round answers, found first. Where the next round would lead beyond
         data.MAX_TOKENS, a new chain starts behind the image: all earlier rounds are forgotten. category and listed, all of its
@@ -167,14 +188,17 @@ class CapeLLM(nn.Module):
         questions, N = [data.question(self.tokenizer, k, self.instruction) + codec.open for k in keypoints], trunk.shape[1]
         generators = {k: random.Random(f"{seed} {k.name}: {k.description}") for k in keypoints}
         draws = torch.tensor([[generators[k].random() for _ in range(2 * codec.K)] for k in keypoints], dtype=torch.float64)
-        lengths = [len(q) - len(codec.open) + len(codec.encode(0, 0)) for q in questions]
-        room = max(sum(sorted(lengths)[-BRANCHES:]), bool(cumulative) * min(sum(lengths), data.MAX_TOKENS - N))
-        cache = KVCache(self.llm.config, 1, N + room + BRANCHES * CANDIDATES, trunk.dtype, self.device)
+        answer, longest = len(codec.encode(0, 0)), sorted(map(len, set(map(tuple, questions))))[-BRANCHES:]
+        lengths = [len(q) - len(codec.open) + answer for q in questions]
+        room = max(sum(longest), bool(cumulative) * min(sum(lengths), data.MAX_TOKENS - N))
+        room += min(len(keypoints), ANSWERS) * (answer + CANDIDATES)
+        cache = KVCache(self.llm.config, 1, N + room, trunk.dtype, self.device)
         context, answers = [self.llm(trunk, cache=cache)[0]], [None] * len(keypoints)
         if cumulative is not True:
-            for i in range(0, len(questions), BRANCHES):
-                part = slice(i, i + BRANCHES)
-                answers[part] = self.decode(cache, context, questions[part], draws[part], decoding)
+            for part in together(keypoints):
+                found = self.decode(cache, context, [questions[i] for i in part], draws[part], decoding)
+                for i, answered in zip(part, found):
+                    answers[i] = answered
                 cache.truncate(N)
                 del context[1:]
         if cumulative:
@@ -188,49 +212,57 @@ class CapeLLM(nn.Module):
                 behind = [codec.ids[answers[i][0][-1]]] + codec.close + [codec.eos_id]
         return [[codec.value(d[:codec.K]), codec.value(d[codec.K:])] for d, _ in answers], [p for _, p in answers]
 
-    def decode(self, cache, context, feed, draws, decoding):
-        """Answers of n branches off the cached tokens: for each its 2 K digits and their probability.
+    def decode(self, cache, context, questions, draws, decoding):
+        """Answers to n questions off the cached tokens: for each its 2 K digits and their probability.
 
-        feed: tokens of each branch up to its first digit; draws (n, 2 K): uniform in [0, 1); context: hidden states of the
+        questions: their tokens up to the first digit; draws (n, 2 K): uniform in [0, 1); context: hidden states of the
         cached tokens, a list of (T, D), grown with the cache where the decoding reads it. The template is known, so it is
-        fed with the tokens before it; each of the 2 K steps decides one digit a branch.
+        fed with the tokens before it; each of the 2 K steps decides one digit an answer. Answers to the same question share
+        a branch as long as their digits are the same. Digits stay on the device until the end: nobody waits for them.
         """
         codec, contrastive, digits, log_p = self.codec, decoding == "contrastive", [], 0
-        rows = torch.ones(len(feed), cache.length, dtype=torch.bool, device=self.device)
+        distinct = list(dict.fromkeys(map(tuple, questions)))
+        branch = [distinct.index(tuple(q)) for q in questions]                                      # that an answer is on
+        branch, draws, ids, comma = (send(v, self.exact) for v in (branch, draws, codec.ids, codec.comma))
+        rows = torch.ones(len(distinct), cache.length, dtype=torch.bool, device=self.device)
+        tokens, lengths = [t for q in distinct for t in q], [len(q) for q in distinct]
         for step in range(2 * codec.K):
             if step:
-                template = codec.comma if step == codec.K else []
-                feed = [[codec.ids[d]] + template for d in digits[-1].tolist()]
-            Z, rows, factor = self.extend(cache, rows, feed, every=contrastive)
+                forks = branch * codec.base + digits[-1]                                            # branch and digit, in one
+                if len(distinct) < len(questions):      # the exception: how many forks differ, a GPU has to tell
+                    forks, branch = forks.unique(return_inverse=True)
+                template = comma if step == codec.K else comma[:0]
+                tokens = torch.cat([ids[forks % codec.base, None], template.expand(len(forks), -1)], 1)
+                rows, lengths, tokens = rows[forks // codec.base], [tokens.shape[1]] * len(forks), tokens.flatten()
+            Z, rows, factor = self.extend(cache, rows, tokens, lengths, every=contrastive)
             if contrastive:
                 context.append(Z)
-                digits.append(self.contrast(cache, torch.cat(context), rows, factor))
+                digits.append(self.contrast(cache, torch.cat(context), rows, factor)[branch])
             else:
-                cdf = DECODING[decoding](factor).softmax(-1).cumsum(-1)
+                cdf = DECODING[decoding](factor).softmax(-1).cumsum(-1)[branch]
                 digits.append((cdf / cdf[:, -1:] <= draws[:, step, None]).sum(-1))
-            log_p = log_p + factor.gather(1, digits[-1][:, None])[:, 0]
+            log_p = log_p + factor[branch, digits[-1]]
         return list(zip(torch.stack(digits, 1).tolist(), log_p.exp().tolist()))
 
-    def extend(self, cache, rows, feed, every=False):
-        """Grow n branches, rows (n, S), by a chain of tokens each (llama.grow). Returns hidden states of the ends (n, D), or of
-        every token, the ends' rows, and log p (n, base) of the digit that follows: a factor of Eq. 6, float64 on the CPU."""
-        lengths = [len(f) for f in feed]
-        ends = torch.tensor(lengths, device=self.device).cumsum(0) - 1
+    def extend(self, cache, rows, tokens, lengths, every=False):
+        """Grow n branches, rows (n, S), by tokens (N,), chains of these lengths (llama.grow). Returns hidden states of the ends
+        (n, D), or of every token, the ends' rows, and log p (n, base) of the digit that follows: a factor of Eq. 6, float64."""
+        ends = send(torch.tensor(lengths).cumsum(0) - 1, self.device)
         mask, positions = grow(rows, lengths)
-        x = self.llm.embed(torch.tensor([t for f in feed for t in f], device=self.device))[None]
+        x = self.llm.embed(send(tokens, self.device))[None]
         Z = self.llm(x, positions, mask, cache, read=slice(None) if every else ends)[0]
-        logits = self.llm.logits(Z[ends] if every else Z, torch.tensor(self.codec.ids, device=self.device))
-        return Z, mask[ends], logits.cpu().double().log_softmax(-1)
+        logits = self.llm.logits(Z[ends] if every else Z, send(self.codec.ids, self.device))
+        return Z, mask[ends], logits.to(self.exact).double().log_softmax(-1)
 
     def contrast(self, cache, context, rows, log_p):
         """Contrastive search (Su et al. 2022, Eq. 5): of the likeliest digits v that with the largest (1 - alpha) p(v) - alpha
         max_j cos(h_v, h_j). h_v: its hidden state, were it next; h_j: those of all tokens before, of context (S, D)."""
         n, length, (log_p, digits) = len(rows), cache.length, log_p.topk(CANDIDATES)
-        feed = [[self.codec.ids[d]] for d in digits.flatten().tolist()]
-        h = self.extend(cache, rows.repeat_interleave(CANDIDATES, 0), feed)[0]
+        tokens = send(self.codec.ids, self.exact)[digits.flatten()]
+        h = self.extend(cache, rows.repeat_interleave(CANDIDATES, 0), tokens, [1] * len(tokens))[0]
         cache.truncate(length)
         cosine = F.normalize(h.float(), dim=-1) @ F.normalize(context.float(), dim=-1).T
-        cosine = cosine.view(n, CANDIDATES, -1).masked_fill(~rows[:, None], -1).amax(-1).cpu()
+        cosine = cosine.view(n, CANDIDATES, -1).masked_fill(~rows[:, None], -1).amax(-1).to(self.exact)
         return digits.gather(1, ((1 - ALPHA) * log_p.exp() - ALPHA * cosine).argmax(1, keepdim=True))[:, 0]
 
     # ------------------------------------------------------------------ folders

@@ -100,8 +100,9 @@ def extend(model, cache, rows, feed, keep):
     p, ends, length = [torch.empty(0, model.codec.base, dtype=torch.float64)], [rows[:0]], cache.length
     for i in range(0, len(feed), BATCH):
         seen = F.pad(rows[i:i + BATCH], (0, cache.length - rows.shape[1]))
-        _, end, log_p = model.extend(cache, seen, feed[i:i + BATCH])
-        p.append(log_p.exp())
+        part = feed[i:i + BATCH]
+        _, end, log_p = model.extend(cache, seen, [t for tokens in part for t in tokens], list(map(len, part)))
+        p.append(log_p.exp().cpu())
         if keep:
             ends.append(end)
         else:
@@ -237,19 +238,20 @@ def study(model, pixels, keypoints, truths, greedy, thresholds, rng, **question)
     """Densities of an image's keypoints, compared with truths and greedy answers (K, 2). All places are relative to the crop.
 
     Returns {name: points (K, 2), of "PCK-optimal" (K, T, 2): one for each threshold} and {keypoint: numbers}: nll, entropy, both
-    per unit of area, level, spread; without nll and level where the truth is outside the crop. rng: random.Random; question: as
-    for `density`.
+    per unit of area, level, spread, prefixes (how many were read: its cost); without nll and level where the truth is outside
+    the crop. rng: random.Random; question: as for `density`.
     """
     points, numbers = defaultdict(list), {}
     for keypoint, truth, first in zip(keypoints, truths.tolist(), greedy.tolist()):
-        p, spread, _ = density(model, pixels, keypoint, **question)
+        p, spread, prefixes = density(model, pixels, keypoint, **question)
         samples = drawn(p, torch.Generator().manual_seed(rng.getrandbits(32)))
         u = rng.random()
         for name, place in (("mode", mode(p)), ("mean", mean(p)), ("median", median(p)),
                             ("PCK-optimal", [best(p, t)[0] for t in thresholds]),
                             (f"mode of {SAMPLES} samples, smoothed", mode(sample_density(*samples)))):
             points[name].append(place)
-        numbers[keypoint.name] = {"truth": truth, "greedy": first, "entropy": entropy(p) - 2 * math.log(SIDE), "spread": spread}
+        numbers[keypoint.name] = {"truth": truth, "greedy": first, "entropy": entropy(p) - 2 * math.log(SIDE), "spread": spread,
+                                  "prefixes": prefixes}
         if all(map(data.Codec.has_code, truth)):
             numbers[keypoint.name] |= {"nll": nll(p, truth), "level": level(p, truth, u)}
     return points, numbers

@@ -264,10 +264,15 @@ def grow(rows, lengths):
     branch: the row of a token is its parent's row plus itself, and its position is its depth. A branch forks by standing
     twice among `rows`; the rows of the ends, `mask[cumsum(lengths) - 1]`, are what the next step grows from.
     """
-    branch = torch.repeat_interleave(torch.as_tensor(lengths, device=rows.device))  # (N,)
+    branch = send(torch.repeat_interleave(torch.as_tensor(lengths)), rows.device)  # (N,)
     chain = (branch[:, None] == branch).tril()
     mask = torch.cat((rows[branch], chain), dim=1)
     return mask, mask.sum(1) - 1
+
+
+def send(values, device):
+    """Numbers as a tensor on the device. CUDA takes a copy of them at once: nobody waits for the work it has queued."""
+    return torch.as_tensor(values).to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 def load_weights(model, folder, dtype=None, device="cpu", rename=lambda name: name):

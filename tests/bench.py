@@ -309,6 +309,18 @@ def density(shape, tokenizer, device, _):
     greedy, samples = (infer_work(shape, pixels, asked * n, False, n > 1) for n in (1, SAMPLES))
     start = trunk_of(shape) + QUESTION["density"] + 3                                   # tokens up to the first digit
 
+    def ours(prefixes, whole):
+        """Each prefix is read once: a token, 3 more behind the whole of x, and each of them sees the question and some 4 more."""
+        tokens = prefixes - 1 + 3 * whole
+        return operations(shape, 1, start + tokens, chain(start) + tokens * chain(1, start + 3), 10 * prefixes)
+
+    def drawn(side, found):
+        if side == "reference":
+            return samples.count(side, None)
+        codes = [f"{round(1000 * x):03}{round(1000 * y):03}" for x, y in found[0]]
+        read = [len({c[:n] for c in codes}) for n in range(6)]
+        return ours(sum(read), read[3])
+
     def run(model):         # the paper's way are samples
         return exact.density(model, pixels, asked[0]) if isinstance(model, CapeLLM) else samples.run(model)
 
@@ -320,14 +332,11 @@ def density(shape, tokenizer, device, _):
         return answers, mass
 
     def count(side, found):
-        """Ours: a token a prefix, 3 more between x and y, each behind the question and some 4 more."""
         if side == "reference":
             return samples.count(side, None)
-        tokens = found.prefixes - 1 + 3 * int((found.p.sum(1) >= 1e-4).sum())
-        return operations(shape, 1, start + tokens, chain(start) + tokens * chain(1, start + 3), 10 * found.prefixes)
+        return ours(found.prefixes, int((found.p.sum(1) >= 1e-4).sum()))
 
-    drawn = {"ours": tree(shape, start, [8] * SAMPLES, 60 * SAMPLES), "reference": samples.count("reference", None)}
-    return {"one greedy answer": greedy, f"{SAMPLES} samples": samples._replace(count=lambda side, _: drawn[side]),
+    return {"one greedy answer": greedy, f"{SAMPLES} samples": samples._replace(count=drawn),
             f"density: exact, reference {SAMPLES} samples": Work(run, check, count)}
 
 

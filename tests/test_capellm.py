@@ -1,4 +1,5 @@
 """capellm.py against the same model run naively: one plain causal sequence a question, computed again for every token."""
+import copy
 import json
 import random
 import shutil
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import capellm
 import data
 import density
 import runs
@@ -123,14 +125,26 @@ def test_loss_and_gradients_equal_the_naive_ones(model, rounds):
     loss, digits = model.loss(pixels, branches)
     gradients = torch.autograd.grad(loss, list(tuned.values()))
     sums = [[cross_entropy(model, pixels[i], c) for c in b] for i, b in enumerate(branches)]
-    expected = sum(sum(s for s, _ in b) / sum(n for _, n in b) for b in sums) / len(sums)      # images weigh the same
+    mean = lambda pairs: sum(s / n for s, n in pairs) / len(pairs)       # conversations weigh the same
+    expected = mean([s for b in sums for s in b])
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     only = [cross_entropy(model, pixels[i], (ids, [t if t in model.codec.ids else data.IGNORE for t in labels]))
             for i, b in enumerate(branches) for ids, labels in b]
-    torch.testing.assert_close(digits, (sum(s for s, _ in only) / sum(n for _, n in only)).detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(digits, mean(only).detach(), atol=1e-5, rtol=1e-5)
     for name, ours, theirs in zip(tuned, gradients, torch.autograd.grad(expected, list(tuned.values()))):
         assert theirs.abs().max() > 0, name
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_an_image_shared_changes_no_gradient(model):
+    """Conversations as branches off one image, or each beside an image of its own: the same loss and gradients."""
+    pixels, branches = photos(2, seed=5), [conversations(model, sizes, seed) for seed, sizes in enumerate([[4, 1, 2], [3, 4]])]
+    tuned = [p for p in model.parameters() if p.requires_grad]
+    alone = pixels[[0, 0, 0, 1, 1]], [[c] for b in branches for c in b]
+    (loss, digits), (expected, digits_alone) = model.loss(pixels, branches), model.loss(*alone)
+    torch.testing.assert_close(torch.stack([loss, digits]), torch.stack([expected, digits_alone]), atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(*(torch.autograd.grad(value, tuned) for value in (loss, expected))):
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=1e-4)
 
 
 def test_a_loss_of_answers_only(model):
@@ -255,6 +269,48 @@ def test_draws_depend_on_the_seed_and_the_words_not_on_the_neighbours(model):
     assert model.answer(pixels, asked[::-2], "sampling", seed=3)[0] == points[::-2]
     many, _ = model.answer(pixels, [asked[0]] * 40, "sampling", seed=3)
     assert many[0] == points[0] and len(set(map(tuple, many))) > 20      # a keypoint asked again is drawn again
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("decoding, at_once", [("sampling", 128), ("top-3", 7), ("greedy", 7), ("contrastive", 128)])
+def test_repeated_keypoints_equal_a_plain_loop(model, model3, monkeypatch, decoding, at_once):
+    """In any order; the numbers that a keypoint draws with go on from one of its answers to the next."""
+    monkeypatch.setattr(capellm, "ANSWERS", at_once)
+    for each, n in ((model, 2 if decoding == "contrastive" else BRANCHES + 2), (model3, 3)):
+        several, pixels = keypoints(n, seed=4), photos(1, seed=4)[0]
+        asked = several + random.Random(0).choices(several[:3], k=min(2 * n, 12))
+        random.Random(1).shuffle(asked)
+        draws = {k: uniform(7, k) for k in asked}
+        points, probabilities = each.answer(pixels, asked, decoding, seed=7)
+        expected = [naive_answer(each, pixels, k, naive_choice(each, pixels, decoding, draws[k])) for k in asked]
+        assert points == [point for point, _ in expected]
+        np.testing.assert_allclose(probabilities, [p for _, p in expected], rtol=1e-3)
+        assert (len(set(map(tuple, points))) > n) == (decoding in ("sampling", "top-3"))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("decoding", ["greedy", "sampling"])
+def test_repeated_keypoints_read_every_prefix_once(model, decoding):
+    several, pixels, fed = keypoints(3), photos(1)[0], []
+    asked = several[:2] * 30 + several
+    hook = model.llm.register_forward_pre_hook(lambda module, inputs: fed.append(inputs[0].shape[1]))
+    points, _ = model.answer(pixels, asked, decoding)
+    hook.remove()
+    codes = [f"{1000 * x:03.0f}{1000 * y:03.0f}" for x, y in points]
+    prefixes = [len({(k, code[:n]) for k, code in zip(asked, codes)}) for n in range(1, 6)]
+    questions = sum(len(data.question(model.tokenizer, k)) + len(model.codec.open) for k in several)
+    assert sum(fed) == 1 + 4 + questions + sum(prefixes) + len(model.codec.comma) * prefixes[2]
+    assert (prefixes == [3] * 5) == (decoding == "greedy")
+
+
+@pytest.mark.parametrize("decoding", DECODING)
+def test_nothing_is_read_back_before_the_last_digit(model, decoding):
+    """A GPU would have to be waited for. The meta device has no numbers to read: all passes come before it says so."""
+    meta, passes = copy.deepcopy(model).to("meta"), []
+    meta.llm.register_forward_pre_hook(lambda module, inputs: passes.append(inputs))
+    with pytest.raises(NotImplementedError, match="meta tensor; no data"):
+        meta.answer(photos(1)[0].to("meta"), keypoints(5), decoding)
+    assert len(passes) == 1 + 6 * (2 if decoding == "contrastive" else 1)
 
 
 # Cumulative reasoning (Section 4.3)

@@ -277,7 +277,7 @@ def test_drawn_answers_follow_the_density_and_scotts_rule():
 def test_a_study_of_known_densities(monkeypatch):
     """Two hills, the lower one wider: what is the likeliest answer is not the best one for every threshold."""
     known = {"a": mixture((0.3, (0.2, 0.2), 0.004), (0.7, (0.7, 0.6), 0.06)), "b": density.gaussian((0.4, 0.9), 0.03)}
-    monkeypatch.setattr(density, "density", lambda model, pixels, name, **_: density.Density(known[name.name], 0.125, 9))
+    monkeypatch.setattr(density, "density", lambda model, pixels, name, **_: density.Density(known[name.name], 0.125, ord(name.name)))
     asked, truths, thresholds = [data.Keypoint(n, "") for n in "ab"], np.array([(0.71, 0.55), (0.4, 1.02)]), (0.02, 0.2)
     points, numbers = density.study(None, None, asked, truths, truths / 2, thresholds, random.Random(0))
     assert set(map(len, points.values())) == {2}
@@ -292,9 +292,10 @@ def test_a_study_of_known_densities(monkeypatch):
     smoothed, = (name for name in points if "smoothed" in name)
     assert math.dist(points[smoothed][1], (0.4, 0.9)) < 0.03
     assert numbers["a"]["truth"] == [0.71, 0.55] and numbers["a"]["greedy"] == [0.355, 0.275] and numbers["a"]["spread"] == 0.125
+    assert [numbers[n]["prefixes"] for n in "ab"] == [ord("a"), ord("b")]
     expected = math.log(2 * math.pi * 0.06 ** 2) - math.log(0.7) + (0.01 ** 2 + 0.05 ** 2) / (2 * 0.06 ** 2)
     assert numbers["a"]["nll"] == pytest.approx(expected, abs=0.01)
-    assert numbers["b"].keys() == {"truth", "greedy", "entropy", "spread"}          # a truth outside has no density
+    assert numbers["b"].keys() == {"truth", "greedy", "entropy", "spread", "prefixes"}              # a truth outside has no density
     assert numbers["b"]["entropy"] == pytest.approx(math.log(2 * math.pi * math.e * 0.03 ** 2), abs=0.02)
 
 
