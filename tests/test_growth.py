@@ -1,0 +1,252 @@
+"""growth.py: its formulas against modules, tensors and operations counted one by one; growth.md against its output."""
+import contextlib
+import io
+import math
+import random
+import re
+import sys
+from collections import Counter
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+import data
+from capellm import CapeLLM
+from dino import DINOv2, DINOv2Config
+from llama import Config, KVCache, Llama, Tokenizer
+from lora import add_lora
+
+DOCS = Path(__file__).parent.parent / "docs"
+sys.path.insert(0, str(DOCS))
+
+import growth                                                                                       # noqa: E402
+from growth import LLM, Vision                                                                      # noqa: E402
+
+
+def llama(m):
+    return Llama(Config(m.V, m.D, m.I, m.L, m.H, m.G, m.d, tie_word_embeddings=m.tied))
+
+
+def dino(v):
+    return DINOv2(DINOv2Config(v.C, v.L, v.H, image_size=14 * math.isqrt(v.table)))
+
+
+def capellm_of(v, m, tokenizer, lora=False):
+    """Random weights; with adapters, frozen but for what is trained."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CapeLLM(dino(v), llama(m), tokenizer, 14 * math.isqrt(v.N))
+        if lora:
+            model.requires_grad_(False)
+            add_lora(model.vision, ["query", "value"])
+            add_lora(model.llm, ["q_proj", "v_proj"])
+            model.projection.requires_grad_(True)
+    return model
+
+
+V = Vision(2, 48, 2, N=16, table=25)
+M = LLM(2, 32, 80, 4, 2, 12, 340)                               # heads wider together than the model
+
+
+@pytest.fixture(scope="module")
+def model(tiny_tokenizer):
+    return capellm_of(V, M._replace(V=tiny_tokenizer.vocab_size), tiny_tokenizer).eval()
+
+
+def count(run):
+    """What torch counts. The plain kernel is decomposed into products that it sees; it computes all of the causal square."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def square(m, n, past=0):
+    """Operations of the half of the square that a causal kernel leaves out, and the plain one does not."""
+    return 4 * m.L * m.H * m.d * (n * (past + n) - growth.chain(n, past))
+
+
+# ------------------------------------------------------------------ parameters
+
+@pytest.mark.parametrize("m", [growth.LLAMA8B, growth.M135, M])
+@pytest.mark.parametrize("v", [growth.LARGE, growth.SMALL, V])
+def test_parameters(v, m):
+    with torch.device("meta"):
+        vision, llm, projection = dino(v), llama(m), v.C * m.D
+    assert sum(p.numel() for p in llm.parameters()) == growth.llm_parameters(m)
+    assert sum(p.numel() for p in vision.parameters()) == growth.vision_parameters(v)
+    add_lora(vision, ["query", "value"], growth.RANK)
+    add_lora(llm, ["q_proj", "v_proj"], growth.RANK)
+    adapters = [p.numel() for net in (vision, llm) for n, p in net.named_parameters() if "lora" in n]
+    assert sum(adapters) + projection == growth.trained_parameters(v, m)
+
+
+# ------------------------------------------------------------------- inference
+
+@settings(max_examples=5, deadline=None)
+@given(L=st.integers(1, 3), H=st.sampled_from([(2, 1), (4, 2), (3, 3)]), d=st.integers(2, 8), I=st.integers(8, 40),
+       T=st.integers(1, 20), past=st.integers(1, 9), read=st.integers(1, 20))
+def test_operations_of_a_language_model(L, H, d, I, T, past, read):
+    m = LLM(L, 24, I, *H, 2 * d, 50)
+    net, cache, read = llama(m), KVCache(Config(m.V, m.D, m.I, m.L, m.H, m.G, m.d), 1, past + T), min(read, T)
+    with torch.inference_mode():
+        net(torch.randn(1, past, m.D), cache=cache)
+        found = count(lambda: net.logits(net(torch.randn(1, T, m.D), cache=cache, read=slice(T - read, T))))
+    assert found == growth.operations([growth.Pass(0, T, T * (past + T), read * m.V, read, past + T)], V, m)
+    assert cache.k.nbytes + cache.v.nbytes == (past + T) * growth.kv_bytes(m, 4)
+
+
+def test_operations_of_the_official_models():
+    """Llama-3.1-8B and ViT-L/14 themselves, without weights."""
+    v, m = growth.LARGE, growth.LLAMA8B
+    with torch.device("meta"), torch.inference_mode():
+        vision, llm, projection = dino(v), llama(m), torch.nn.Linear(v.C, m.D, bias=False)
+        found = count(lambda: llm(projection(vision(torch.randn(1, 3, 224, 224)))))
+    passed = growth.Pass(1, v.N, v.N ** 2, 0, v.N, v.N)
+    assert found == growth.operations([passed], v, m)
+
+
+@pytest.mark.parametrize("way, K", [("single", 1), ("single", 5), ("single", 19), ("cumulative", 1), ("cumulative", 5)])
+def test_operations_of_answers(model, way, K, monkeypatch):
+    """And the tokens in their cache. A chain has room for two rounds."""
+    asked, m = [data.Keypoint(f"part {i:02}", "It sees.") for i in range(K)], M._replace(V=model.llm.config.vocab_size)
+    q, = {len(data.question(model.tokenizer, k)) for k in asked}
+    limit, lengths = 1 + V.N + 2 * (q + growth.answer()), []
+    monkeypatch.setattr(data, "MAX_TOKENS", limit)
+    monkeypatch.setattr(growth, "LIMIT", limit)
+    forward = model.llm.forward
+
+    def watched(x, positions=None, mask=None, cache=None, **more):
+        out = forward(x, positions, mask, cache, **more)
+        lengths.append(cache.length)
+        return out
+
+    monkeypatch.setattr(model.llm, "forward", watched)
+    found = count(lambda: model.answer(torch.randn(3, 56, 56), asked, cumulative=way == "cumulative"))
+    passes = list(getattr(growth, way)(K, q, V, m))
+    assert lengths == [p.cache for p in passes]
+    assert found - square(m, 1 + V.N) == growth.operations(passes, V, m)
+
+
+def test_operations_of_the_plain_way(model, monkeypatch):
+    """Batches of 15, cumulative one after the other; a loop that does what `plain` says."""
+    m, q, K, trunk = M._replace(V=model.llm.config.vocab_size), 20, 17, 1 + V.N
+    monkeypatch.setattr(growth, "LIMIT", trunk + 3 * (q + growth.answer()))
+
+    def answers(n, tokens):
+        cache = KVCache(model.llm.config, n, trunk + tokens + 13)
+        x = torch.cat([model.trunk(torch.randn(n, 3, 56, 56)), torch.randn(n, tokens, m.D)], 1)
+        for _ in range(13):                                     # of `[0.abc,0.def]`
+            scores = model.llm.logits(model.llm(x, cache=cache))
+            x = model.llm.embed(scores[:, -1:].argmax(-1))
+
+    with torch.inference_mode():
+        found = count(lambda: [answers(n, q) for n in (15, 2)]) - K * square(m, trunk + q)
+        assert found == growth.operations(growth.plain(K, q, V, m), V, m)
+        lengths = [q + i % 3 * (q + growth.answer()) for i in range(5)]
+        found = count(lambda: [answers(1, n) for n in lengths]) - sum(square(m, trunk + n) for n in lengths)
+        assert found == growth.operations(growth.plain_cumulative(5, q, V, m), V, m)
+
+
+# -------------------------------------------------------------------- training
+
+@pytest.mark.parametrize("rounds", [[4], [4, 4, 2]])
+def test_operations_of_training(tiny_tokenizer, rounds):
+    """Forward and backward, on one trunk; but for the gradients that the first vision layer does not need."""
+    m = M._replace(V=tiny_tokenizer.vocab_size)
+    model, codec = capellm_of(V, m, tiny_tokenizer, lora=True).train(), data.Codec(tiny_tokenizer)
+    keypoint = data.Keypoint("eye", "It sees.")
+    conversations = [data.conversation(tiny_tokenizer, codec, [(keypoint, (0.123, 0.456))] * n) for n in rounds]
+    pixels, q = torch.randn(1, 3, 56, 56), len(data.question(tiny_tokenizer, keypoint))
+    forward = count(lambda: model.loss(pixels, [conversations]))
+    both = count(lambda: model.loss(pixels, [conversations])[0].backward())
+    layers, rest, backward = growth.training(V, m, rounds, q, shared=True)
+    S, chained = 1 + V.N, 1 + V.N + len(conversations[0][0]) if len(rounds) == 1 else 0
+    assert forward == layers + rest + square(m, chained)
+    unneeded = S * (6 * V.C ** 2 + 4 * growth.RANK * V.C) + 2 * S ** 2 * V.C    # inputs of q, k, v and both A; keys
+    assert both - forward == backward + 2 * square(m, chained) - unneeded
+
+
+def test_shared_trunk_saves_trunks():
+    """Operations are a sum over conversations, but for the trunk, and for pairs of query and key."""
+    v, m = growth.LARGE, growth.LLAMA8B._replace(H=0)
+    one, two = (growth.training(v, m, [4] * n) for n in (1, 2))
+    shared, trunk = growth.training(v, m, [4, 4], shared=True), growth.training(v, m, [0])
+    assert two == tuple(2 * x for x in one) and shared == tuple(x - t for x, t in zip(two, trunk))
+
+
+def kept(run, net):
+    """Bytes of the tensors that autograd keeps in run, weights left out."""
+    own, found = {p.untyped_storage()._cdata for p in net.parameters()}, {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            found[storage._cdata] = storage         # holds on to it, so that no other gets its address
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return sum(s.nbytes() for s in found.values())
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("v, m, tokens", [(V, LLM(2, 64, 160, 4, 2, 16, 9), 48),
+                                          (Vision(2, 64, 4, N=9, table=16), LLM(2, 32, 88, 2, 2, 24, 9), 33)])
+def test_activations(v, m, tokens, again):
+    """What one layer more keeps, in bf16, with dropout; checkpointed its input alone."""
+    def bytes_of(net, names, layers, x):
+        add_lora(net.to(torch.bfloat16).requires_grad_(False), names, growth.RANK)
+        for layer in layers(net) if again else ():
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        return kept(lambda: net.train()(x), net)
+
+    pixels = torch.randn(1, 3, *[14 * math.isqrt(v.N)] * 2)
+    seen = [bytes_of(dino(v._replace(L=L)), ["query", "value"], lambda net: net.encoder.layer, pixels) for L in (2, 3)]
+    x = torch.randn(1, tokens, m.D, dtype=torch.bfloat16, requires_grad=True)
+    read = [bytes_of(llama(m._replace(L=L)), ["q_proj", "v_proj"], lambda net: net.model.layers, x) for L in (2, 3)]
+    assert seen[1] - seen[0] == (v.N + 1) * (2 * v.C if again else growth.vision_bytes(v, mask=4))
+    assert read[1] - read[0] == tokens * (2 * m.D if again else growth.llm_bytes(m, mask=4))
+
+
+# ---------------------------------------------------------- data, and the document
+
+def test_what_is_counted_in_the_data():
+    """Tokens in Llama 3's vocabulary, and groups of k."""
+    tokenizer = Tokenizer(Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model")
+    facts, codec = data.mp100(), data.Codec(tokenizer)
+    definitions = {c["id"]: c["definition"] for c in facts["categories"]}
+    described = [data.read_descriptions(data.HERE / f"descriptions/{definitions[i]}.txt") for i in facts["splits"]["1"]["train"]]
+    assert growth.mp100("train") == [len(d) for d in described]
+    lengths = [len(data.question(tokenizer, keypoint)) for d in described for keypoint in d]
+    assert round(sum(lengths) / len(lengths)) == growth.QUESTION
+    assert (len(codec.open), len(codec.comma), len(codec.close)) == (growth.OPEN, growth.COMMA, growth.CLOSE)
+    for digits in (1, 3):
+        assert len(data.Codec(tokenizer, digits).encode(0, 0)) == growth.answer(digits)
+        assert sum(growth.steps(0, digits)) == growth.answer(digits) - growth.CLOSE - growth.END - 1
+    groups = [len(data.fixed_rounds(range(len(d)), growth.ROUNDS, random.Random(0), [], 0)) for d in described]
+    assert groups == [-(-len(d) // growth.ROUNDS) for d in described]
+
+
+def numbers(text):
+    return set(re.findall(r"\d+(?:[.,]\d+)*", text))
+
+
+def test_the_document_holds_what_is_printed(monkeypatch):
+    """Tables line by line, other numbers one by one; formulas and flags, between backticks or indented, apart."""
+    monkeypatch.setattr(sys, "argv", ["growth.py"])
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        growth.main()
+    document, printed = (DOCS / "growth.md").read_text(), out.getvalue()
+    rows = [[line for line in text.splitlines() if line.startswith("|")] for text in (document, printed)]
+    assert [row for row in rows[0] if row not in rows[1] and numbers(row)] == []
+    assert set(rows[1]) <= set(rows[0])
+    prose = [line for line in document.splitlines() if not line.startswith(("|", "    "))]
+    assert numbers(re.sub("`[^`]*`", "", "\n".join(prose))) <= numbers(printed)
