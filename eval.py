@@ -3,6 +3,7 @@
     python eval.py --model nano --data data/figures --controls
     torchrun --nproc_per_node 4 eval.py --model runs/capellm/step-0001000 --data data/mp100 --split 1 --pairs --out results/split1
     python eval.py --average results/split1 results/split2 results/split3 results/split4 results/split5
+    python eval.py --compare out/tables/base out/tables/decoding-*          # what `make tables` measured
 
 A PCK that looks good proves little by itself: a keypoint's average place scores, too. --controls measures that on the same
 images, and exchanges the image, or the words, for others of the same definition: a model that looks and reads falls then.
@@ -27,7 +28,7 @@ from capellm import DECODING, CapeLLM
 from metrics import definitions, scores
 
 DECIDES = ("model", "data", "split", "part", "controls", "occlude", "density", "instruction", "decoding", "cumulative",
-           "image_size", "seed")                    # what decides an answer
+           "image_size", "names", "seed")           # what decides an answer
 GREY = (0.5 - data.MEAN) / data.STD
 
 
@@ -39,6 +40,8 @@ def arguments():
     p.add_argument("--part", default="test", choices=["train", "val", "test"])
     p.add_argument("--descriptions", default=str(data.HERE / "descriptions"), metavar="FOLDER",
                    help="<definition or category>.txt files")
+    p.add_argument("--names", metavar="FOLDER",
+                   help="take keypoints' names from these files instead, descriptions still from --descriptions (Table 6)")
     p.add_argument("--pairs", action="store_true", help="count images as support-query pairs do (Table 2), not each once")
     p.add_argument("--instruction", choices=[n for n, i in data.INSTRUCTIONS.items() if not i.pretraining],
                    help="how a question reads (Tables 7, 10, 11, 13), else as in the model's training")
@@ -57,6 +60,8 @@ def arguments():
     p.add_argument("--sheet", action="store_true", help="also draw the best, median and worst images, OUT/sheet.png (Figure 3)")
     p.add_argument("--resume", action="store_true", help="continue the evaluation in --out: what it answered is not asked again")
     p.add_argument("--average", nargs="+", type=Path, metavar="FOLDER", help="measure nothing, average these folders' results")
+    p.add_argument("--compare", nargs="+", type=Path, metavar="FOLDER",
+                   help="measure nothing, compare these folders' results on the same images with the first's")
     return p.parse_args()
 
 
@@ -219,10 +224,10 @@ def write(out, contents):
 
 def main():
     a = arguments()
-    if a.average:
-        return average(a.average, a.out)
+    if a.average or a.compare:
+        return together(a)
     if not (a.model and a.data):
-        raise ValueError("--model and --data are needed, or --average and folders of results")
+        raise ValueError("--model and --data are needed, or --average or --compare and folders of results")
     if (a.sheet or a.resume) and not a.out:
         raise ValueError("--sheet and --resume need --out, the folder of the results")
     if not all(0 < share < 1 for share in a.occlude):
@@ -236,6 +241,9 @@ def main():
     if not instances or a.limit is not None and a.limit < 1:
         raise ValueError(f"nothing to measure: {len(instances)} instances in the {a.part} part of {a.data}, --limit {a.limit}")
     described = data.describe(instances, names, a.descriptions)
+    if a.names:
+        described = {c: [k._replace(name=other.name) for k, other in zip(described[c], others)]
+                     for c, others in data.describe(instances, names, a.names).items()}
     supports = {}
     if a.pairs:
         supports = metrics.supports(instances, described, metrics.reading_order(a.data, a.split, a.part, instances))
@@ -308,14 +316,18 @@ def ask(a, images, device, path, settings, known):
 
 def conclude(a, found, names, pool, supports, untrained):
     """What results.json holds, without the settings, and what is printed. found: {position of an image: its record}."""
-    records, numbers = (measured := list(found.values())), {k: getattr(a, k) for k in ("model", "data", "split", "part", "limit")}
+    records, numbers = (measured := [*found.values()]), {k: getattr(a, k) for k in ("model", "data", "split", "part", "limit")}
     how = f"cumulative ({a.cumulative})" if a.cumulative else "single round"
     text = f"{a.model} on {a.data}, split {a.split}, {a.part} part: {len(found)} of {len(pool)} images, {how}, {a.decoding}"
-    text += f", {a.image_size} pixels" * bool(a.image_size) + ".\n"
-    numbers["protocol"] = metrics.PAIRS if a.pairs else metrics.QUERY_IMAGES
+    text += f", {a.image_size} pixels" * bool(a.image_size) + f", instruction {a.instruction}" * bool(a.instruction)
+    home, *words = (Path(f).resolve() for f in (data.HERE / "descriptions", a.names or a.descriptions, a.descriptions))
+    text += f", {a.descriptions}" * (words[1] != home) + f", names of {a.names}" * bool(a.names) + ".\n"
+    numbers |= {"protocol": metrics.PAIRS if a.pairs else metrics.QUERY_IMAGES, "images": len(found)}
     if a.pairs:
-        records = [p for n, r in found.items() if (p := metrics.paired(r, supports[n]))]
-        if not records:
+        each = [metrics.paired(r, supports[n]) for n, r in found.items()]
+        for r, p in zip(measured, each):            # for --compare
+            r["pairs"] = p and {m: p[m] for m in (*metrics.METRICS, "weight")}
+        if not (records := [p for p in each if p]):
             raise ValueError("no support-query pair has a keypoint that both show: measure only query images, without --pairs")
         pairs = sum(p["weight"] for p in records)
         numbers |= {"pairs": pairs, "pairs left out": sum(supports[n].total() for n in found) - pairs}
@@ -323,27 +335,39 @@ def conclude(a, found, names, pool, supports, untrained):
     text += "A quick look (--limit), not the result of the whole part.\n" * (bool(a.limit) and a.limit < len(pool))
     facts = data.mp100()
     mp100 = {c["id"]: c["name"] for c in facts["categories"] if c["id"] in facts["splits"][str(a.split)]["test"]}
-    paper = metrics.published(numbers["protocol"], a.split, a.decoding, a.cumulative, a.image_size) if a.part == "test" else {}
-    found, table = metrics.report(records, names, a.split, paper if names == mp100 else {})
+    trained = json.loads((Path(a.model) / "config.json").read_bytes())["instruction"]
+    asked = a.instruction or trained
+    ways = {(home, home): asked}
+    if asked == "base":
+        simple = home / "simple"
+        ways |= {(simple, home): "simple names", (home, simple): "simple descriptions", (simple, simple): "simple"}
+    words = trained, ways.get((*words,))
+    paper = metrics.published(numbers["protocol"], a.split, a.decoding, a.cumulative, a.image_size, words)
+    found, table = metrics.report(records, names, a.split, paper if names == mp100 and a.part == "test" else {})
     text += f"\n{table}"
     if a.density:
         points, more = metrics.points(records)
         truths, rest = metrics.distributions(measured, names)
-        found["density"] = truths | {"points": points}
-        text += f"\n{more}\n{rest}"
+        cost = float(np.mean([k["prefixes"] for r in measured for k in r["density"].values()]))
+        found["density"] = truths | {"prefixes": cost, "points": points}
+        text += f"\n{more}\n{rest}\nRead for a density: {cost:,.1f} prefixes of its answers, on average.\n"
     if untrained:
         text += f"\nNot in training: `mean`, from other parts or these images, is favoured on {', '.join(untrained)}.\n"
     return found | numbers, text
 
 
-def average(folders, out):
-    """Print, and write where asked, the mean over the splits of these folders, as the last column of Table 2."""
+def together(a):
+    """Print, and write where asked, the mean over splits, as the last column of Table 2, or a comparison on the same images."""
     differ = ("model", "split", "controls", "occlude", "density")
-    text, numbers = metrics.average(folders, ["precision", *(k for k in DECIDES if k not in differ)])
+    if a.average:
+        text, numbers = metrics.average(a.average, ["precision", *(k for k in DECIDES if k not in differ)])
+    else:
+        text, numbers = metrics.compare(a.compare)
     print(text, end="")
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        write(out, {"average.json": json.dumps(numbers, indent=1), "average.md": text})
+    if a.out:
+        a.out.mkdir(parents=True, exist_ok=True)
+        name = "average" if a.average else "compare"
+        write(a.out, {f"{name}.json": json.dumps(numbers, indent=1), f"{name}.md": text})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Find keypoints in one photo from their text descriptions (Section 3.1): a table, a picture and, where asked, JSON.
 
     python sample.py --image examples/astronaut.jpg --desc descriptions/human_face_68.txt --box 86,40,54,53
-    python sample.py ... --density "nose tip"       # where the model thinks that this keypoint may be (Figure 5)
+    python sample.py ... --density "nose tip"       # where the model thinks that this keypoint may be
+    python sample.py ... --density "nose tip" --truth 113,63        # beside a Gaussian around the true place (Figure 5)
 """
 import argparse
 import json
@@ -35,6 +36,20 @@ def parse_box(text, size):
     if not (x1 > x0 and y1 > y0):                       # NaN, too
         raise ValueError(f"--box {text} (x,y,w,h) has no part inside the image, which is {size[0]} x {size[1]} pixels")
     return x0, y0, x1 - x0, y1 - y0
+
+
+def parse_truth(text, square):
+    """`x,y` in pixels, inside the crop around the box `square`. Raises ValueError."""
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(f"--truth {text!r}: expected two numbers x,y in pixels, such as 113,63") from None
+    affine = data.crop_affine(square, 1)
+    if not all(map(data.Codec.has_code, data.to_crop([(x, y)], affine, 1)[0])):                     # NaN, too
+        (left, top), (right, bottom) = data.to_image(np.array([(0, 0), (1, 1)]), affine, 1).tolist()
+        raise ValueError(f"--truth {text} lies outside of the crop, where x is from {left:g} to {right:g} and y from {top:g} to "
+                         f"{bottom:g}: there is no density")
+    return x, y
 
 
 def draw(image, points, names, box=None):
@@ -106,11 +121,12 @@ def legend(photo, names, colours, u):
     return page
 
 
-def draw_density(image, box, name, p):
-    """Figure 5: the crop under p (see density.py), and under a Gaussian of fixed variance around the best answer for PCK@0.05.
+def draw_density(image, box, name, p, truth=None):
+    """Figure 5: the crop under p (see density.py), and under a Gaussian of fixed variance around the truth, where it is known,
+    else around the best answer for PCK@0.05.
 
-    image: PIL image; box: x, y, w, h in its pixels. Each half is coloured from 0 to its own peak, at the resolution
-    of two digits, 1% of the crop. Returns an RGB image.
+    image: PIL image; box: x, y, w, h in its pixels; truth: x, y relative to the crop, shown as a cross. Each half is coloured
+    from 0 to its own peak, at the resolution of two digits, 1% of the crop. Returns an RGB image.
     """
     side, margin, top, foot = SMOOTH * PANEL, SMOOTH * 12, SMOOTH * 54, SMOOTH * 28
     affine = data.crop_affine(box, side)
@@ -119,10 +135,11 @@ def draw_density(image, box, name, p):
     photo = photo.transform((side, side), Image.Transform.AFFINE, (affine / shrink).ravel(), Image.Resampling.BICUBIC)
     photo = np.asarray(photo, float)[..., None] * 0.8
     centre, expected = density.best(p, 0.05)
+    around = "the truth, the cross" if truth else f"the best point for PCK@0.05 (expected: {expected:.0%})"
     halves = (("CapeLLM: p(x, y) over its digits", p,
                f"90% of the mass lies in {density.region(p, 0.9).double().mean():.1%} of the crop"),
-              ("Gaussian of fixed variance", density.gaussian(centre, SIGMA),
-               f"sigma {SIGMA:.1%} of the crop, around the best point for PCK@0.05 (expected: {expected:.0%})"))
+              ("Gaussian of fixed variance", density.gaussian(truth or centre, SIGMA),
+               f"sigma {SIGMA:.1%} of the crop, around {around}"))
     page = Image.new("RGB", (3 * margin + 2 * side, top + side + foot), "white")
     pen, large, small = ImageDraw.Draw(page), ImageFont.load_default(SMOOTH * 17), ImageFont.load_default(SMOOTH * 13)
     pen.text((page.width / 2, SMOOTH * 15), name, "black", large, "mm")
@@ -132,6 +149,11 @@ def draw_density(image, box, name, p):
         colour = [np.interp(heat, [h for h, _ in HEAT], [ImageColor.getrgb(c)[i] for _, c in HEAT]) for i in range(3)]
         alpha = np.minimum(1, 3 * heat)
         page.paste(Image.fromarray((photo * (1 - alpha) + np.concatenate(colour, 2) * alpha).astype(np.uint8)), (x, top))
+        for rim, ink in ((1.5, "black"), (0, "white")) if truth else ():    # a cross, open in its middle: heat is seen there
+            for dx, dy in ((-10, 0), (10, 0), (0, -10), (0, 10)):           # the middles of its arms, 8 long and 2 wide
+                arm = np.array([x, top]) + side * np.array(truth) + SMOOTH * np.array([dx, dy])
+                reach = SMOOTH * (np.array([4, 1] if dx else [1, 4]) + rim)
+                pen.rectangle([*arm - reach, *arm + reach - 1], ink)        # Pillow's rectangles include their end
         pen.text((x + side / 2, SMOOTH * 40), title, "black", small, "mm")
         pen.text((x, top + side + SMOOTH * 14), note, "black", small, "lm")
     return page.reduce(SMOOTH)
@@ -165,8 +187,8 @@ def answers(model, image, box, keypoints, **how):
     return draw(image, found, names, box), {"keypoints": [{"name": n, **p._asdict()} for n, p in zip(names, found)]}, lines
 
 
-def distribution(model, image, box, keypoint):
-    """The same of the density of one keypoint."""
+def distribution(model, image, box, keypoint, truth=None):
+    """The same of the density of one keypoint. truth: x, y in pixels, inside the crop."""
     found = model.density(image, keypoint, box)
     best, expected = density.best(found.p, 0.05)
     places = {n: f(found.p) for n, f in (("mode", density.mode), ("median", density.median), ("mean", density.mean))}
@@ -177,7 +199,12 @@ def distribution(model, image, box, keypoint):
     lines = [f"{keypoint.name:<17}  {'x':>7}  {'y':>7}", *(f"{n:<17}  {x:7.1f}  {y:7.1f}" for n, (x, y) in places.items()),
              f"expected PCK@0.05 {expected:.3f}, entropy {numbers['entropy']:.2f} nats; {found.prefixes} prefixes read, "
              f"no probability wrong by more than {found.spread:.3f}"]
-    return draw_density(image, square, keypoint.name, found.p), {"keypoint": keypoint.name, **places, **numbers}, lines
+    if relative := truth and tuple(data.to_crop([truth], data.crop_affine(square, 1), 1)[0].tolist()):
+        nll, rival = density.nll(found.p, relative), float(density.gaussian_nll([relative], [relative], SIGMA))
+        numbers |= {"truth": truth, "NLL of the truth": nll, "NLL of the truth, Gaussian around it": rival}
+        lines.append(f"negative log-likelihood of the truth in nats per unit of area, where the crop's is 1: {nll:.2f} under the "
+                     f"model's density, {rival:.2f} under the Gaussian around it")
+    return draw_density(image, square, keypoint.name, found.p, relative), {"keypoint": keypoint.name, **places, **numbers}, lines
 
 
 def main():
@@ -194,6 +221,7 @@ def main():
     p.add_argument("--cumulative", nargs="?", const=True, default=False, choices=["confidence"],
                    help="each question follows the earlier answers; with 'confidence' the surest first")
     p.add_argument("--density", metavar="NAME", help="show instead where this keypoint may be, over all answers at once")
+    p.add_argument("--truth", metavar="x,y", help="where it is, in pixels: shown and compared with the density (Figure 5)")
     p.add_argument("--device", choices=["cpu", "cuda", "mps"], help="default: cuda or mps where available, else cpu")
     a = p.parse_args()
     out = a.out or Path("out") / f"{a.image.stem}_{'keypoints' if a.density is None else 'density'}.png"
@@ -203,16 +231,19 @@ def main():
         raise ValueError(f"--out {out}: no picture format is called {out.suffix or 'nothing'!r}; use .png or .jpg")
     if a.density is not None and (a.cumulative or a.decoding != "greedy"):
         raise ValueError("--density covers every answer to its question: leave --decoding and --cumulative out")
+    if a.truth is not None and a.density is None:
+        raise ValueError("--truth is compared with the density of one keypoint: name it with --density, or leave --truth out")
     devices = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     if (device := a.device or devices[0]) not in devices:
         raise ValueError(f"--device {device} is not available here; use {' or '.join(devices)}")
     keypoints, image = data.read_descriptions(a.desc), data.open_image(a.image)
     keypoint = None if a.density is None else named(keypoints, a.density, a.desc)
     box = None if a.box is None else parse_box(a.box, image.size)
+    truth = None if a.truth is None else parse_truth(a.truth, box or (0, 0, *image.size))
     print(f"loading {a.model} on {device}", flush=True)     # large models load for a while
     model = CapeLLM.from_pretrained(a.model, torch.float32 if device == "cpu" else torch.bfloat16, device)
     if keypoint:
-        picture, result, lines = distribution(model, image, box, keypoint)
+        picture, result, lines = distribution(model, image, box, keypoint, truth)
     else:
         picture, result, lines = answers(model, image, box, keypoints, decoding=a.decoding, cumulative=a.cumulative, seed=a.seed,
                                          category=a.desc.stem)

@@ -256,7 +256,7 @@ def test_densities_are_compared_with_the_truth(monkeypatch, capsys, model_folder
     def known(model, pixels, keypoint, category, listed):
         asked.append((keypoint.name, category))
         assert [k.name for k in listed] == TEXTS[category]
-        return density.Density(density.gaussian(place(keypoint.name), sigma), 0.25, 1)
+        return density.Density(density.gaussian(place(keypoint.name), sigma), 0.25, 1000 * len(keypoint.name))
     monkeypatch.setattr(density, "density", known)
     arguments = command(model_folder, folder, "--out", tmp_path / "out")
     code, text, err = run(monkeypatch, capsys, [*arguments, "--density"])
@@ -290,6 +290,8 @@ def test_densities_are_compared_with_the_truth(monkeypatch, capsys, model_folder
     assert r["nll"] == pytest.approx(np.mean(nll), rel=0.03)
     assert r["entropy"] == pytest.approx(math.log(2 * math.pi * math.e * sigma ** 2), abs=1e-3)
     assert (r["truths"], r["truths outside of the crop"]) == (len(nll), total - len(nll)) and len(asked) == total
+    cost = np.mean([1000 * len(k) for k, _ in asked])                   # also of truths outside
+    assert r["prefixes"] == pytest.approx(cost) and f"Read for a density: {cost:,.1f} prefixes" in text
     code, again, _ = run(monkeypatch, capsys, [*arguments, "--density", "--resume"])
     assert code == 0 and again == text and len(asked) == total          # nothing is asked again
     code, _, err = run(monkeypatch, capsys, [*arguments, "--resume"])
@@ -307,6 +309,9 @@ def test_pairs_count_an_image_once_for_each_episode(monkeypatch, capsys, model_f
         assert ("Counted as 3000 support-query pairs; 0 more" in out) == ("--pairs" in more)
     r, single = read(tmp_path / "out"), metrics.summary(lines(tmp_path / "out" / "instances.jsonl"))
     assert (r["protocol"], r["pairs"], r["pairs left out"], r["instances"]) == ("support-query pairs", 200 * 15, 0, 17)
+    each = [m["pairs"] for m in lines(tmp_path / "out" / "instances.jsonl")]
+    assert sum(p["weight"] for p in each) == 3000
+    assert np.average([p["NME"] for p in each], weights=[p["weight"] for p in each]) == pytest.approx(r["NME"])
     assert single["NME"] != r["NME"] == pytest.approx(single["NME"], rel=0.2)
 
 
@@ -386,10 +391,96 @@ def test_average_of_results(monkeypatch, capsys, model_folder, folder, tmp_path)
     assert code == 2 and out == "" and "13 was measured in another way than" in err and "limit is 3, elsewhere 2" in err
 
 
+def test_ways_to_answer_compared_on_the_same_images(monkeypatch, capsys, model_folder, folder, tmp_path):
+    for name, more in (("base", []), ("sure", ["--cumulative", "confidence"]),
+                       ("names", ["--instruction", "names", "--occlude", 0.3])):
+        code, text, _ = run(monkeypatch, capsys, command(model_folder, folder, *more, "--limit", 5, "--out", tmp_path / name))
+        assert code == 0 and ("instruction names" in text) == (name == "names")
+    into = ["--out", str(tmp_path / "c"), "--compare"]
+    compare = lambda *names: run(monkeypatch, capsys, [*into, *(str(tmp_path / n) for n in names)])
+    code, text, _ = compare("base", "sure", "names")
+    assert code == 0 and "the same 5 images" in text and "A quick look" in text
+    assert (tmp_path / "c" / "compare.md").read_text() == text
+    numbers, sizes = read(tmp_path / "c", "compare.json"), [max(i.bbox[2:]) for i in data.read_split(folder, 1, "test")[0][:5]]
+    means = {}
+    for name in ("base", "sure", "names"):
+        for n, (m, size) in enumerate(zip(lines(tmp_path / name / "instances.jsonl"), sizes)):
+            for label, r in {"": m, **m["controls"]}.items():
+                hits = [d < t * size for d in r["distances"].values() for t in metrics.THRESHOLDS]
+                means.setdefault(f"{name}, {label}" if label else name, {})[n] = np.mean(hits)
+    assert numbers.keys() == means.keys() and "names, 30% covered" in means
+    for name, each in means.items():
+        assert numbers[name]["mPCK"] == pytest.approx(np.mean(list(each.values())))
+        if "difference" in numbers[name]:
+            assert numbers[name]["difference"] == pytest.approx(np.mean(list(each.values())) - numbers["base"]["mPCK"])
+    assert all("difference" in numbers[name] for name in ("sure", "names", "names, 30% covered"))
+    assert run(monkeypatch, capsys, command(model_folder, folder, "--limit", 4, "--out", tmp_path / "four"))[0] == 0
+    code, out, err = compare("base", "four")
+    assert code == 2 and out == "" and "four was measured in another way than" in err and "limit is 4, elsewhere 5" in err
+
+
+def test_names_and_descriptions_of_two_folders(monkeypatch, capsys, model_folder, folder, tmp_path):
+    asked, answer = [], CapeLLM.answer
+
+    def noted(self, pixels, keypoints, **inference):
+        asked.append((inference["category"], keypoints, inference["listed"]))
+        return answer(self, pixels, keypoints, **inference)
+    monkeypatch.setattr(CapeLLM, "answer", noted)
+    for name, keypoints in TEXTS.items():
+        (tmp_path / f"{name}.txt").write_text("".join(f"{k.upper()}: another text\n" for k in keypoints))
+    arguments = command(model_folder, folder, "--limit", 2, "--out", tmp_path / "out")
+    assert run(monkeypatch, capsys, arguments)[0] == 0
+    (category, detailed, listed), *_ = [*asked]
+    asked.clear()
+    code, _, err = run(monkeypatch, capsys, [*arguments, "--resume", "--names", str(tmp_path)])
+    assert code == 2 and f"names was None, is {tmp_path}" in err and not asked
+    code, text, _ = run(monkeypatch, capsys, [*arguments[:-1], str(tmp_path / "named"), "--names", str(tmp_path)])
+    renamed = lambda keypoints: [data.Keypoint(k.name.upper(), k.description) for k in keypoints]
+    assert code == 0 and asked[0] == (category, renamed(detailed), renamed(listed)) and renamed(detailed) != detailed
+    assert text.splitlines()[0].endswith(f"{folder / 'texts'}, names of {tmp_path}.")
+    predictions = lines(tmp_path / "named" / "instances.jsonl")[0]["predictions"]
+    assert list(predictions) == [k.name.upper() for k in detailed]
+    settings = [read(tmp_path / n)["settings"] for n in ("out", "named")]
+    assert [s["names"] for s in settings] == [None, str(tmp_path)]
+    code, table, _ = run(monkeypatch, capsys, ["--compare", *(str(tmp_path / n) for n in ("out", "named"))])
+    assert code == 0 and "the same 2 images" in table               # names may differ in a comparison, not in an average:
+    (tmp_path / "named" / "results.json").write_text(json.dumps(read(tmp_path / "named") | {"split": 2}))
+    code, _, err = run(monkeypatch, capsys, ["--average", *(str(tmp_path / n) for n in ("out", "named"))])
+    assert code == 2 and f"names is {tmp_path}, elsewhere None" in err
+    (tmp_path / "boat.txt").write_text("bow: a\nstern: b\n")
+    code, _, err = run(monkeypatch, capsys, [*arguments[:-2], "--names", str(tmp_path)])
+    assert code == 2 and f"{tmp_path / 'boat.txt'} describes 2 keypoints, category 501 (boat) has 3" in err and err.count("\n") == 1
+
+
+def test_the_papers_number_is_of_the_same_words(monkeypatch, capsys, model_folder, folder, tmp_path):
+    asked, published = [], metrics.published
+    monkeypatch.setattr(metrics, "published", lambda *how: asked.append(how) or published(*how))
+    monkeypatch.setattr(data, "HERE", tmp_path)
+    for name in ("descriptions", "descriptions/simple"):
+        shutil.copytree(folder / "texts", tmp_path / name)
+    shutil.copy(evaluation.__file__.replace("eval.py", "descriptions/mp100.json"), tmp_path / "descriptions")
+    ways = [([], ("base", "base")), (["--instruction", "names"], ("base", "names")),
+            (["--descriptions", tmp_path / "descriptions" / "simple"], ("base", "simple")),
+            (["--descriptions", tmp_path / "descriptions" / "simple", "--instruction", "list"], ("base", None)),
+            (["--names", tmp_path / "descriptions" / "simple"], ("base", "simple names")),
+            (["--descriptions", tmp_path / "descriptions" / "simple", "--names", tmp_path / "descriptions"], ("base", "simple descriptions")),
+            (["--names", tmp_path / "descriptions"], ("base", "base")), (["--names", folder / "texts"], ("base", None)),
+            (["--names", tmp_path / "descriptions" / "simple", "--instruction", "list"], ("base", None)),
+            (["--descriptions", folder / "texts"], ("base", None))]
+    for more, words in ways:
+        arguments = command(model_folder, folder, "--limit", 1, "--descriptions", tmp_path / "descriptions", *more)
+        code, text, _ = run(monkeypatch, capsys, arguments)
+        assert code == 0 and asked.pop() == (metrics.QUERY_IMAGES, 1, "greedy", None, None, words)
+        assert text.splitlines()[0].endswith("greedy" + "".join(f", {word}" for word in (
+            *(f"instruction {w}" for o, w in zip(more, more[1:]) if o == "--instruction"),
+            *(w for o, w in zip(more, more[1:]) if o == "--descriptions"),
+            *(f"names of {w}" for o, w in zip(more, more[1:]) if o == "--names"))) + ".")
+
+
 def test_sheet_shows_truth_and_answer_where_they_are(monkeypatch, capsys, model_folder, folder, tmp_path):
     assert run(monkeypatch, capsys, command(model_folder, folder, "--sheet", "--out", tmp_path / "out"))[0] == 0
     with Image.open(tmp_path / "out" / "sheet.png") as page:
-        assert page.mode == "RGB" and page.width > 2 * page.height / 3 and page.getbbox() == (0, 0, *page.size)
+        assert page.mode == "RGB" and page.width == 2 * (metrics.TILE + metrics.GAP) + metrics.GAP      # of six, in three rows
     i = data.read_split(folder, 1, "test")[0][0]
     truths = i.keypoints[i.keypoints[:, 2] > 0, :2]
     side, corner = 1.1 * max(i.bbox[2:]), np.array(i.bbox[:2]) + np.array(i.bbox[2:]) / 2 - 0.55 * max(i.bbox[2:])
@@ -441,6 +532,7 @@ def test_unreadable_images_are_named_and_the_others_measured(monkeypatch, capsys
     (["--model", "nowhere", "--out", "out"], "nowhere is no model folder"),
     (["--split", "3"], "mp100_split3_test.json is missing"),
     (["--descriptions", "nowhere"], "nowhere/boat.txt, nowhere/kite.txt are missing"),
+    (["--names", "nowhere"], "nowhere/boat.txt, nowhere/kite.txt are missing"),
     (["--limit", "0"], "--limit 0"),
     (["--limit", "-3"], "--limit -3"),
     (["--image-size", "60"], "--image-size 60: the vision encoder reads patches of 14; 56 or 70 fits"),
@@ -452,6 +544,7 @@ def test_unreadable_images_are_named_and_the_others_measured(monkeypatch, capsys
     (["--resume"], "need --out"),
     (["--pairs"], "--pairs draws 16 instances of a category, category 500 has 3"),
     (["--average", "nowhere"], "nowhere/results.json is missing"),
+    (["--compare", "nowhere"], "nowhere/results.json is missing"),
 ])
 def test_wrong_input_is_one_line_and_exit_code_2(monkeypatch, capsys, model_folder, folder, tmp_path, change, message):
     monkeypatch.chdir(tmp_path)

@@ -150,6 +150,91 @@ def test_episodes_are_the_published_ones(sizes):
     assert found == published_pairs(list(sizes), objects)
 
 
+def pairs_of_the_file(coco):
+    """Pairs of annotations from the annotation file itself, in the order and with the seeds of the published code, and its way
+    to keep a list of objects and the numbers of each class in it. Raises ValueError as random.sample does."""
+    random.seed(1)
+    np.random.seed(0)
+    img_to_anns = {image["id"]: [] for image in coco["images"]}
+    for ann in coco["annotations"]:
+        img_to_anns[ann["image_id"]].append(ann)
+    db, cat2obj = [], {cat["id"]: [] for cat in coco["categories"]}
+    for image in coco["images"]:
+        for ann in img_to_anns[image["id"]]:
+            x, y, w, h = ann["bbox"]
+            x1, y1 = max(0, x), max(0, y)
+            x2, y2 = min(image["width"], x + w), min(image["height"], y + h)
+            if x2 <= x1 or y2 <= y1:
+                continue
+            if max(ann["keypoints"][2::3]) == 0:
+                continue
+            cat2obj[ann["category_id"]].append(len(db))
+            db.append(ann)
+    all_samples = []
+    for cls in cat2obj:
+        if len(cat2obj[cls]) == 0:                  # of another part
+            continue
+        for _ in range(200):
+            shots = random.sample(cat2obj[cls], 1 + 15)
+            sample_ids = shots[:1]
+            query_ids = shots[1:]
+            for query_id in query_ids:
+                all_samples.append(sample_ids + [query_id])
+    paired_samples = np.array(all_samples)
+    return [(db[paired_samples[i][0]], db[paired_samples[i][1]]) for i in range(len(paired_samples))]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pairs_of_a_file_are_the_published_ones(tmp_path, seed):
+    """Nothing in the file is sorted, some objects cannot be used; in odd seeds a category has too few that can."""
+    rng, annotations = random.Random(seed), []
+    K = dict(zip(rng.sample(range(1, 101), 4), (1, 3, 17, 5)))
+    images = [{"id": id, "file_name": f"{rng.random()}.png", "width": rng.randint(90, 300), "height": rng.randint(90, 300)}
+              for id in rng.sample(range(10 ** 6), rng.randint(5, 90))]
+    few = rng.choice([*K][:3]) if seed % 2 else None
+    for c in [*K][:3]:                              # the fourth category is of another part
+        for n in range(15 if c == few else rng.choice((16, 17, 40, 110))):
+            annotations.append((c, [rng.choice((1, 2)) if n % K[c] == k else rng.choice((0, 0, 0, 1, 2)) for k in range(K[c])],
+                                [rng.uniform(-20, 60), rng.uniform(-20, 60), rng.uniform(30, 400), rng.uniform(30, 400)]))
+        annotations += [(c, [0] * K[c], [1, 1, 50, 50]), (c, [2] * K[c], [5, 400, 9, 9]), (c, [2] * K[c], [5, 5, 9, 0])]
+    rng.shuffle(annotations)
+    annotations = [{"id": id, "image_id": rng.choice(images)["id"], "category_id": c, "bbox": box, "iscrowd": 0,
+                    "keypoints": [n for v in visible for n in (rng.uniform(1, 80), rng.uniform(1, 80), v)]}
+                   for id, (c, visible, box) in zip(rng.sample(range(10 ** 6), len(annotations)), annotations)]
+    coco = {"categories": [{"id": c, "name": f"kind {c}"} for c in K], "images": images, "annotations": annotations}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "mp100_split3_val.json").write_text(json.dumps(coco))
+    instances, _ = data.read_split(tmp_path, 3, "val")
+    members = metrics.reading_order(tmp_path, 3, "val", instances)
+    state = random.getstate(), np.random.get_state()
+    try:
+        if few:
+            with pytest.raises(ValueError, match="ample larger than population"):
+                pairs_of_the_file(coco)
+            with pytest.raises(ValueError, match=f"category {few} has 15"):
+                metrics.episodes(members)
+            return
+        published = pairs_of_the_file(coco)
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+    found = [(instances[s].id, instances[q].id) for s, queries in metrics.episodes(members) for q in queries]
+    assert found == [(s["id"], q["id"]) for s, q in published] and len(found) == 3 * 200 * 15
+    described = {c: [data.Keypoint(f"{c} {k}", "") for k in range(n)] for c, n in K.items()}
+    both = defaultdict(Counter)                     # which keypoints count, for each time that a query is drawn
+    for s, q in published:
+        shown = [k for k in range(K[q["category_id"]]) if s["keypoints"][3 * k + 2] > 0 and q["keypoints"][3 * k + 2] > 0]
+        both[q["id"]][frozenset(f"{q['category_id']} {k}" for k in shown)] += 1
+    supports = metrics.supports(instances, described, members)
+    assert {instances[q].id for q in supports} == both.keys()
+    for q, of in supports.items():
+        own = frozenset(k.name for k, v in zip(described[instances[q].category], instances[q].keypoints[:, 2]) if v > 0)
+        counts = Counter()
+        for names, times in of.items():
+            counts[names & own] += times
+        assert counts == both[instances[q].id]
+
+
 def test_too_few_instances_for_an_episode():
     with pytest.raises(ValueError, match="category 7 has 15"):
         metrics.episodes({3: list(range(16)), 7: list(range(15))})
@@ -302,6 +387,19 @@ def test_the_papers_numbers_agree_with_each_other():
     assert metrics.published(metrics.PAIRS, 1, "top-3") == metrics.published(metrics.QUERY_IMAGES, 2, "greedy", "fixed") == {}
 
 
+def test_the_papers_numbers_for_other_words():
+    base = metrics.published(metrics.QUERY_IMAGES, 1)
+    for words in (("base", "simple"), ("base", "names"), ("list", "list"), ("steps", "steps")):     # each costs accuracy
+        numbers = metrics.published(metrics.QUERY_IMAGES, 1, words=words)
+        assert len(numbers) > 1 and all(0.5 < value < base[column] for column, value in numbers.items())
+        assert metrics.published(metrics.QUERY_IMAGES, 2, words=words) == metrics.published(metrics.PAIRS, 1, words=words) == {}
+        assert metrics.published(metrics.QUERY_IMAGES, 1, "top-3", words=words) == {}
+    assert metrics.published(metrics.QUERY_IMAGES, 1, words=("base", None)) == {}
+    for asked in ("replaced", "names"):             # Table 7: who has missed descriptions in training misses them less
+        used, new = (metrics.published(metrics.QUERY_IMAGES, 1, words=(trained, asked)) for trained in ("random", "base"))
+        assert all(used[column] > new[column] for column in new)
+
+
 def results(folder, split, value, **settings):
     folder.mkdir()
     numbers = dict.fromkeys(metrics.COLUMNS, value) | {
@@ -328,3 +426,89 @@ def test_average_over_splits(tmp_path):
             (tmp_path / "nowhere", "nowhere/results.json is missing")):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             metrics.average([*folders, folder], same)
+
+
+# ---------------------------------------------------------- a comparison
+
+def answers(folder, distances, size=100, pairs=None, beside=None, **of):
+    """A folder as eval.py leaves it. distances: for each image those of its keypoints; pairs: for each its weight as support-
+    query pairs; beside: {label: distances} of a control."""
+    folder.mkdir(parents=True)
+    lines = []
+    for n, row in enumerate(distances):
+        r = {"id": n, "category": n % 3, "file": f"{n}.png", "size": size, "distances": dict(zip("abcdef", row)), "controls": {
+            label: {"distances": dict(zip("abcdef", other[n]))} for label, other in (beside or {}).items() if len(other[n])}}
+        for part in (r, *r["controls"].values()):
+            part |= metrics.scores([*part["distances"].values()], size)
+        if pairs is not None:
+            r["pairs"] = {m: r[m] for m in metrics.METRICS} | {"weight": pairs[n]} if pairs[n] else None
+        lines.append(json.dumps(r))
+    (folder / "instances.jsonl").write_text("\n".join([*lines, lines[0]]) + "\n")       # the last: of a larger limit, before
+    settings = {"data": "d", "split": 1, "part": "test", "limit": len(lines)} | of
+    (folder / "results.json").write_text(json.dumps(settings | {
+        "protocol": metrics.PAIRS if pairs else metrics.QUERY_IMAGES, "images": len(lines), "settings": settings}))
+    return folder
+
+
+def mpck(distances, size=100):
+    return sum(d < t * size for d in distances for t in T) / 5 / len(distances)
+
+
+def test_a_comparison_is_of_the_same_images(tmp_path):
+    """Images differ a lot, their two answers little: what only a paired interval sees."""
+    rng, n = np.random.default_rng(2), 400
+    worse = rng.uniform(0, 30, (n, 1)) + rng.uniform(0, 3, (n, 4))
+    better, covered = worse * rng.uniform(0.85, 1, (n, 4)), worse * 1.5
+    weights = rng.integers(0, 40, n).tolist()
+    beside = {"covered": covered.tolist(), "seen": covered[:, :3].tolist()}
+    folders = [answers(tmp_path / "base", worse.tolist()), answers(tmp_path / "better", better.tolist(), beside=beside),
+               answers(tmp_path / "pairs", worse.tolist(), pairs=weights)]
+    table, numbers = metrics.compare([*folders, folders[0]])
+    assert list(numbers) == ["base", "better", "better, covered", "better, seen", "pairs"]
+    assert "interval of the difference" not in numbers["base"] and "difference" not in numbers["better, seen"]
+    assert [r["keypoints"] for r in numbers.values()] == [4 * n, 4 * n, 4 * n, 3 * n, 4 * n]
+    assert [r["instances"] for r in numbers.values()] == [n, n, n, n, n - weights.count(0)]
+    first = np.array([mpck(row) for row in worse])
+    for name, distances in (("better", better), ("better, covered", covered)):
+        each = np.array([mpck(row) for row in distances])
+        r, gap = numbers[name], each - first
+        assert r["mPCK"] == pytest.approx(each.mean()) and r["difference"] == pytest.approx(gap.mean())
+        half = 1.96 * gap.std() / math.sqrt(n)      # the normal approximation of a paired difference
+        assert r["interval of the difference"] == pytest.approx([gap.mean() - half, gap.mean() + half], abs=half / 6)
+        alone = 1.96 * each.std() / math.sqrt(n)
+        assert r["interval"] == pytest.approx([each.mean() - alone, each.mean() + alone], abs=alone / 6)
+    assert numbers["base"]["interval"] == pytest.approx(metrics.intervals([record(0, value) for value in first])["mPCK"])
+    assert half < alone / 2 and numbers["better"]["interval of the difference"][0] > 0
+    r, mean = numbers["pairs"], np.average(first, weights=weights)
+    assert r["mPCK"] == pytest.approx(mean) and r["difference"] == pytest.approx(mean - first.mean())
+    share = np.array(weights) / np.mean(weights)    # the delta method, for a weighted mean minus a plain one
+    half = 1.96 * np.std(share * (first - mean) - first) / math.sqrt(n)
+    low, high = r["interval of the difference"]
+    assert (high - low) / 2 == pytest.approx(half, rel=0.12) and low < r["difference"] < high
+    rows = {row.split("|")[1].strip(): row for row in table.splitlines() if row.startswith("| ")}
+    assert f"{100 * numbers['better']['difference']:+.1f} * |" in rows["better"] and " * |" not in rows["pairs"]
+    assert len({len(row) for row in rows.values()}) == 1 and "the same 400 images" in table and "A quick look" in table
+    assert metrics.compare(folders) == (table, numbers)
+    alone, _ = metrics.compare(folders[1:2])        # of one folder: what was measured beside it
+    assert "better, covered" in alone and "better, seen" in alone
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    rows = np.random.default_rng(1).uniform(0, 30, (12, 3)).tolist()
+    first, short = answers(tmp_path / "first", rows), [*rows[:-1], rows[-1][:2]]
+    (tmp_path / "file").write_text("")
+    cut, old = (answers(tmp_path / name, rows) for name in ("cut", "old"))
+    (cut / "instances.jsonl").write_text("".join((cut / "instances.jsonl").read_text().splitlines(True)[:7]))
+    (old / "results.json").write_text("{}")
+    for folder, message in (
+            (answers(tmp_path / "fewer", rows[:11]), "fewer was measured in another way than .*first: limit is 11, elsewhere 12"),
+            (answers(tmp_path / "unread", rows[:11], limit=12), "unread has answers for 11 images, .*first for 12, but not"),
+            (answers(tmp_path / "hidden", short), "hidden has answers for 12 images, .*first for 12, but not for the same"),
+            (answers(tmp_path / "other", rows, size=99), "other has answers for 12 images"),
+            (answers(tmp_path / "split", rows, split=2, data="e"), "data is e, elsewhere d; split is 2, elsewhere 1"),
+            (cut, "cut/instances.jsonl does not fit its results.json"),
+            (old, "old/results.json cannot be read .KeyError: 'protocol'"),
+            (tmp_path / "nowhere", "nowhere/results.json is missing"),
+            (tmp_path / "file", "file/results.json is missing")):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            metrics.compare([first, folder])

@@ -1,5 +1,6 @@
 """sample.py as its user meets it: table, picture and JSON agree, every kind of photo opens, every mistake is one line."""
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -121,6 +122,51 @@ def test_density_in_table_picture_and_json(call, work, model_folder, photo, caps
         assert np.array_equal(picture, sample.draw_density(photo, box, "tail", found.p))
 
 
+@pytest.mark.parametrize("box, low, side", [((4.0, 6.0, 24.0, 30.0), (1, 6), 30), (None, (0, -6), 48)])
+@pytest.mark.parametrize("place", [(0.31, 0.63), (0.004, 0.98)])
+def test_the_truth_beside_the_density(call, work, model_folder, photo, capsys, box, low, side, place):
+    truth = [low[n] + side * place[n] for n in (0, 1)]
+    arguments = ["--density", "tail", *(["--box=4,6,24,30"] if box else [])]
+    result, silent = call(*arguments, f"--truth={truth[0]!r},{truth[1]!r}"), capsys.readouterr().out.splitlines()
+    p = CapeLLM.from_pretrained(model_folder).density(photo, data.read_descriptions(work / "d.txt")[2], box).p
+    at, heatmap = tuple(round(1000 * v) for v in place), density.gaussian(place, sample.SIGMA)
+    assert result["truth"] == truth
+    assert result["NLL of the truth"] == pytest.approx(-math.log(1e6 * p[at]), rel=1e-5)
+    assert result["NLL of the truth, Gaussian around it"] == pytest.approx(-math.log(1e6 * heatmap[at]), abs=0.002)
+    if place == (0.31, 0.63):                       # far from the borders: a closed form
+        assert result["NLL of the truth, Gaussian around it"] == pytest.approx(math.log(math.tau * sample.SIGMA ** 2), abs=1e-3)
+    line, = (line for line in silent if "log-likelihood" in line)
+    assert f"{result['NLL of the truth']:.2f} under the model" in line and "nats per unit of area" in line
+    assert f"{result['NLL of the truth, Gaussian around it']:.2f} under the Gaussian" in line
+    with Image.open(work / "out" / "x_density.png") as picture:
+        assert np.array_equal(picture, sample.draw_density(photo, box or (0, 0, 48, 36), "tail", p, tuple(place)))
+    without = call(*arguments)
+    assert not any("NLL" in n or n == "truth" for n in without) and without.items() <= result.items()
+    assert "log-likelihood" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("x, y", [(0.25, 0.75), (0.6, 0.1)])
+def test_a_cross_marks_the_truth_in_both_halves_and_the_gaussian_is_around_it(x, y):
+    photo, p = Image.new("RGB", (200, 100), "grey"), density.gaussian((0.8, 0.6), 0.02)
+    page, truth = np.asarray(sample.draw_density(photo, (20, 10, 80, 80), "spot", p, (x, y)), float), sample.PANEL * np.array([x, y])
+    plain = np.asarray(sample.draw_density(photo, (20, 10, 80, 80), "spot", p), float)
+    for n, warmest in enumerate(((0.8, 0.6), (x, y))):
+        left, top = 12 + n * (12 + sample.PANEL), 54
+        half, before = (each[top:top + sample.PANEL, left:left + sample.PANEL] for each in (page, plain))
+        white, dark = (half > 240).all(2), (half < 15).all(2)
+        assert not ((before > 240) | (before < 15)).all(2).any()
+        for mask, reach in ((white, 14), (dark, 15)):
+            spots = np.argwhere(mask)[:, ::-1] + 0.5
+            assert np.abs(spots.mean(0) - truth).max() < 0.6
+            assert np.abs(spots - truth).max(0) == pytest.approx((reach, reach), abs=1.1)
+        rows, columns = np.nonzero(white)
+        assert all(dark[r - 3:r + 4, c - 3:c + 4].any() for r, c in zip(rows, columns))
+        warm = (half[..., 0] - half[..., 2] > 60) & ~white & ~dark
+        assert np.abs(np.argwhere(warm).mean(0)[::-1] + 0.5 - sample.PANEL * np.array(warmest)).max() < 3
+        r, c = truth[::-1].astype(int)
+        assert warm[r, c] == (n == 1)               # the cross is open: it does not hide the heat
+
+
 @pytest.mark.parametrize("box", [(0, 0, 200, 100), (60, -30, 20, 90), (150, 80, 400, 700)])
 @pytest.mark.parametrize("x, y", [(0.25, 0.75), (0.6, 0.1)])
 def test_heat_lies_where_the_mass_is(box, x, y):
@@ -205,6 +251,12 @@ MISTAKES = {
     "no such keypoint": (["--density", "left ear"], "d.txt has no keypoint of that name; the nearest: 'left eye'"),
     "decoding a density": (["--density", "tail", "--decoding", "top-3"], "--decoding"),
     "a chain of densities": (["--density", "tail", "--cumulative"], "--cumulative"),
+    "a truth alone": (["--truth", "5,5"], "name it with --density"), "no truth": (["--density", "tail", "--truth", ""], "--truth ''"),
+    "truth in words": (["--density", "tail", "--truth", "5,five"], "--truth '5,five'"),
+    "three numbers as truth": (["--density", "tail", "--truth", "1,2,3"], "--truth '1,2,3'"),
+    "truth nowhere": (["--density", "tail", "--truth", "nan,5"], "--truth nan,5 lies outside"),
+    "truth outside": (["--density", "tail", "--box=4,6,24,30", "--truth=31,20"], "31,20 lies outside of the crop, where x is from 1 to 31 and y from 6 to 36"),
+    "truth left of all": (["--density", "tail", "--truth=-0.1,20"], "-0.1,20 lies outside of the crop, where x is from 0 to 48 and y from -6 to 42"),
     "format": (["--out", "x.abc"], "x.abc"), "no suffix": (["--out", "y"], "y"), "over the photo": (["--out", "x.png"], "--out"),
     "no model": (["--model", "."], "config.json"), "no adapter": (["--model", "bare"], "adapter.safetensors"),
     "cut weights": (["--model", "cut"], "cut/llm/model.safetensors"), "cut adapter": (["--model", "short"], "short/adapter.safetensors"),
