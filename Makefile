@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: sample test nano eval tables bench
 sample: .venv/ready
 	$(BIN)/python sample.py --image examples/astronaut.jpg --box 86,40,54,53 --desc descriptions/human_face_68.txt --out out/astronaut.png
-	$(BIN)/python sample.py --image examples/fox.jpg --box 0,21,158,122 --desc descriptions/animal_body.txt --out out/fox.png
+	$(BIN)/python sample.py --image examples/fox.jpg --box 40,63,152,141 --desc descriptions/animal_body.txt --out out/fox.png
 
 test: .venv/ready-dev
 	$(BIN)/python -m pytest -q
