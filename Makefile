@@ -9,7 +9,7 @@ sample: .venv/ready
 	$(BIN)/python sample.py --image examples/fox.jpg --box 40,63,152,141 --desc descriptions/animal_body.txt --out out/fox.png
 
 test: .venv/ready-dev
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # The measured table of the README: 20 categories nano has never seen.
 eval: .venv/ready data/figures
