@@ -28,7 +28,7 @@ from dino import DINOv2
 from llama import KVCache, Llama, Tokenizer, grow, send
 from lora import add_lora, merge_lora
 
-BRANCHES = 16       # questions in one pass: more would make the masked product quadratic, fewer waste the pass
+BRANCHES = 32       # questions in one pass: each reads all weights once more, but on a GPU attention grows with the square
 ANSWERS = 128       # that one pass decides on, where questions repeat
 CANDIDATES = 5      # digits that contrastive search compares, alpha beside it: Table 9 states alpha only
 ALPHA = 0.6

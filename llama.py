@@ -16,6 +16,7 @@ import math
 import re
 from base64 import b64decode
 from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import sentencepiece
@@ -26,6 +27,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 
 LLAMA3_SCALING = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+BLOCK = 64  # rows of a mask that attend together
 
 
 @dataclass
@@ -132,15 +134,16 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim, bias=False)
         self.o_proj = nn.Linear(c.num_attention_heads * c.head_dim, c.hidden_size, bias=False)
 
-    def forward(self, x, layer, cos, sin, mask, causal, cache):
+    def forward(self, x, layer, cos, sin, blocks, causal, cache):
         heads = (*x.shape[:2], -1, self.head_dim)
         q, k, v = (p(x).view(heads).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))  # (B, H, T, d)
         q, k, v = rotate(q, cos, sin).to(x.dtype), rotate(k, cos, sin).to(x.dtype), v.to(x.dtype)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, H_kv, S, d)
         # enable_gqa: a group of query heads reads its key head in place, no copies of the keys
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
-        return self.o_proj(y.transpose(1, 2).flatten(2))  # (B, T, D)
+        attend = partial(F.scaled_dot_product_attention, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+        y = [attend(q[:, :, rows], k[:, :, seen], v[:, :, seen], attn_mask=mask) for rows, seen, mask in blocks]
+        return self.o_proj(torch.cat(y, 2).transpose(1, 2).flatten(2))  # (B, T, D)
 
 
 class MLP(nn.Module):
@@ -230,9 +233,9 @@ class Llama(nn.Module):
         causal = mask is None and past == 0  # the fast kernel: no mask is built, and a single token needs none
         if mask is None and past > 0 and new > 1:
             mask = torch.ones(new, past + new, dtype=torch.bool, device=x.device).tril(past)
-        last = len(self.model.layers) - 1
+        blocks, last = blocks_of(mask), len(self.model.layers) - 1
         for i, layer in enumerate(self.model.layers):
-            x = layer(x, i, cos, sin, mask, causal, cache, read=read if i == last else slice(None))
+            x = layer(x, i, cos, sin, blocks, causal, cache, read=read if i == last else slice(None))
             if i == tap:
                 tapped = x
         if cache is not None:
@@ -268,6 +271,23 @@ def grow(rows, lengths):
     chain = (branch[:, None] == branch).tril()
     mask = torch.cat((rows[branch], chain), dim=1)
     return mask, mask.sum(1) - 1
+
+
+def blocks_of(mask):
+    """A mask in blocks of rows, each with the columns that any of its rows sees: (rows, columns, their mask), for all layers.
+
+    A kernel computes what a mask hides, too; of a tree that is nearly everything. On a GPU, which would have to wait for the
+    columns to be counted, and for masks that differ from image to image, all is one block.
+    """
+    everything = slice(None)
+    if mask is None or mask.dim() > 2 or mask.device.type != "cpu":
+        return [(everything, everything, mask)]
+    blocks = []
+    for i in range(0, len(mask), BLOCK):
+        part = mask[i:i + BLOCK]
+        seen = everything if part.any(0).all() else part.any(0).nonzero()[:, 0]
+        blocks.append((slice(i, i + BLOCK), seen, part[:, seen]))
+    return blocks
 
 
 def send(values, device):
