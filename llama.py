@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 
 LLAMA3_SCALING = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
-BLOCK = 64  # rows of a mask that attend together
+BLOCK = 128  # rows of a mask that attend together
 
 
 @dataclass
@@ -274,19 +274,20 @@ def grow(rows, lengths):
 
 
 def blocks_of(mask):
-    """A mask in blocks of rows, each with the columns that any of its rows sees: (rows, columns, their mask), for all layers.
+    """A mask in blocks of rows, each with the columns that any of its rows sees: [(rows, columns, their mask)], for all layers.
 
-    A kernel computes what a mask hides, too; of a tree that is nearly everything. On a GPU, which would have to wait for the
-    columns to be counted, and for masks that differ from image to image, all is one block.
+    A kernel computes what a mask hides, too, and of a tree that is nearly everything. On a GPU, which would have to wait
+    until the columns are counted, all is one block.
     """
     everything = slice(None)
-    if mask is None or mask.dim() > 2 or mask.device.type != "cpu":
+    if mask is None or mask.device.type != "cpu":
         return [(everything, everything, mask)]
     blocks = []
-    for i in range(0, len(mask), BLOCK):
-        part = mask[i:i + BLOCK]
-        seen = everything if part.any(0).all() else part.any(0).nonzero()[:, 0]
-        blocks.append((slice(i, i + BLOCK), seen, part[:, seen]))
+    for i in range(0, mask.shape[-2], BLOCK):
+        rows = slice(i, i + BLOCK)
+        seen = mask[..., rows, :].flatten(0, -2).any(0)
+        columns = everything if seen.all() else seen.nonzero()[:, 0]
+        blocks.append((rows, columns, mask[..., rows, :][..., columns]))
     return blocks
 
 
