@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import data
 from capellm import CapeLLM
 from dino import DINOv2, DINOv2Config
-from llama import Config, KVCache, Llama, Tokenizer
+from llama import BLOCK, Config, KVCache, Llama, Tokenizer
 from lora import add_lora
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -130,7 +130,7 @@ def test_operations_of_answers(model, way, K, monkeypatch):
 
     monkeypatch.setattr(model.llm, "forward", watched)
     found = count(lambda: model.answer(torch.randn(3, 56, 56), asked, cumulative=way == "cumulative"))
-    passes = list(getattr(growth, way)(K, q, V, m, block=llama.BLOCK))
+    passes = list(getattr(growth, way)(K, q, V, m, block=BLOCK))
     assert lengths == [p.cache for p in passes]
     assert found - square(m, 1 + V.N) == growth.operations(passes, V, m)
 
@@ -158,8 +158,9 @@ def test_operations_of_the_plain_way(model, monkeypatch):
 # -------------------------------------------------------------------- training
 
 @pytest.mark.parametrize("rounds", [[4], [4, 4, 2]])
-def test_operations_of_training(tiny_tokenizer, rounds):
-    """Forward and backward, on one trunk; but for the gradients that the first vision layer does not need."""
+def test_operations_of_training(tiny_tokenizer, rounds, monkeypatch):
+    """Forward and backward, on one trunk, in one block, as on a GPU; but for the gradients that the first vision layer does not need."""
+    monkeypatch.setattr("llama.BLOCK", 10 ** 6)
     m = M._replace(V=tiny_tokenizer.vocab_size)
     model, codec = capellm_of(V, m, tiny_tokenizer, lora=True).train(), data.Codec(tiny_tokenizer)
     keypoint = data.Keypoint("eye", "It sees.")
