@@ -3,7 +3,7 @@ PYTHON ?= python3
 PHOTOS ?=
 BIN := .venv/bin
 
-.PHONY: sample test nano eval tables bench
+.PHONY: sample test nano eval tables trained bench
 sample: .venv/ready
 	$(BIN)/python sample.py --image examples/astronaut.jpg --box 86,40,54,53 --desc descriptions/human_face_68.txt --out out/astronaut.png
 	$(BIN)/python sample.py --image examples/fox.jpg --box 40,63,152,141 --desc descriptions/animal_body.txt --out out/fox.png
@@ -41,6 +41,38 @@ out/density/results.json:                ; $(ROW) --limit 100 --density
 # The same answers, counted as pairs: nothing is asked again.
 out/tables/pairs/results.json: out/tables/base/results.json
 	mkdir -p $(@D) && cp out/tables/base/* $(@D) && $(ROW) --pairs
+
+# The paper's tables that need training, in miniature: nano, trained further for as many steps with the settings of each row.
+STEPS ?= 200
+TRAINED := base $(addprefix rounds-,dynamic locllm) $(addprefix k-,1 2 6 8) $(addprefix tune-,frozen full) descriptions-vague $\
+	$(addprefix instruction-,names list outline diverse steps random) $(addprefix first-,direct-qa steps-qa)
+ASKED := $(foreach model,base random,$(addprefix $(model)-asked-,replaced names))
+CURVES := base rounds-dynamic rounds-locllm tune-frozen tune-full
+VAGUE := --descriptions descriptions/vague
+TRAIN = $(BIN)/torchrun --standalone --nproc_per_node 2 train.py --init nano --data data/figures --batch 16 --micro-batch 4 --workers 0 $\
+	--steps $(STEPS) --save-every 50 --resume --out $(@D)/run
+LAST = step-$(shell printf %07d $(STEPS))
+ASK = $(BIN)/torchrun --standalone --nproc_per_node 2 eval.py --data data/figures --limit 200 --resume --out $(@D) --model
+trained: $(TRAINED:%=out/trained/%/results.json) $(ASKED:%=out/trained/%/results.json)
+	$(BIN)/python eval.py --compare $(TRAINED:%=out/trained/%) $(ASKED:%=out/trained/%) --out out/trained
+	$(BIN)/python runs.py $(CURVES:%=out/trained/%/run) --labels $(CURVES) --out out/trained/curves.png
+
+$(TRAINED:%=out/trained/%/results.json): nano/adapter.safetensors | .venv/ready data/figures
+out/trained/base/results.json:               ; $(TRAIN) && $(ASK) $(@D)/run/$(LAST)
+out/trained/rounds-%/results.json:           ; $(TRAIN) --rounds $* && $(ASK) $(@D)/run/$(LAST)
+out/trained/k-%/results.json:                ; $(TRAIN) --k $* && $(ASK) $(@D)/run/$(LAST)
+out/trained/tune-%/results.json:             ; $(TRAIN) --tune $* && $(ASK) $(@D)/run/$(LAST)
+out/trained/instruction-%/results.json:      ; $(TRAIN) --instruction $* && $(ASK) $(@D)/run/$(LAST)
+out/trained/descriptions-vague/results.json: ; $(TRAIN) $(VAGUE) && $(ASK) $(@D)/run/$(LAST) $(VAGUE)
+# Table 18: the projection first, then as usual.
+out/trained/first-%/results.json:
+	$(TRAIN) --instruction $* --out $(@D)/first
+	$(TRAIN) --init $(@D)/first/$(LAST) && $(ASK) $(@D)/run/$(LAST)
+# Table 7: trained with one instruction, asked with another.
+out/trained/base-asked-%/results.json: out/trained/base/results.json
+	$(ASK) $(<D)/run/$(LAST) --instruction $*
+out/trained/random-asked-%/results.json: out/trained/instruction-random/results.json
+	$(ASK) $(<D)/run/$(LAST) --instruction $*
 
 # Against transformers and peft doing the same work, at the shapes of a 135M-parameter Llama and DINOv2 S/14.
 bench: .venv/ready-dev

@@ -15,7 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from llama import load_weights
+from llama import Unfilled, load_weights
 
 
 @dataclass
@@ -56,13 +56,14 @@ class Embeddings(nn.Module):
     def __init__(self, c):
         super().__init__()
         self.grid = c.image_size // c.patch_size
-        self.cls_token = nn.Parameter(torch.randn(1, 1, c.hidden_size) * 0.02)
+        drawn = lambda n: nn.Parameter(nn.init.normal_(torch.empty(1, n, c.hidden_size), std=0.02))
+        self.cls_token = drawn(1)
         # A buffer, not a parameter: only masked pre-training uses it, but official checkpoints hold it.
         self.register_buffer("mask_token", torch.zeros(1, c.hidden_size))
-        self.position_embeddings = nn.Parameter(torch.randn(1, 1 + self.grid**2, c.hidden_size) * 0.02)
+        self.position_embeddings = drawn(1 + self.grid**2)
         self.registers = c.num_register_tokens
         if self.registers:
-            self.register_tokens = nn.Parameter(torch.randn(1, self.registers, c.hidden_size) * 0.02)
+            self.register_tokens = drawn(self.registers)
         self.patch_embeddings = nn.ModuleDict({"projection": nn.Conv2d(3, c.hidden_size, c.patch_size, c.patch_size)})
 
     def positions(self, height, width):
@@ -130,10 +131,10 @@ class Layer(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
         self.attention = Attention(c)
-        self.layer_scale1 = nn.ParameterDict({"lambda1": c.layerscale_value * torch.ones(c.hidden_size)})
+        self.layer_scale1 = nn.ParameterDict({"lambda1": torch.full((c.hidden_size,), float(c.layerscale_value))})
         self.norm2 = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
         self.mlp = SwiGLU(c) if c.use_swiglu_ffn else MLP(c)
-        self.layer_scale2 = nn.ParameterDict({"lambda1": c.layerscale_value * torch.ones(c.hidden_size)})
+        self.layer_scale2 = nn.ParameterDict({"lambda1": torch.full((c.hidden_size,), float(c.layerscale_value))})
 
     def forward(self, x):  # (B, T, C)
         x = x + self.layer_scale1.lambda1 * self.attention(self.norm1(x))
@@ -156,7 +157,7 @@ class DINOv2(nn.Module):
     @classmethod
     def from_pretrained(cls, path, dtype=None, device="cpu"):
         """Load an official folder, as `llama.load_weights` does."""
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             model = cls(DINOv2Config.from_json(Path(path) / "config.json"))
         return load_weights(model, path, dtype, device)
 

@@ -252,7 +252,7 @@ class Llama(nn.Module):
     def from_pretrained(cls, path, dtype=None, device="cpu"):
         """Load a folder with an official config.json and safetensors. dtype None: fp32 on the CPU, bf16 elsewhere."""
         config = Config.from_json(Path(path) / "config.json")
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             model = cls(config)
         # some exports carry what is computed here, or the head a second time
         ignored = ("rotary_emb.inv_freq", "lm_head.weight")[:1 + config.tie_word_embeddings]
@@ -294,6 +294,13 @@ def blocks_of(mask):
 def send(values, device):
     """Numbers as a tensor on the device. CUDA takes a copy of them at once: nobody waits for the work it has queued."""
     return torch.as_tensor(values).to(device, non_blocking=torch.device(device).type == "cuda")
+
+
+class Unfilled(torch.overrides.TorchFunctionMode):
+    """Parameters are not drawn at random: that takes seconds on the meta device, and weights from a file replace them."""
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        drawing = getattr(function, "__module__", None) == "torch.nn.init"
+        return kwargs["tensor"] if drawing else function(*args, **kwargs or {})
 
 
 def load_weights(model, folder, dtype=None, device="cpu", rename=lambda name: name):

@@ -1,10 +1,10 @@
 """What a training run leaves in its folder: checkpoints, log.jsonl, curves.png.
 
-    write("runs/a/step-0000200", config, tensors, state)
-    curves({"LoRA": "runs/a", "frozen": "runs/b"}, "curves.png")
+    python runs.py runs/a runs/b --out curves.png         # several runs in one picture
 
 A checkpoint is a model folder (config.json, adapter.safetensors) and state.safetensors, what resuming needs. Only rank 0 writes.
 """
+import argparse
 import json
 import os
 import shutil
@@ -15,6 +15,8 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+import data
 
 
 def whole(tensor):
@@ -129,3 +131,27 @@ def tensorboard(out):
         return SummaryWriter(out / "tensorboard")
     except ImportError:
         return None
+
+
+def main():
+    p = argparse.ArgumentParser(description="Draw the loss, learning rate and validation PCK of runs into one picture.")
+    p.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="--out of train.py")
+    p.add_argument("--labels", nargs="+", metavar="NAME", help="one for each run, instead of the folder's name")
+    p.add_argument("--out", type=Path, default=Path("curves.png"), metavar="FILE")
+    a = p.parse_args()
+    for run in a.runs:
+        if not read_log(run):
+            raise FileNotFoundError(f"{run / 'log.jsonl'} not found or empty: give folders that train.py wrote")
+    labels = a.labels or [run.name for run in a.runs]
+    if len(set(labels)) != len(a.runs):
+        raise ValueError(f"--labels: {len(a.runs)} runs need as many different names, not {', '.join(labels)}")
+    a.out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        curves(dict(zip(labels, a.runs)), a.out)
+    except ImportError:
+        raise ValueError("drawing needs matplotlib: pip install matplotlib") from None
+    print(a.out)
+
+
+if __name__ == "__main__":
+    data.run("runs.py", main)
