@@ -12,8 +12,8 @@ part of the paper. Three phases, every parameter trained:
    before the first digit must match the hidden state of the keypoint's patch.
 
    Most questions come without their description at first: a name is a third of the tokens, and enough to learn to look.
-3. rounds: the same, with questions also in chains as in Section 3.3, and with images stretched and their colours
-   exchanged, because species never seen differ in shape and colour from those seen.
+3. rounds: the same, with questions also in chains as in Section 3.3, with images stretched and their colours exchanged,
+   because species never seen differ in shape and colour from those seen, and with photographs, where there are any.
 
 What helped only here (the heads of both losses) is left behind. `train.py --init` then trains what the paper trains.
 """
@@ -47,7 +47,7 @@ LLM = dict(hidden_size=WIDTH, intermediate_size=432, num_hidden_layers=4, num_at
 POINTER = 1         # the pointer reads what layer 1 of the four puts out
 QUESTIONS = 12      # asked of an image at once, in branches of one, later also of more rounds
 CHAINS = (1, 1, 1, 2, 4, 12)        # rounds of a branch, each as often
-PHOTOS = 0.2        # share of photographs in a batch, where there are any
+PHOTOS = 0.2        # share of photographs in a batch of the third phase, where there are any
 
 
 def write_tokenizer(folder, texts):
@@ -144,7 +144,8 @@ class Sampler:
         """size: images; described: share of questions with a description; rounds: the third phase."""
         images, item, ids, xy, branches, answers = [], [], [], [], [], []
         while len(images) < size:
-            instances = self.sets[0] if len(self.sets) == 1 or rng.random() > PHOTOS else rng.choice(self.sets[1:])
+            photo = rounds and len(self.sets) > 1 and rng.random() < PHOTOS
+            instances = rng.choice(self.sets[1:]) if photo else self.sets[0]
             i = rng.choice(instances)
             scale, angle = rng.uniform(0.85, 1.2), math.radians(rng.uniform(-20, 20)) if rng.random() < 0.5 else 0.0
             pixels, points = data.load_crop(i, SIZE, scale, angle)

@@ -15,6 +15,15 @@ VISION = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_
 LLM = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Several threads add up in the order in which they happen to finish: for what is compared bit by bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def tokenizer_file(tmp_path_factory):
     """A sentencepiece vocabulary of Llama 2's kind: byte fallback, every digit its own piece."""

@@ -1,5 +1,7 @@
 """nano, the embedded model: it looks and it reads, on drawings made for this test of categories it was not trained on."""
 import random
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -61,17 +63,29 @@ def test_nano_follows_the_face(model):
     assert (256 - mirrored[[chin, brow], 0] - points[[chin, brow], 0]).abs().max() < 0.15 * 54
 
 
+def test_nano_loads_in_a_moment():
+    """Drawing random weights that a file replaces costs more than all the rest, most of it in importing a compiler."""
+    code = f"import sys; from capellm import CapeLLM; CapeLLM.from_pretrained({str(NANO)!r}); print('torch._dynamo' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=data.HERE)
+    assert (ran.stdout.strip(), ran.returncode) == ("False", 0), ran.stderr
+
+
 def test_nano_is_small():
     assert sum(f.stat().st_size for f in NANO.rglob("*") if f.is_file()) < 12_000_000
 
 
-@pytest.fixture
-def one_thread():
-    """As nano was trained: several threads add up in the order in which they happen to finish."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def test_photographs_enter_in_the_third_phase(tmp_path, model, monkeypatch):
+    """Until then a model knows drawings alone; then a fifth of the images are photographs."""
+    folders = [tmp_path / "drawings", tmp_path / "photographs"]
+    for seed, folder in enumerate(folders):
+        figures.write_dataset(folder, seed, per_category=1)
+    sampler, seen, original = pretrain.Sampler(folders, model.tokenizer, model.codec), [], data.load_crop
+    monkeypatch.setattr(data, "load_crop", lambda i, *a: seen.append(folders[1] in i.image.parents) or original(i, *a))
+    sampler.batch(40, random.Random(0))
+    assert len(seen) >= 40 and not any(seen)
+    seen.clear()
+    sampler.batch(200, random.Random(0), rounds=True)
+    assert 0.1 < sum(seen) / len(seen) < 0.3
 
 
 def test_pretraining_continues_as_if_never_interrupted(tmp_path, monkeypatch, one_thread):

@@ -59,13 +59,7 @@ def init(model_folder, tmp_path_factory):
     return {dropout: copy(dropout) for dropout in (0.0, 0.3)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Runs are compared bit by bit with runs of processes that have one thread each."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")      # runs are compared bit by bit
 
 
 @pytest.fixture(autouse=True)
@@ -488,6 +482,18 @@ def test_curves(folder, init, one, tmp_path):
     coloured = lambda p: int((np.ptp(p[..., :3], axis=2) > 0.3).sum())  # the lines
     assert 100 < coloured(plain) < coloured(both)
     assert sorted(p.name for p in tmp_path.glob("*.png")) == ["both.png", "plain.png"]
+
+
+def test_curves_of_several_runs(one, tmp_path):
+    """python runs.py, by names of one's own; what is no run, or two of one name, is refused in a line."""
+    def draw(*arguments):
+        return subprocess.run([sys.executable, data.HERE / "runs.py", *map(str, arguments)], capture_output=True, text=True)
+    ran = draw(one, one, "--labels", "a", "b", "--out", tmp_path / "new" / "both.png")
+    assert ran.returncode == 0 and (tmp_path / "new" / "both.png").stat().st_size > 10_000, ran.stderr
+    for arguments, complaint in (([tmp_path], "log.jsonl not found"), ([one, one], "2 runs need as many different names")):
+        ran = draw(*arguments, "--out", tmp_path / "no.png")
+        assert ran.returncode == 2 and complaint in ran.stderr and ran.stderr.count("\n") == 1
+    assert not (tmp_path / "no.png").exists()
 
 
 def test_without_matplotlib_and_with_tensorboard(folder, init, tmp_path, monkeypatch):
