@@ -273,12 +273,20 @@ class CapeLLM(nn.Module):
         adapters into the query and value projections of its parts, of "vision" and "llm" (Section 4.1)."""
         model = cls(DINOv2.from_pretrained(vision, dtype, device), Llama.from_pretrained(llm, dtype, device),
                     Tokenizer.from_pretrained(llm), image_size, K)
-        for part in lora["parts"] if lora else ():
-            backbone, names = {"vision": (model.vision, ("query", "value")), "llm": (model.llm, ("q_proj", "v_proj"))}[part]
-            add_lora(backbone, names, *(lora[k] for k in ("rank", "alpha", "dropout")))
         model.config = {"vision": os.path.abspath(vision), "llm": os.path.abspath(llm), "image_size": image_size, "K": K,
-                        "lora": lora, "everything": False, "instruction": "base"}
+                        "lora": None, "everything": False, "instruction": "base"}
+        if lora:
+            model.adapt(lora)
         return model.requires_grad_(False)
+
+    def adapt(self, lora):
+        """Inject adapters {"rank", "alpha", "dropout", "parts"} into those of the parts that have none yet."""
+        places = {"vision": (self.vision, ("query", "value")), "llm": (self.llm, ("q_proj", "v_proj"))}
+        present = self.config["lora"] or lora | {"parts": []}
+        missing = [part for part in lora["parts"] if part not in present["parts"]]
+        for part in missing:
+            add_lora(*places[part], *(present[k] for k in ("rank", "alpha", "dropout")))
+        self.config["lora"] = present | {"parts": present["parts"] + missing}
 
     @classmethod
     def from_pretrained(cls, folder, dtype=None, device="cpu", merge=True):

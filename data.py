@@ -576,7 +576,7 @@ class Pairs(torch.utils.data.Dataset):
                  instruction="base", share=False):
         self.instances, self.described, self.tokenizer, self.codec = instances, described, tokenizer, codec
         self.size, self.k, self.seed, self.augment, self.rounds, self.instruction = size, k, seed, augment, rounds, instruction
-        self.share, self.crop = share, (None, None)     # (seed, what it led to): loaded once for pairs that share it
+        self.share, self.crop = share, (None, None)     # (view, what it led to): loaded once for pairs that share it
         if k < 1:
             raise ValueError(f"--k {k}: a conversation has one round or more")
         names = {i.category: i.name for i in instances}
@@ -600,19 +600,19 @@ class Pairs(torch.utils.data.Dataset):
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
-        images, self.groups = [], {}                    # groups: {seed: all groups of the pairs that have it}
+        images, self.groups = [], {}                    # groups: {(n, seed): all groups of instance n's pairs that have it}
         for n, instance in enumerate(self.instances):
             rng = random.Random(f"{self.seed} {epoch} {instance.category} {instance.id}")
             if len(self.askable[n]):
                 groups = ROUNDS[self.rounds](self.askable[n], self.k, rng, self.lengths[instance.category],
                                              self.room[instance.category])
                 seeds = [rng.random()] * len(groups) if self.share else [rng.random() for _ in groups]
-                images.append([(n, group, seed) for group, seed in zip(groups, seeds)])
+                images.append([(n, group, (n, seed)) for group, seed in zip(groups, seeds)])
         order = images if self.share else [[pair] for pairs in images for pair in pairs]
         random.Random(f"{self.seed} {epoch}").shuffle(order)
         self.pairs = [pair for pairs in order for pair in pairs]
-        for _, group, seed in self.pairs:
-            self.groups.setdefault(seed, []).append(group)
+        for _, group, view in self.pairs:
+            self.groups.setdefault(view, []).append(group)
 
     def name(self, i):
         """Which sample item i is, for messages."""
@@ -629,13 +629,13 @@ class Pairs(torch.utils.data.Dataset):
         return len(self.pairs)
 
     def __getitem__(self, i):
-        n, group, seed = self.pairs[i]
-        instance = self.instances[n]
-        if seed != self.crop[0]:
+        n, group, (_, seed) = self.pairs[i]
+        instance, view = self.instances[n], self.pairs[i][-1]
+        if view != self.crop[0]:
             pixels, points = load_crop(instance, self.size, *(augmentation(random.Random(seed)) if self.augment else ()))
-            if not all((points[g, 2] > 0).any() for g in self.groups[seed]):
+            if not all((points[g, 2] > 0).any() for g in self.groups[view]):
                 pixels, points = load_crop(instance, self.size)
-            self.crop = seed, (pixels, points)
+            self.crop = view, (pixels, points)
         pixels, points = self.crop[1]
         keypoints, rng = self.described[instance.category], random.Random(f"{seed} {group}")
         rounds = [(keypoints[j], points[j, :2]) for j in group if points[j, 2] > 0]

@@ -32,6 +32,7 @@ import eval as evaluation
 import metrics
 import runs
 from capellm import CapeLLM
+from lora import LoRALinear
 
 BATCH = 128         # pairs an optimiser step: 4 GPUs x 1 x 32 accumulation steps (Section 4.1)
 LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["vision", "llm"]}
@@ -141,10 +142,10 @@ def passes(pairs, step, batch, rank, world, micro):
     while True:
         rows, tokens = {}, {}
         for epoch, i in islice(places, batch):
-            seed = stream.at(epoch).pairs[i][-1]                # the same for pairs that share an image
-            rows.setdefault(seed, []).append((epoch, i))
-            tokens[seed] = tokens.get(seed, 0) + stream.pairs.tokens(i)
-        order = [rows[seed] for seed in sorted(rows, key=tokens.get, reverse=True)]
+            view = stream.at(epoch).pairs[i][-1]                # the same for pairs that share an image
+            rows.setdefault(view, []).append((epoch, i))
+            tokens[view] = tokens.get(view, 0) + stream.pairs.tokens(i)
+        order = [rows[view] for view in sorted(rows, key=tokens.get, reverse=True)]
         parts = pack(order, sizes(batch, world, micro))
         yield from (part or order[-1][-1:] for part in dealt(parts, rank, world))
 
@@ -175,6 +176,8 @@ def open_model(a, device):
     dtype = torch.bfloat16 if device.type == "cuda" and a.tune != "full" else torch.float32
     if a.init:
         model = CapeLLM.from_pretrained(a.init, dtype, device, merge=a.tune == "full")
+        if a.tune == "lora" and not model.config["everything"]:
+            model.adapt(LORA)                                   # one trained with --tune frozen lacks the vision encoder's
     else:
         parts = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": []}[a.tune]
         model = CapeLLM.assemble(a.vision, a.llm, lora=LORA | {"parts": parts} if parts else None, dtype=dtype, device=device)
@@ -189,6 +192,9 @@ def open_model(a, device):
     for name in model.adapter():
         frozen = not name.startswith("projection.") if pretraining else a.tune == "frozen" and name.startswith("vision.")
         model.get_parameter(name).requires_grad_(not frozen)
+    for module in model.modules():
+        if isinstance(module, LoRALinear) and not module.lora_A.requires_grad:
+            module.dropout.p = 0.0                              # what is frozen answers as it will when asked
     return model
 
 

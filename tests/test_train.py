@@ -3,6 +3,7 @@ import itertools
 import json
 import os
 import re
+import random
 import runpy
 import shutil
 import signal
@@ -24,6 +25,7 @@ import metrics
 import runs
 import train
 from capellm import CapeLLM
+from lora import LoRALinear
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,23 @@ def equal(a, b):
 
 
 # The schedule and the order of pairs
+
+def test_images_of_equal_ids_stay_apart(folder, init):
+    """Two exports that both count from 0: every pair has the pixels of its own image, pairs of an image side by side or not."""
+    model = CapeLLM.from_pretrained(init[0.0])
+    instances, names = data.read_split(folder)
+    described = data.describe(instances, names, folder)
+    swapped = [i._replace(image=other.image) for i, other in zip(instances, instances[1:])]
+    for share in (False, True):
+        pairs = data.Pairs(instances + swapped, described, model.tokenizer, model.codec, 28, share=share)
+        for passed in itertools.islice(train.passes(pairs, 0, 16, 0, 1, 16), 3):
+            for epoch, i in passed:
+                pixels, ids, labels = pairs[i]
+                n, group, (_, seed) = pairs.pairs[i]
+                views = [data.load_crop((instances + swapped)[n], 28, *how)[0] for how in (data.augmentation(random.Random(seed)), ())]
+                assert any(torch.equal(pixels, view) for view in views)
+
+
 
 @pytest.mark.parametrize("steps", [2, 10, 100, 1234])
 def test_schedule(steps):
@@ -261,6 +280,26 @@ def test_the_first_step_is_adamw_by_hand(folder, init, tmp_path, monkeypatch, tu
     keypoints = data.read_descriptions(folder / "skirt.txt")[:3]
     model = CapeLLM.from_pretrained(tmp_path / "out" / "step-0000001", merge=False)
     assert model.answer(pixels, keypoints) == trained.eval().answer(pixels, keypoints)
+
+
+def test_adapters_come_and_go_with_tune(folder, init, tmp_path, monkeypatch):
+    """Frozen, what the vision encoder has of adapters answers without dropout; where it has none, --tune lora adds them."""
+    models = spy(monkeypatch)
+    run(monkeypatch, folder, init[0.3], tmp_path / "frozen", steps=1, tune="frozen")
+    dropout = lambda part: {m.dropout.p for m in part.modules() if isinstance(m, LoRALinear)}
+    assert dropout(models[0].vision) == {0.0} and dropout(models[0].llm) == {0.3}
+    bare = tmp_path / "bare"
+    shutil.copytree(init[0.0], bare)
+    config = json.loads((bare / "config.json").read_text())
+    config["lora"]["parts"] = ["llm"]
+    (bare / "config.json").write_text(json.dumps(config))
+    without = {n: t for n, t in load_file(bare / "adapter.safetensors").items() if not n.startswith("vision.")}
+    save_file(without, bare / "adapter.safetensors")
+    run(monkeypatch, folder, bare, tmp_path / "lora", steps=1)
+    saved = adapters(tmp_path / "lora")[1]
+    assert saved.keys() == load_file(init[0.0] / "adapter.safetensors").keys() > without.keys()
+    assert all(saved[n].any() for n in saved if n.startswith("vision."))                   # B too has moved from zero
+    CapeLLM.from_pretrained(tmp_path / "lora" / "step-0000001")
 
 
 def launch(processes, *arguments, **options):
