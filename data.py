@@ -14,8 +14,10 @@ import math
 import os
 import random
 import sys
+import unicodedata
 import warnings
 from collections import Counter, defaultdict
+from datetime import timedelta
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +33,7 @@ MAX_PIXELS = 100_000_000    # a larger photo is refused before it is decoded
 MAX_TOKENS = 2048           # of a pair, [BOS; V; T]: the paper does not say, this is the authors' published code
 IGNORE = -100               # the label of a token that carries no loss
 HERE = Path(__file__).parent
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, Image.DecompressionBombError)     # what Pillow raises at it
 
 
 # ---------------------------------------------------------------- annotations
@@ -55,6 +58,11 @@ def annotation_file(folder, split=1, part="train"):
     return own if own.is_file() and not any(path.parent.glob("mp100_split*_*.json")) else path
 
 
+def unprintable(text):
+    """What of a text would garble a terminal: its control and format characters, as U+202E."""
+    return [f"U+{ord(c):04X}" for c in text if not c.isprintable() and unicodedata.category(c) != "Zs"]
+
+
 def read_annotations(folder, split=1, part="train"):
     """Every annotation of one part, in order, as an Instance, its box clipped to the image (w or h <= 0: nothing is left).
 
@@ -67,29 +75,41 @@ def read_annotations(folder, split=1, part="train"):
     try:
         coco = json.loads(path.read_bytes())
         names = {c["id"]: c["name"] for c in coco["categories"]}
-        if wrong := [name for name in names.values() if not isinstance(name, str)]:
-            raise ValueError(f"{wrong[0]!r} names a category")
+        if wrong := [(id, name) for id, name in names.items() if not isinstance(name, str) or unprintable(f"{id} {name}")]:
+            raise ValueError(f"{wrong[0][1]!r} names category {wrong[0][0]!r}")
+        for what in ("images", "categories"):
+            first = {}
+            if twice := [e["id"] for e in coco[what] if first.setdefault(e["id"], e) != e]:
+                raise ValueError(f"two {what} have the id {twice[0]!r}: give each its own")
         labels = {c["id"]: tuple(map(str, c.get("keypoints") or ())) for c in coco["categories"]}
         sizes = {}                          # keypoints of a category, by its first annotation: some files leave the list out
         images = {i["id"]: i for i in coco["images"]}
         annotations = list(coco["annotations"])
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise ValueError(f"{path} is no COCO keypoint annotation ({type(e).__name__}: {e})") from None
-    instances = []
+    instances, ids = [], set()
     for a in annotations:
         try:
             id, name, image = a["id"], names[a["category_id"]], images[a["image_id"]]
+            if id in ids:
+                raise ValueError("another one has this id: give each its own")
+            ids.add(id)
+            if found := unprintable(f"{id} {image['file_name']}"):
+                raise ValueError(f"control characters in its id or its image's name: {some(found)}")
+            box, points = np.asarray(a["bbox"]), np.asarray(a["keypoints"])
+            if box.dtype.kind not in "iuf" or points.dtype.kind not in "iuf":
+                raise ValueError("its bbox or keypoints hold something other than numbers")
             with np.errstate(over="ignore"):            # what overflows is refused below
-                points = np.asarray(a["keypoints"], np.float32).reshape(-1, 3)
+                points = points.astype(np.float32).reshape(-1, 3)
             if len(points) != sizes.setdefault(a["category_id"], len(points)):
                 raise ValueError(f"{len(points)} keypoints, others of category {a['category_id']} have {sizes[a['category_id']]}")
             size = image.get("width"), image.get("height")
-            if not all(isinstance(n, (int, float)) and n > 0 for n in size):
-                raise ValueError("its image states no width and height: export them too")
-            x, y, w, h = map(float, a["bbox"])
+            if not all(type(n) in (int, float) and 1 <= n <= 1e9 for n in size):
+                raise ValueError("its image states no width and height in pixels: export them too")
+            x, y, w, h = map(float, box.tolist())
             x0, y0 = max(x, 0.0), max(y, 0.0)
             x1, y1 = min(x + w, size[0]), min(y + h, size[1])
-            if not np.isfinite([x0, y0, x1, y1]).all() or not np.isfinite(points).all():
+            if not np.isfinite(box).all() or not np.isfinite(points).all():
                 raise ValueError("not a finite number")
             file = folder / "images" / image["file_name"]
         except (ValueError, KeyError, TypeError, OverflowError) as e:
@@ -117,6 +137,11 @@ class Keypoint(NamedTuple):
     description: str
 
 
+def plain(name):
+    """A name as it is compared: without regard to case, underscores and how accents are stored."""
+    return unicodedata.normalize("NFC", " ".join(name.casefold().replace("_", " ").split()))
+
+
 def read_descriptions(path):
     """A description file: UTF-8, one `name: description` a line, `#` starts a comment line. Returns list[Keypoint]."""
     path = Path(path)
@@ -129,17 +154,17 @@ def read_descriptions(path):
         raise ValueError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from None
     keypoints, lines = [], {}
     for number, line in enumerate(text.split("\n"), 1):
-        line = line.strip()
+        line = " ".join(line.split())                   # tabs and no-break spaces are spaces
         if not line or line.startswith("#"):
             continue
         name, colon, description = (part.strip() for part in line.partition(":"))
         if not name or not colon:
             raise ValueError(f"{path}, line {number}: expected 'name: description', found {line[:60]!r}")
-        if name in lines:
-            raise ValueError(f"{path}, line {number}: {name!r} stands on line {lines[name]} already; names must differ")
-        if not (name + description).isprintable():
-            raise ValueError(f"{path}, line {number}: control characters; keep plain text")
-        lines[name] = number
+        if found := unprintable(line):
+            raise ValueError(f"{path}, line {number}: control characters ({some(found)}); keep plain text")
+        if plain(name) in lines:
+            raise ValueError(f"{path}, line {number}: {name!r} stands on line {lines[plain(name)]} already; names must differ")
+        lines[plain(name)] = number
         keypoints.append(Keypoint(name, description))
     if not keypoints:
         raise ValueError(f"{path} describes no keypoint: write one 'name: description' line for each")
@@ -168,10 +193,12 @@ def describe(instances, names, folder=HERE / "descriptions"):
         described[id] = read_descriptions(path)
         if len(described[id]) != sizes[id]:
             raise ValueError(f"{path} describes {len(described[id])} keypoints, category {id} ({names[id]}) has {sizes[id]}")
-        named = (id, names[id]) not in definitions and not all(map(str.isdigit, labels[id]))        # numbers are no names
-        for n, (label, keypoint) in enumerate(zip(labels[id] if named else (), described[id])):
-            plain, other = (" ".join(text.lower().replace("_", " ").split()) for text in (label, keypoint.name))
-            if plain != other:
+        own = labels[id] if (id, names[id]) not in definitions else ()
+        if own and len(own) != sizes[id]:
+            raise ValueError(f"the annotations of category {id} ({names[id]}) name {len(own)} keypoints and hold {sizes[id]}: "
+                             "correct the category's list of keypoints")
+        for n, (label, keypoint) in enumerate(zip(own, described[id])):
+            if plain(label) != plain(keypoint.name) and not all(map(str.isdigit, own)):             # numbers are no names
                 raise ValueError(f"{path}: keypoint {n + 1} is {keypoint.name!r}, the annotations of category {id} ({names[id]}) name it "
                                  f"{label!r}: bring the lines into the annotations' order, or change one of the names")
     return described
@@ -196,6 +223,12 @@ def factor(stored, annotated):
     return f if all(abs(s - f * a) <= 1 for s, a in zip(stored, annotated)) else None
 
 
+def turned(image, annotated):
+    """What to say of an image that fits its annotations only as a viewer shows it, else ""."""
+    fits = factor(image.size[::-1], annotated) and image.getexif().get(0x112) in (5, 6, 7, 8)
+    return ": annotated upright, stored turned: apply the EXIF rotation to the files" if fits else ""
+
+
 def fault(path, size):
     """What is wrong with an image file: (one of PROBLEMS or "scaled", what a message shows), or (None, None).
 
@@ -209,19 +242,22 @@ def fault(path, size):
             with Image.open(file) as image:
                 if image.format not in ENDS or ENDS[image.format] not in tail:
                     image.load()
+                hint = turned(image, size) if image.size != size else ""
     except FileNotFoundError:
         return "missing", str(path)
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, Image.DecompressionBombError):
+    except DAMAGE:
         return "unreadable", str(path)
     if image.size == size:
         return None, None
     return ("scaled" if (f := factor(image.size, size)) else "other size",
-            f"x {f:.3g}" if f else f"{path} ({image.width} x {image.height}, annotated {size[0]} x {size[1]})")
+            f"x {f:.3g}" if f else f"{path} ({image.width} x {image.height}, annotated {size[0]} x {size[1]}{hint})")
 
 
 def summary(instances, faults):
-    """A Markdown table that counts instances: all, then each category with a problem. faults: {image: what fault returns}."""
-    counts, columns, scaled = defaultdict(Counter), ("instances", "usable", *PROBLEMS), defaultdict(Counter)
+    """A Markdown table that counts instances: all, then each category with a problem; below it annotations at fault.
+    faults: {image: what fault returns}."""
+    counts, columns, scaled = defaultdict(Counter, all=Counter()), ("instances", "usable", *PROBLEMS), defaultdict(Counter)
+    at_fault = defaultdict(list)
     for i in instances:
         problem, labelled = faults[i.image][0], i.keypoints[i.keypoints[:, 2] > 0, :2]
         if problem == "scaled":
@@ -230,9 +266,12 @@ def summary(instances, faults):
                  "no keypoint": not len(labelled), "keypoint outside": ((labelled < 0) | (labelled > i.size)).any()}
         for row in ("all", f"{i.name} ({i.category})"):
             counts[row].update(column for column in holds if holds[column])
+        for column in PROBLEMS[3:]:                        # those of annotations, not of images
+            at_fault[column] += [str(i.id)] * bool(holds[column])
     lines = [f"| {'':30} | {' | '.join(columns)} |", f"|{'-' * 32}|" + "".join("-" * len(c) + "-:|" for c in columns)]
     lines += [f"| {row:30} | {' | '.join(f'{n[c]:{len(c)}}' for c in columns)} |"
               for row, n in counts.items() if row == "all" or any(n[p] for p in PROBLEMS)]
+    lines += [f"{column}: annotations {some(ids)}" for column, ids in at_fault.items() if ids]
     lines += [f"{row}: stored images are the annotated ones {', '.join(f'{f} ({n})' for f, n in found.most_common(5))}; annotations follow"
               for row, found in scaled.items()]
     return "\n".join(lines)
@@ -265,12 +304,16 @@ def complaint(faults):
 
 def check(folders, split=1, part="train", descriptions=HERE / "descriptions", skip_missing=False):
     """What training does before its first step, see inspect: (usable instances, {category id: list[Keypoint]}, summary).
-    Raises ValueError naming images missing, unreadable or of another size than annotated, unless skip_missing leaves them out."""
+    Raises ValueError naming images missing, unreadable or of another size than annotated, after printing the summary, unless
+    skip_missing leaves them out."""
     instances, described, faults = inspect(folders, split, part, descriptions)
+    table = summary(instances, faults)
     if (text := complaint(faults)) and not skip_missing:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(table)
         raise ValueError(f"{text}. Correct the data, or go on without these images: --skip-missing")
     good = [i for i in instances if usable(i) and faults[i.image][0] in (None, "scaled")]
-    return good, described, summary(instances, faults)
+    return good, described, table
 
 
 # --------------------------------------------------------------------- images
@@ -544,20 +587,22 @@ def load_crop(instance, size, scale=1.0, angle=0.0):
     affine = crop_affine(instance.bbox, size, scale, angle)
     try:
         with Image.open(instance.image) as image:
-            if (f := factor(image.size, instance.size)) is None:
-                raise ValueError(f"{instance.image} is {image.width} x {image.height} pixels, annotated as "
-                                 f"{instance.size[0]} x {instance.size[1]}: correct the annotation or the image")
-            stored, side = affine * f, max(instance.bbox[2:]) * scale * f
-            if side > 2 * size:                        # JPEG: decode at 1/2, 1/4, 1/8 where that is still fine enough
+            if not (f := factor(image.size, instance.size)):
+                hint = turned(image, instance.size) or ": correct the annotation or the image"
+                wrong = f"{image.width} x {image.height} pixels, annotated as {instance.size[0]} x {instance.size[1]}{hint}"
+            elif (side := max(instance.bbox[2:]) * scale * f) > 2 * size:   # JPEG: decode at 1/2, 1/4, 1/8, still fine enough
                 full = max(image.size)
                 image.draft("RGB", tuple(max(1, int(n * size / side)) for n in image.size))
-                pixels = crop(image.convert("RGB"), stored / round(full / max(image.size)), size)   # draft rounds sizes up
+                pixels = crop(image.convert("RGB"), affine * f / round(full / max(image.size)), size)   # draft rounds sizes up
             else:
-                pixels = crop(image.convert("RGB"), stored, size)
+                pixels = crop(image.convert("RGB"), affine * f, size)
     except FileNotFoundError:
         raise FileNotFoundError(f"{instance.image} is missing, needed by annotation {instance.id}") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as e:
-        raise ValueError(f"{instance.image} is no image that Pillow can read ({e})") from None
+    except DAMAGE as e:
+        raise ValueError(f"{instance.image} is no image that Pillow can read ({e}): replace the file and go on with --resume, or "
+                         f"remove annotation {instance.id} and start anew") from None
+    if not f:
+        raise ValueError(f"{instance.image} is {wrong}")
     points = np.concatenate([to_crop(instance.keypoints[:, :2], affine, size), instance.keypoints[:, 2:]], 1)
     points[:, 2] *= Codec.has_code(points[:, :2]).all(1)
     return pixels, points
@@ -649,8 +694,8 @@ def setup():
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
-    if world > 1:
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if world > 1:           # long: who is done first waits for the others, and where one fails torchrun ends all
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7))
     return rank, world, device
 
 
@@ -660,7 +705,10 @@ def run(name, main):
     try:
         main()
     except (ValueError, OSError) as e:                  # FileNotFoundError is an OSError
-        print(f"{name}: {' '.join(str(e).split())}", file=sys.stderr)
+        text = str(e)
+        if "\nOriginal Traceback" in text:             # a worker of the DataLoader: its error is the last line
+            text = text.strip().rpartition("\n")[2].partition(": ")[2]
+        print(f"{name}: {' '.join(text.split())}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         code = 130
@@ -681,8 +729,9 @@ def run(name, main):
 
 def show(tokenizer, keypoints, instruction, category):
     """A conversation about the first two keypoints as the model reads it, what carries loss in «», its tokens apart."""
+    seed = next(s for s in itertools.count() if (r := random.Random(s)).random() < 0.5 <= r.random())   # replaces one
     rounds = [(k, (0.123 + 0.2 * n, 0.456)) for n, k in enumerate(keypoints[:2])]
-    ids, labels = conversation(tokenizer, Codec(tokenizer), rounds, instruction, category, keypoints, random.Random(0))
+    ids, labels = conversation(tokenizer, Codec(tokenizer), rounds, instruction, category, keypoints, random.Random(seed))
     text, answers = "", 0
     for counts, run in itertools.groupby(zip(ids, labels), lambda token: token[1] != IGNORE):
         run = [id for id, _ in run]
@@ -714,33 +763,40 @@ def main():
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--check", metavar="FOLDER", help="compare a data folder's annotations with its images and descriptions")
-    what.add_argument("--show", metavar="CATEGORY", help="print a conversation about an MP-100 category or a description file")
+    what.add_argument("--show", metavar="CATEGORY", help="print a conversation about an MP-100 category (name or id) or a description file")
     p.add_argument("--split", type=int, default=1, help="MP-100 split; the parts of any one hold all images")
     p.add_argument("--descriptions", default=str(HERE / "descriptions"), metavar="FOLDER", help="folder of <definition or category>.txt")
     p.add_argument("--out", type=Path, default=Path("out/check.png"), metavar="FILE", help="contact sheet of --check")
     p.add_argument("--instruction", default="base", choices=INSTRUCTIONS)
     p.add_argument("--llm", default=str(HERE / "nano" / "llm"), metavar="FOLDER", help="whose tokenizer --show uses")
     a = p.parse_args()
-    if a.show:
+    if a.show is not None:
         from llama import Tokenizer
-        definition = {c["name"]: c["definition"] for c in mp100()["categories"]}.get(a.show, a.show)
+        named = [c for c in mp100()["categories"] if a.show in (c["name"], str(c["id"]))]
+        if len(named) > 1:
+            found = " and ".join(f"{c['id']} ({c['definition']})" for c in named)
+            raise ValueError(f"--show {a.show}: {found} have this name; give an id")
+        definition, category = (named[0]["definition"], named[0]["name"]) if named else (a.show, Path(a.show).stem)
         path = next((f for f in (Path(a.show), Path(a.descriptions) / f"{definition}.txt") if f.is_file()), None)
         if not path:
             raise ValueError(f"--show {a.show}: no category of MP-100, nor a file in {a.descriptions}")
-        print(show(Tokenizer.from_pretrained(a.llm), read_descriptions(path), a.instruction, Path(a.show).stem))
+        print(show(Tokenizer.from_pretrained(a.llm), read_descriptions(path), a.instruction, category))
         return
-    good, faults = [], {}
-    for part in ("train", "val", "test"):
-        if part == "train" or annotation_file(a.check, a.split, part).is_file():
-            instances, _, found = inspect([a.check], a.split, part, a.descriptions)
-            print(f"{part}\n{summary(instances, found)}\n")
-            faults |= found
-            good += [i for i in instances if usable(i) and found[i.image][0] in (None, "scaled")]
+    if a.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise ValueError(f"--out {a.out}: the contact sheet is written as .png or .jpg")
+    good, faults, wrong = [], {}, []
+    for part in [p for p in ("train", "val", "test") if annotation_file(a.check, a.split, p).is_file()] or ["train"]:
+        instances, _, found = inspect([a.check], a.split, part, a.descriptions)
+        print(f"{part}\n{summary(instances, found)}\n")
+        usables = [i for i in instances if usable(i) and found[i.image][0] in (None, "scaled")]
+        wrong += [f"{annotation_file(a.check, a.split, part)} holds no usable instance"] * (not usables)
+        faults |= found
+        good += usables
     if good:
         a.out.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(good, a.out)
         print(f"one image of each category: {a.out}")
-    if text := complaint(faults):
+    if text := "; ".join(filter(None, [complaint(faults), *wrong])):
         raise ValueError(text)
 
 

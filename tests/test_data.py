@@ -1,6 +1,7 @@
 """data.py: the digit codec, crops, instructions and rounds against closed forms, properties and the published tokenizers."""
 import json
 import random
+import re
 from copy import copy
 from importlib.util import find_spec
 from itertools import combinations, combinations_with_replacement, groupby
@@ -218,7 +219,43 @@ def test_images_that_cannot_be_read(tmp_path):
         instance = data.Instance(7, tmp_path / name, 1, np.ones((1, 3), np.float32), (0, 0, 600, 600))
         with pytest.raises(kind, match=name) as error:
             data.load_crop(instance, 28)
-        one_line(error)
+        assert "annotation 7" in one_line(error)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damage_that_only_decoding_shows_is_one_line(tmp_path, capsys, workers):
+    """Bytes zeroed in the middle of a PNG: its header and its end are whole."""
+    file = tmp_path / "x.png"
+    noise(90, 90).save(file)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:len(whole) // 2] + bytes(500) + whole[len(whole) // 2 + 500:])
+    assert data.fault(file, (90, 90)) == (None, None)
+    instance = data.Instance(7, file, 1, np.ones((1, 3), np.float32), (0, 0, 90, 90), (90, 90))
+    crops = torch.utils.data.StackDataset([instance])
+    load = lambda batch: data.load_crop(batch[0][0], 28)
+    with pytest.raises(SystemExit):
+        data.run("train.py", lambda: list(torch.utils.data.DataLoader(crops, collate_fn=load, num_workers=workers)))
+    said = capsys.readouterr().err
+    assert said.startswith(f"train.py: {file} is no image that Pillow can read") and said.count("\n") == 1 and "Traceback" not in said
+    assert "replace the file and go on with --resume, or remove annotation 7 and start anew" in said
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_photos_annotated_upright_and_stored_turned(tmp_path, orientation):
+    """EXIF's orientations 5 to 8 exchange width and height, as ImageOps.exif_transpose does."""
+    exif, file = Image.Exif(), tmp_path / "x.jpg"
+    exif[0x112] = orientation
+    noise(80, 40).save(file, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(file)).size
+    assert (upright == (40, 80)) == (5 <= orientation <= 8)
+    remedy = "annotated upright, stored turned: apply the EXIF rotation to the files"
+    for size in ((40, 80), (20, 40)):                                    # stored as large as annotated, or twice as large
+        problem, text = data.fault(file, size)
+        assert problem == "other size" and (remedy in text) == (upright == (40, 80))
+        with pytest.raises(ValueError, match="x.jpg is 80 x 40 pixels, annotated as") as error:
+            data.load_crop(data.Instance(7, file, 1, np.ones((1, 3), np.float32), (0, 0, 9, 9), size), 28)
+        assert (remedy in one_line(error)) == (upright == (40, 80))
+    assert remedy not in data.fault(file, (40, 70))[1]
 
 
 # Rounds and conversations
@@ -336,6 +373,7 @@ def test_description_files(desc):
     assert data.read_descriptions(desc(lines)) == expected
     assert data.read_descriptions(desc(b"\xef\xbb\xbf" + lines.replace("\n", "\r\n").encode())) == expected
     assert data.read_descriptions(desc(lines.rstrip())) == expected
+    assert data.read_descriptions(desc(lines.replace(" eye:", "\u00a0eye:\t").replace(" round", "\u202f \tround"))) == expected
 
 
 @pytest.mark.parametrize("content, message", [
@@ -344,7 +382,9 @@ def test_description_files(desc):
     ("# c\nnose: x\neye: y\r\nnose: z", "line 4: 'nose' stands on line 2 already"),
     (b"nose: x\neye: \xff\xfe\n", "line 2: not UTF-8"),
     (b"\xef\xbb\xbfnose: x\n\neye: \xff", "line 3: not UTF-8"),
-    ("nose: x\neye: a\x00b", "line 2: control characters"),
+    ("nose: x\neye: a\x00b", r"line 2: control characters .U\+0000.; keep"), ("a: b\u202ec\x1b", r"line 1: .*.U\+202E, U\+001B."),
+    ("Left  eye: x\neye: y\nleft_Eye: z", "line 3: 'left_Eye' stands on line 1 already"),
+    ("n\u00e9z: x\nNE\u0301Z: y", "line 2: .* stands on line 1 already"), ("stra\u00dfe: x\nSTRASSE: y", "line 2: .* stands on line 1"),
     ("", "describes no keypoint"), ("# only\n\n", "describes no keypoint"),
 ])
 def test_description_files_that_are_refused(desc, content, message):
@@ -395,7 +435,11 @@ def test_read_split(split):
 @pytest.mark.parametrize("change, message", [
     ({"image_id": 77}, "annotation 1 "), ({"keypoints": [1, 2]}, "annotation 1 "), ({"keypoints": [1, 2, 2]}, "annotation 1 .*8"),
     ({"bbox": [1, 2, 3]}, "annotation 1 "), ({"bbox": None}, "annotation 1 "), ({"bbox": [0, 0, float("nan"), 9]}, "annotation 1 .*finite"),
-    ({"keypoints": [float("inf"), 1, 2] * 8}, "annotation 1 .*finite"), ({"category_id": 9}, "annotation 1 "), ({"id": None}, None)])
+    ({"keypoints": [float("inf"), 1, 2] * 8}, "annotation 1 .*finite"), ({"category_id": 9}, "annotation 1 "), ({"id": None}, None),
+    ({"bbox": [0, 0, float("inf"), 9]}, "annotation 1 .*finite"), ({"bbox": "5540"}, "annotation 1 .*other than numbers"),
+    ({"bbox": [5, 5, "40", 40]}, "annotation 1 .*other than numbers"), ({"keypoints": ["1", 2, 2] * 8}, "annotation 1 .*other than numbers"),
+    ({"keypoints": [10**400, 2, 2] * 8}, "annotation 1 .*other than numbers"), ({"id": 0}, "annotation 0 .*another one has this id"),
+    ({"id": "a\x1b[2Jb"}, r"annotation 'a\\x1b.2Jb' .*U\+001B")])
 def test_annotations_that_are_refused(split, change, message):
     content = coco(**change)
     if message is None:
@@ -412,6 +456,30 @@ def test_files_that_are_no_annotation(split, content):
     with pytest.raises(ValueError, match="is no COCO keypoint annotation") as error:
         data.read_split(split(content))
     assert "mp100_split1_train.json" in one_line(error)
+
+
+@pytest.mark.parametrize("what", ["images", "categories"])
+def test_ids_that_stand_for_two_things_are_refused(split, what):
+    """Merged exports that each count from 1. The same entry twice does no harm."""
+    content = coco()
+    content[what].append(dict(content[what][1]))
+    assert len(data.read_split(split(content))[0]) == 3
+    content[what][-1]["name" if what == "categories" else "file_name"] = "other"
+    with pytest.raises(ValueError, match=f"two {what} have the id {content[what][1]['id']}: give each its own") as error:
+        data.read_split(split(content))
+    assert "mp100_split1_train.json" in one_line(error)
+
+
+@pytest.mark.parametrize("character", ["\x1b[31m", "\u202e", "\n", "\u2028", "\ud800"])
+def test_names_that_would_garble_a_terminal_are_refused(split, character):
+    for what, key in (("categories", "name"), ("images", "file_name")):
+        content = coco()
+        content[what][1][key] += character
+        with pytest.raises(ValueError) as error:
+            data.read_split(split(content))
+        assert one_line(error).isprintable()
+    content["images"][1]["file_name"] = "Foto\u202fvon\u00a0\u00e9t\u00e9.png"      # as macOS names them
+    assert len(data.read_split(split(content))[0]) == 3
 
 
 def test_a_missing_part(split):
@@ -439,7 +507,8 @@ def test_ones_own_annotations(split, tmp_path):
         data.read_split(folder)
 
 
-@pytest.mark.parametrize("change", [{"width": None}, {"height": 0}, {"width": "60"}])
+@pytest.mark.parametrize("change", [{"width": None}, {"height": 0}, {"width": "60"}, {"width": 10**400}, {"width": True},
+                                    {"height": float("inf")}, {"height": float("nan")}, {"width": 0.5}, {"width": 2e9}])
 def test_images_must_state_their_size(split, change):
     content = coco()
     content["images"][1] |= change
@@ -488,6 +557,10 @@ def test_ones_own_keypoints_have_the_annotations_names(desc, lines, message):
             data.describe([boat], {700: "boat"}, folder)
         assert "boat.txt" in one_line(error)
     assert len(data.describe([boat._replace(labels=("0", "1", "2"))], {700: "boat"}, folder)[700]) == 3
+    for labels in (("bow",), ("0", "1"), (*labels, "keel")):
+        with pytest.raises(ValueError, match=rf"category 700 .boat. name {len(labels)} keypoints and hold 3") as error:
+            data.describe([boat._replace(labels=labels)], {700: "boat"}, folder)
+        one_line(error)
     skirt = data.Instance(1, Path("x"), 1, np.ones((8, 3)), (0, 0, 1, 1), (9, 9), "skirt", ("1",) * 8)
     assert len(data.describe([skirt], {1: "skirt"})[1]) == 8
 
@@ -525,7 +598,7 @@ def boats(tmp_path):
 
 def cells(table):
     """{row: {column: number}} of a Markdown table."""
-    head, _, *rows = [[c.strip() for c in line.strip("|").split("|")] for line in table.split("\n")]
+    head, _, *rows = [[c.strip() for c in line.strip("|").split("|")] for line in table.split("\n") if line.startswith("|")]
     return {label: dict(zip(head[1:], map(int, numbers))) for label, *numbers in rows}
 
 
@@ -547,6 +620,8 @@ def test_check_counts_what_it_leaves_out(boats):
     assert [i.id for i in instances] == [i.id for i in data.read_split(folder)[0]] == [0, 1, 2, 6, 7, 8, 9, 10, 11]
     expected = dict.fromkeys(data.PROBLEMS, 0) | {"empty box": 2, "no keypoint": 2, "keypoint outside": 2}
     assert cells(table) == dict.fromkeys(("all", "boat (7)"), {"instances": 12, "usable": 9} | expected)
+    assert [line for line in table.split("\n") if not line.startswith("|")] == [
+        "empty box: annotations 4, 5", "no keypoint: annotations 3, 5", "keypoint outside: annotations 1, 2"]
 
 
 @pytest.fixture
@@ -568,14 +643,20 @@ def damaged(boats):
     return folder
 
 
-def test_check_names_images_that_cannot_be_used(boats, damaged):
+def test_check_names_images_that_cannot_be_used(boats, damaged, capsys, monkeypatch):
     with pytest.raises(ValueError) as error:
         data.check([damaged], descriptions=boats.texts)
+    shown = capsys.readouterr().out
+    with monkeypatch.context() as other_rank, pytest.raises(ValueError):
+        other_rank.setenv("RANK", "1")
+        data.check([damaged], descriptions=boats.texts)
+    assert capsys.readouterr().out == ""
     text, images = one_line(error), damaged / "images"
     assert f"2 of 12 images missing: {images}/00.jpg, {images}/01.png;" in text
     assert f"4 of 12 images unreadable: {images}/02.jpg, {images}/03.png, {images}/04.jpg, {images}/05.png;" in text
     assert f"1 of 12 images other size: {images}/06.jpg (50 x 60, annotated 60 x 50). " in text and "--skip-missing" in text
     instances, _, table = data.check([damaged], descriptions=boats.texts, skip_missing=True)
+    assert shown == f"{table}\n" and capsys.readouterr().out == ""
     assert [i.id for i in instances] == [7, 8, 9, 10, 11]
     expected = dict.fromkeys(data.PROBLEMS, 0) | {"instances": 12, "usable": 5, "missing": 2, "unreadable": 4, "other size": 1}
     assert cells(table) == dict.fromkeys(("all", "boat (7)"), expected)
@@ -974,15 +1055,50 @@ def test_pairs_of_every_instruction_fit(skirts, described, tokenizers, instructi
 
 # A look at the data
 
-def test_show(tokenizers):
+@pytest.mark.parametrize("instruction", list(data.INSTRUCTIONS))
+def test_show(tokenizers, instruction):
+    """Every answer between « and », its tokens counted; `random` shows a replaced description and one that is kept."""
+    tokenizer, keypoints = tokenizers["llama3"], [SAMPLE, data.Keypoint("nose", "The middle of the face.")]
+    text, counted = data.show(tokenizer, keypoints, instruction, "grey_cat").rsplit("\n", 1)
+    answers = re.findall("«(.*)»", text)
+    assert len(answers) == sum(bool(a) for _, a in data.INSTRUCTIONS[instruction].opening) + 2
+    tokens = [answer.split("|") for answer in answers]
+    assert all(answer[-1] == "<end of text>" for answer in tokens)
+    assert f", {sum(map(len, tokens))} of them count" in counted
+    assert text.count(data.REPLACED) == {"replaced": 2, "random": 1}.get(instruction, 0)
+    words = text.replace("|", "")
+    assert "left eye" in words and "nose" in words and ("grey cat" in words) == instruction.startswith("steps")
+
+
+def test_show_marks_each_token(tokenizers):
     text = data.show(tokenizers["llama3"], [SAMPLE, BARE], "base", "cat")
     assert "«[|0|.|1|2|3|,|0|.|4|5|6|]|<end of text>»" in text and text.count("«") == 2 and SAMPLE.description in text
-    assert "28 of them count" in text
+    asked = sum(len(data.question(tokenizers["llama3"], keypoint)) for keypoint in (SAMPLE, BARE))
+    assert f"{asked + 28} tokens after the image, 28 of them count" in text
+
+
+@pytest.mark.parametrize("asked, said", [
+    ("skirt", "right waistband"), ("1", "right waistband"), ("18", "right eyebrow, outer end"), ("40", "right face edge"),
+    ("human_face_68", "right face edge"), ("boat.txt", "bow"),
+    ("face", "--show face: 18 .human_face_19. and 40 .human_face_68. have this name; give an id"), ("", "--show : no category"),
+    ("999", "--show 999: no category")])
+def test_what_can_be_shown(model_folder, tmp_path, monkeypatch, capsys, asked, said):
+    monkeypatch.chdir(tmp_path)
+    Path("boat.txt").write_text("bow:\nstern:\n")
+    monkeypatch.setattr("sys.argv", ["data.py", "--show", asked, "--llm", str(model_folder / "llm")])
+    if said.startswith("--show"):
+        with pytest.raises(ValueError, match=said) as error:
+            data.main()
+        one_line(error)
+    else:
+        data.main()
+        assert f"location of {said}" in capsys.readouterr().out
 
 
 def test_the_check_command(boats, tmp_path, monkeypatch, capsys):
     folder = boats()
-    monkeypatch.setattr("sys.argv", ["data.py", "--check", str(folder), "--descriptions", str(boats.texts), "--out", str(tmp_path / "out" / "sheet.png")])
+    command = ["data.py", "--check", str(folder), "--descriptions", str(boats.texts), "--out"]
+    monkeypatch.setattr("sys.argv", [*command, str(tmp_path / "out" / "sheet.png")])
     data.main()
     assert "boat" not in (out := capsys.readouterr().out) and "sheet.png" in out and "val" not in out
     assert Image.open(tmp_path / "out" / "sheet.png").size == (160, 174)
@@ -990,6 +1106,30 @@ def test_the_check_command(boats, tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="1 of 12 images missing: .*00.jpg$"):
         data.main()
     assert "boat (7)" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*command, str(tmp_path / "x.txt")])
+    with pytest.raises(ValueError, match="--out .*x.txt: the contact sheet is written as .png or .jpg"):
+        data.main()
+    assert capsys.readouterr().out == ""                                 # said before anything is read
+
+
+def test_the_check_command_takes_the_parts_that_are_there(boats, tmp_path, monkeypatch, capsys):
+    folder = boats(2)
+    train, val = (folder / "annotations" / f"{part}.json" for part in ("train", "val"))
+    monkeypatch.setattr("sys.argv", ["data.py", "--check", str(folder), "--descriptions", str(boats.texts),
+                                     "--out", str(tmp_path / "x.png")])
+    train.rename(val)
+    data.main()
+    assert capsys.readouterr().out.startswith("val\n")
+    train.write_text(json.dumps(json.loads(val.read_text()) | {"annotations": []}))
+    with pytest.raises(ValueError, match="annotations/train.json holds no usable instance$") as error:
+        data.main()
+    one_line(error)
+    tables = re.split("train\n|val\n", capsys.readouterr().out)
+    assert [cells(table)["all"]["instances"] for table in tables[1:]] == [0, 2]
+    train.unlink()
+    val.unlink()
+    with pytest.raises(FileNotFoundError, match="train.json"):
+        data.main()
 
 
 def test_images_stored_smaller_or_larger_than_annotated(boats):
@@ -1073,8 +1213,12 @@ def test_any_change_to_annotations_is_read_or_one_line(tmp_path_factory, changes
     try:
         instances, names = data.read_split(folder)
         described = data.describe(instances, names)
+        everything, _, faults = data.inspect([folder])
+        table = data.summary(everything, faults)
     except (ValueError, FileNotFoundError) as e:
         assert "\n" not in str(e) and (str(folder) in str(e) or ".txt" in str(e))
         return
     for i in instances:
         assert np.isfinite(i.keypoints).all() and min(i.bbox[2:]) > 0 and len(described[i.category]) == len(i.keypoints)
+    assert cells(table)["all"] | {"instances": len(everything), "usable": 0, "missing": len(everything)} == cells(table)["all"]
+    assert table.replace("\n", "").isprintable()

@@ -76,7 +76,7 @@ def test_skeletons_join_keypoints():
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_the_vague_and_the_simple_version(name):
-    """Tables 5 and 6: the same keypoints in the same order; vague names no neighbour, simple is shorter and keeps the side."""
+    """Tables 5 and 6: the same keypoints in the same order; vague holds no relation, simple is shorter and keeps the side."""
     detailed, vague, simple = (read(name, version) for version in ("", "vague", "simple"))
     assert [k.name for k in vague] == [k.name for k in detailed] and len(simple) == len(detailed)
     words = lambda text: re.findall(r"\w+", text.lower())
@@ -84,6 +84,7 @@ def test_the_vague_and_the_simple_version(name):
         assert 3 <= len(words(loose.description)) <= 14 and len(words(easy.description)) <= 20
         others = [other.name for n, other in enumerate(detailed) if n != of and len(words(other.name)) > 2]
         assert not any(other in loose.description for other in others), loose
+        assert not re.search(r"\b(above|below|under|between|beside|behind|in front of|next to)\b", loose.description), loose
         for side in ("left", "right"):
             assert (side in words(plain.name)) == (side in words(easy.name)), easy
     length = lambda version: sum(len(words(k.description)) for k in version)
@@ -121,6 +122,15 @@ PARTS = {                                                                # said 
     "left": ("left", 1), "right": ("left", -1), "front": ("front", 1), "rear|back": ("front", -1),
     "outer|outside|farther from the nose": ("out", 1), "inner|inside|(?:nearer|closer to) the nose": ("out", -1)}
 DIFFER = {"left": r"\b(left|right)\b", "front": r"\b(front|rear|back)\b", "out": r"\b(outer|inner|outside|inside)\b"}
+IMPLIED = [                                                              # eighths of the way between what a phrase leaves unsaid
+    (r"halfway down the side of the \w+ on the wearer's (\w+)", 4, (r"top of the \1 side", r"bottom of the \1 side"),
+     (r"\1 end of the waist", r"bottom of the \1 side"), (r"\1 end of the waist", r"outer corner of the \1 leg end")),
+    ("halfway along the bottom edge", 4, ("bottom of the right side", "bottom of the left side")),
+    ("halfway along the top edge", 4, ("right end of the waist", "left end of the waist")),
+    (r"^([\w ]+), .*halfway between its (?:two|outer and inner) ends", 4, (r"\1, outer end", r"\1, inner end")),
+    ("one third of the way down the ridge", 8 / 3, ("top of the nose", "front of the nose")),
+    ("two thirds of the way down the ridge", 16 / 3, ("top of the nose", "front of the nose"))]
+FEATURES = {"nostrils": "nostril centre", "upper lip": "lip top centre", "lower lip": "lip bottom centre"}
 ENDS = {"highest": ("up", 1), "lowest": ("up", -1), "rearmost": ("front", -1)}
 
 
@@ -133,6 +143,7 @@ def claims(keypoints):
     names = [k.name for k in keypoints]
     groups = {re.split(r"\bof (?:the )?", n)[-1] for n in names} | {n.split()[-1] + "s" for n in names}   # right armrest, wheels
     meant = {g: {i for i, n in enumerate(names) if n.endswith(g.removesuffix("s"))} for g in groups}
+    meant |= {feature: {names.index(n)} for feature, n in FEATURES.items() if n in names}
     meant |= {n: {i} for i, n in enumerate(names)}
     way = f"(?:{'|'.join(sorted(PLACES, key=len, reverse=True))})"
     target = rf"(?:the |both |two |wearer's )*({any_of(meant)})\b"
@@ -141,6 +152,11 @@ def claims(keypoints):
     spent = re.compile(rf"{place.pattern}|{any_of(names)}|than its \w+")
     alike = {axis: [re.sub(words, "", n) for n in names] for axis, words in DIFFER.items()}
     for i, (name, text) in enumerate(keypoints):
+        text = text[:1].lower() + text[1:]
+        for phrase, eighths, *ends in IMPLIED:
+            if found := re.search(phrase, f"{name}: {text}"):
+                pairs = ([meant.get(found.expand(end)) for end in pair] for pair in ends)
+                yield i, found[0], None, ("part", eighths), next(pair for pair in pairs if all(pair))
         _, of, whole = name.partition(" of ")
         for n in names:
             if of and n.endswith(of + whole):                            # its first bend: that of the same leg
@@ -207,6 +223,24 @@ def test_descriptions_agree_with_the_annotations(name, version):
 def test_claims_are_recognised():
     for version, least in ("", 1200), ("simple", 800):
         assert sum(true is not None for name in SHAPES for *_, true in judged(name, version)) > least
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+@pytest.mark.parametrize("version", ["", "simple"])
+def test_what_is_said_of_parts_and_levels_is_read(name, version):
+    told = {(keypoint, kind) for keypoint, _, kind, true in judged(name, version) if true is not None or "left" not in AXES[name]}
+    for keypoint, text in read(name, version):
+        assert not re.search("[Hh]alfway|of the way", text) or (keypoint, "part") in told, text
+        assert "level with" not in text or (keypoint, "level") in told, text
+
+
+def test_half_of_a_dress_is_not_where_its_side_has_its_middle():
+    """Five keypoints on a side, closer together towards the top: the third lies a third of the way down, not halfway."""
+    for name, garment in ("long_sleeved_dress", "dress"), ("short_sleeved_dress", "dress"), ("skirt", "skirt"), ("shorts", "shorts"):
+        keypoints = [k._replace(description=f"It is about halfway down the side of the {garment} on the wearer's {k.name.split()[3]}.")
+                     if re.fullmatch("middle of the (left|right) side", k.name) else k for k in read(name, "simple")]
+        told = [holds(c, name, keypoints) for c in claims(keypoints) if "down the side" in c[1]]
+        assert told == [garment != "dress"] * 2, name
 
 
 def falsified(keypoints, one, other):
