@@ -164,9 +164,11 @@ class CapeLLM(nn.Module):
         points = data.to_image(coordinates, affine, self.image_size)
         return [Point(float(x), float(y), float(p)) for (x, y), p in zip(points, probability)]
 
-    def density(self, image, keypoint, box=None):
-        """How likely is each place? A density.Density over the crop of `locate`; data.to_image leads back to the image."""
-        return density.density(self, self.look(image, box)[0], keypoint)
+    def density(self, image, keypoint, box=None, **question):
+        """How likely is each place? A density.Density over the crop of `locate`; data.to_image leads back to the image.
+
+        question: category and listed, as for `answer`."""
+        return density.density(self, self.look(image, box)[0], keypoint, **question)
 
     @torch.inference_mode()
     def answer(self, pixels, keypoints, decoding="greedy", cumulative=False, seed=0, category="object", listed=None):

@@ -91,9 +91,9 @@ def read_annotations(folder, split=1, part="train"):
     for a in annotations:
         try:
             id, name, image = a["id"], names[a["category_id"]], images[a["image_id"]]
-            if id in ids:
-                raise ValueError("another one has this id: give each its own")
-            ids.add(id)
+            if (who := (id, a["category_id"], a["image_id"])) in ids:       # what answers and random numbers go by
+                raise ValueError("another one of its image and category has this id: give each its own")
+            ids.add(who)
             if found := unprintable(f"{id} {image['file_name']}"):
                 raise ValueError(f"control characters in its id or its image's name: {some(found)}")
             box, points = np.asarray(a["bbox"]), np.asarray(a["keypoints"])

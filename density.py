@@ -27,7 +27,8 @@ class Density(NamedTuple):
     """p: (1000, 1000) float64, see above; spread: the mass of which only the block is known; prefixes: how many were read.
 
     A prefix that was not read stands for a block of answers: the block's mass is exact, and it is spread evenly. So no
-    probability computed from p, of whatever set of answers, is wrong by more than `spread`.
+    probability computed from p, of whatever set of answers, is wrong by more than `spread`. That bounds neither NLL nor
+    entropy: an answer in such a block may be far more or less likely than p says, and no entropy is larger than p's.
     """
     p: torch.Tensor
     spread: float
@@ -141,8 +142,8 @@ def region(p, q):
 
 
 def entropy(p):
-    """In nats: log(10^6) = 13.8 where p is even, 0 where one answer holds all."""
-    return float(torch.special.entr(p).sum())
+    """The `nll` to expect of truths drawn from p: 0 where p is even, -log(10^6) = -13.8 where one answer holds all."""
+    return float(torch.special.entr(p).sum()) - 2 * math.log(SIDE)
 
 
 def cell(truth):
@@ -250,8 +251,7 @@ def study(model, pixels, keypoints, truths, greedy, thresholds, rng, **question)
                             ("PCK-optimal", [best(p, t)[0] for t in thresholds]),
                             (f"mode of {SAMPLES} samples, smoothed", mode(sample_density(*samples)))):
             points[name].append(place)
-        numbers[keypoint.name] = {"truth": truth, "greedy": first, "entropy": entropy(p) - 2 * math.log(SIDE), "spread": spread,
-                                  "prefixes": prefixes}
+        numbers[keypoint.name] = {"truth": truth, "greedy": first, "entropy": entropy(p), "spread": spread, "prefixes": prefixes}
         if all(map(data.Codec.has_code, truth)):
             numbers[keypoint.name] |= {"nll": nll(p, truth), "level": level(p, truth, u)}
     return points, numbers

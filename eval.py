@@ -9,6 +9,7 @@ A PCK that looks good proves little by itself: a keypoint's average place scores
 images, and exchanges the image, or the words, for others of the same definition: a model that looks and reads falls then.
 """
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -179,11 +180,16 @@ def measure(model, instance, keypoints, control, look, inference=None, shares=()
 # ------------------------------------------------------------- what is on disk
 
 def settings_of(a, instances, described, device):
-    """What decides an answer, for --resume and for --average. Of the weights the adapter's size and first MiB count."""
-    digest, adapter = hashlib.sha256(repr(described).encode()), Path(a.model) / "adapter.safetensors"
-    if adapter.is_file():
-        with open(adapter, "rb") as file:
-            digest.update(file.read(2 ** 20) + str(adapter.stat().st_size).encode())
+    """What decides an answer, for --resume and for --average. Of a model folder config.json counts, of the weights the adapter's
+    size and first MiB, and the names and sizes of the backbones' files."""
+    digest, folder = hashlib.sha256(repr(described).encode()), Path(a.model)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):     # no model: loading it says what is wrong
+        config = (folder / "config.json").read_bytes()
+        with open(folder / "adapter.safetensors", "rb") as file:
+            digest.update(config + file.read(2 ** 20) + str(os.fstat(file.fileno()).st_size).encode())
+        for backbone in ("vision", "llm"):
+            files = sorted(f for f in (folder / json.loads(config)[backbone]).glob("*") if f.is_file())
+            digest.update(repr([(f.name, f.stat().st_size) for f in files]).encode())
     for i in instances:
         digest.update(f"{i.id} {i.image.name} {i.category} {i.bbox}".encode() + i.keypoints.tobytes())
     precision = "bfloat16" if device.type == "cuda" else "float32"
@@ -196,7 +202,8 @@ def key(instance):
 
 def earlier(out, settings, resume):
     """{key: record} of what an evaluation in this folder, interrupted or done, has answered, and the number of a free part file.
-    Raises ValueError where an interrupted one is there and --resume missing, and where settings differ."""
+    Raises ValueError where an interrupted one is there and --resume missing, and where settings differ from those of the
+    interrupted one, or, where there is none, of the one that is done: one that is interrupted was to replace it."""
     results, finished, parts = out / "results.json", out / "instances.jsonl", sorted(out.glob("instances.part*.jsonl"))
     if parts and not resume:
         raise ValueError(f"{out} holds an interrupted evaluation: --resume continues it; or remove its instances.part*")
@@ -206,10 +213,12 @@ def earlier(out, settings, resume):
         said = results if file == finished else file
         try:
             before = json.loads(results.read_bytes() if file == finished else lines.pop(0))["settings"] if lines else settings
-            records |= {(r["category"], r["id"], r["file"]): r for r in map(json.loads, lines)}
+            answered = {(r["category"], r["id"], r["file"]): r for r in map(json.loads, lines)}
         except (ValueError, KeyError, TypeError) as e:
             raise ValueError(f"{file} is damaged ({type(e).__name__}: {e}): remove it; --resume asks again") from None
-        if different := [f"{k} was {before.get(k)}, is {v}" for k, v in settings.items() if before.get(k) != v]:
+        if not (different := [f"{k} was {before.get(k)}, is {v}" for k, v in settings.items() if before.get(k) != v]):
+            records |= answered
+        elif file != finished or not parts:
             raise ValueError(f"{said} is of other settings: {'; '.join(different)}. Resume as started, or choose another --out")
     return records, 1 + max((int(p.stem.removeprefix("instances.part")) for p in parts), default=-1)
 
@@ -224,6 +233,8 @@ def write(out, contents):
 
 def main():
     a = arguments()
+    if a.average and a.compare:
+        raise ValueError("--average and --compare are two tables: ask for one, then for the other")
     if a.average or a.compare:
         return together(a)
     if not (a.model and a.data):
@@ -275,16 +286,27 @@ def main():
     if not found:
         raise ValueError(f"none of the {len(chosen)} images can be read; the first: {unreadable[0]}")
     numbers, text = conclude(a, found, names, pool, supports, untrained)
+    faults = [f"left out: {error}" for error in unreadable]
     print(text, end="")
     if a.out:
-        numbers |= {"unreadable": len(unreadable), "settings": settings}
-        contents = {"sheet.png": metrics.sheet([(instances[n], r) for n, r in found.items()]).save} if a.sheet else {}
+        numbers |= {"unreadable": unreadable, "settings": settings}
         answered = [*found.values(), *records.values()]                     # the latter in an evaluation of more images, before
-        contents |= {"instances.jsonl": "\n".join(map(json.dumps, answered)), "results.md": text}
-        write(a.out, contents | {"results.json": json.dumps(numbers, indent=1)})
+        write(a.out, {"instances.jsonl": "\n".join(map(json.dumps, answered)),
+                      "results.md": text + "".join(f"\n- {f}\n" for f in faults), "results.json": json.dumps(numbers, indent=1)})
         for file in a.out.glob("instances.part*.jsonl"):
             file.unlink()
-    sys.exit("\n".join(f"eval.py: left out: {error}" for error in unreadable) or 0)         # exit code 1 where there are any
+    if a.sheet:
+        page, missing = metrics.sheet([(instances[n], r) for n, r in found.items()])
+        write(a.out, {"sheet.png": page.save})
+        faults += [f"left empty in sheet.png: {error}" for error in missing]
+    sys.exit("\n".join(f"eval.py: {fault}" for fault in faults) or 0)       # exit code 1 where there are any
+
+
+def chain(model, keypoints, category, size):
+    """The tokens of an image, of all its questions and their answers: beyond data.MAX_TOKENS `answer` starts anew on the way."""
+    opening, _ = data.opening(model.tokenizer, model.codec, model.instruction, category, keypoints, keypoints)
+    rounds = sum(len(data.question(model.tokenizer, k, model.instruction) + model.codec.encode(0, 0)) for k in keypoints)
+    return 1 + (size // model.vision.config.patch_size) ** 2 + len(opening) + rounds
 
 
 def ask(a, images, device, path, settings, known):
@@ -304,11 +326,15 @@ def ask(a, images, device, path, settings, known):
 
     cumulative = {None: False, "fixed": True, "confidence": "confidence"}[a.cumulative]
     inference = {"decoding": a.decoding, "cumulative": cumulative, "seed": a.seed}
-    bar = tqdm(images, f"{known} answered before" if known else None, disable=int(os.environ.get("RANK", 0)) > 0, unit="image")
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    label = ", ".join([f"{known} answered before"] * (known > 0) + [f"the first of {world} processes"] * (world > 1))
+    bar = tqdm(images, label or None, disable=rank > 0, unit="image")
     with open(path or os.devnull, "w", encoding="utf-8", buffering=1) as file:
         print(json.dumps({"settings": settings}), file=file)
         for instance, keypoints, control in bar:
             if record := measure(model, instance, keypoints, control, look, inference, a.occlude, a.density):
+                if a.cumulative:
+                    record["tokens"] = chain(model, keypoints, instance.name, size)
                 records[key(instance)] = record
                 print(json.dumps(record), file=file)
     return records, unreadable
@@ -319,10 +345,15 @@ def conclude(a, found, names, pool, supports, untrained):
     records, numbers = (measured := [*found.values()]), {k: getattr(a, k) for k in ("model", "data", "split", "part", "limit")}
     how = f"cumulative ({a.cumulative})" if a.cumulative else "single round"
     text = f"{a.model} on {a.data}, split {a.split}, {a.part} part: {len(found)} of {len(pool)} images, {how}, {a.decoding}"
-    text += f", {a.image_size} pixels" * bool(a.image_size) + f", instruction {a.instruction}" * bool(a.instruction)
+    trained = json.loads((Path(a.model) / "config.json").read_bytes())["instruction"]
+    asked = a.instruction or trained
+    text += f", {a.image_size} pixels" * bool(a.image_size) + f", instruction {asked}"
     home, *words = (Path(f).resolve() for f in (data.HERE / "descriptions", a.names or a.descriptions, a.descriptions))
     text += f", {a.descriptions}" * (words[1] != home) + f", names of {a.names}" * bool(a.names) + ".\n"
     numbers |= {"protocol": metrics.PAIRS if a.pairs else metrics.QUERY_IMAGES, "images": len(found)}
+    if a.cumulative:
+        numbers["chained anew"] = anew = sum(r["tokens"] > data.MAX_TOKENS for r in measured)
+        text += f"Beyond {data.MAX_TOKENS} tokens a chain began anew, and forgot its earlier answers, in {anew} images.\n"
     if a.pairs:
         each = [metrics.paired(r, supports[n]) for n, r in found.items()]
         for r, p in zip(measured, each):            # for --compare
@@ -335,8 +366,6 @@ def conclude(a, found, names, pool, supports, untrained):
     text += "A quick look (--limit), not the result of the whole part.\n" * (bool(a.limit) and a.limit < len(pool))
     facts = data.mp100()
     mp100 = {c["id"]: c["name"] for c in facts["categories"] if c["id"] in facts["splits"][str(a.split)]["test"]}
-    trained = json.loads((Path(a.model) / "config.json").read_bytes())["instruction"]
-    asked = a.instruction or trained
     ways = {(home, home): asked}
     if asked == "base":
         simple = home / "simple"

@@ -22,6 +22,7 @@ METRICS = [*PCK, "mPCK", "AUC", "NME"]              # of an image
 COLUMNS = [*PCK, "mPCK", "mPCK over categories", "AUC", "NME"]
 EPISODES, QUERIES = 200, 15                         # of a category; of an episode (Table 2, the published protocol)
 LEVELS = (0.5, 0.68, 0.9, 0.95)                     # of credible regions
+RESAMPLES = 1000                                    # of the bootstrap
 PROTOCOLS = QUERY_IMAGES, PAIRS = "only query images", "support-query pairs"
 
 
@@ -80,12 +81,25 @@ def summary(records):
         "controls": {c: average([(r["category"], r["controls"][c]) for r in records if c in r["controls"]]) for c in controls}}
 
 
-def intervals(records, resamples=1000, seed=0):
-    """{column: [low, high]}: 95% confidence intervals, percentiles of the summary of images drawn anew with replacement."""
-    columns, rng = arrays([(r["category"], r) for r in records]), np.random.default_rng(seed)
-    drawn = (rng.integers(0, len(records), len(records)) for _ in range(resamples))
-    found = np.array([means(*(column[draw] for column in columns)) for draw in drawn])              # (resamples, columns)
-    return dict(zip(COLUMNS, np.percentile(found, [2.5, 97.5], 0).T.tolist()))
+def bootstrap(mean, n):
+    """95% confidence intervals over n images, [low, high] for each number of mean(draw). draw: positions, n of them drawn with
+    replacement."""
+    rng = np.random.default_rng(0)
+    return np.nanpercentile([mean(rng.integers(0, n, n)) for _ in range(RESAMPLES)], [2.5, 97.5], 0).T.tolist()
+
+
+def intervals(records):
+    """{column: [low, high]}: 95% confidence intervals. Over categories images are drawn within each; there is no interval where a
+    category has one image alone, which does not tell how much others would differ."""
+    table, weight, category = arrays([(r["category"], r) for r in records])
+    found = dict(zip(METRICS, bootstrap(lambda draw: np.average(table[draw], 0, weight[draw]), len(records))))
+    members, rng, total = [np.flatnonzero(category == c) for c in np.unique(category)], np.random.default_rng(0), 0
+    if all(len(m) > 1 for m in members):
+        for m in members:           # one fewer than there are, else means of few images vary too little (McCarthy, Snowden 1985)
+            draw = m[rng.integers(0, len(m), (RESAMPLES, len(m) - 1))]
+            total += (weight * table[:, len(PCK)])[draw].sum(1) / weight[draw].sum(1) / len(members)
+        found["mPCK over categories"] = np.percentile(total, [2.5, 97.5]).tolist()
+    return found
 
 
 # -------------------------------------------------------- support-query pairs
@@ -238,7 +252,7 @@ def report(records, names, split, paper=None):
         table += line(f"{name} ({s['categories']} categor{'y' if s['categories'] == 1 else 'ies'})", s)
         if name == "all":
             table += line("- 95% interval, from", low) + line("- 95% interval, to", high)
-            table += line("- paper, MP-100 photographs", paper) if paper else ""
+            table += line("- paper, default config, MP-100 photographs", paper) if paper else ""
         table += "".join(line(f"- {c}", m) for c, m in s["controls"].items() if name not in per_definition)
     categories = {c: {"name": names[c]} | s for c, s in by({c: c for c in names}).items()}
     return overall | {"intervals": between, "paper": paper or {}, "groups": groups, "definitions": per_definition,
@@ -266,37 +280,47 @@ def points(records):
 def distributions(records, names):
     """How well densities foretell the truths (Section 4.4, Figure 5): what results.json holds, and its table. records: eval.py's,
     of --density; each keypoint counts the same, and once. Rivals: Gaussians around greedy answers, cut off at the crop, with the
-    standard deviations that suit these very truths best.
+    standard deviations that suit these very truths best. Intervals are over images, of these deviations.
     """
     definition = definitions(names)
-    everything = [(definition[r["category"]], k) for r in records for k in r["density"].values()]
-    inside = [(d, k) for d, k in everything if "nll" in k]
+    everything = [(n, definition[r["category"]], k) for n, r in enumerate(records) for k in r["density"].values()]
+    inside = [(n, d, k) for n, d, k in everything if "nll" in k]
     found = {"truths": len(inside), "truths outside of the crop": len(everything) - len(inside)}
     if not inside:
         return found, "No truth lies inside of its crop: densities are not compared.\n"
-    centres, truths = (np.array([k[n] for _, k in inside]) for n in ("greedy", "truth"))
-    kinds, of = np.unique([d for d, _ in inside], return_inverse=True)
-    found |= {n: float(np.mean([k[n] for _, k in inside])) for n in ("nll", "entropy", "spread")}
-    found["holds"] = {q: float(np.mean([k["level"] < q for _, k in inside])) for q in LEVELS}
+    image, of, numbers = zip(*inside)
+    centres, truths, nll = (np.array([k[n] for k in numbers]) for n in ("greedy", "truth", "nll"))
+    kinds, of = np.unique(of, return_inverse=True)
     one = density.best_sigma(centres, truths)
-    each = np.array([density.best_sigma(centres[of == n], truths[of == n]) for n in range(len(kinds))])
-    nll = lambda sigma: float(density.gaussian_nll(centres, truths, sigma).mean())
-    found["Gaussian"] = {"sigma": one, "nll": nll(one)}
-    found["Gaussian of each definition"] = {"sigma": dict(zip(kinds.tolist(), each.tolist())), "nll": nll(each[of, None])}
-    rows = {"exact density": [found["nll"], found["entropy"], *(100 * share for share in found["holds"].values())],
-            f"Gaussian, sigma {one:.1%} of the crop": [found["Gaussian"]["nll"]],
-            "Gaussian, a sigma for each definition": [found["Gaussian of each definition"]["nll"]]}
+    each = [density.best_sigma(centres[of == n], truths[of == n]) for n in range(len(kinds))]
+    columns = {n: [k[n] for k in numbers] for n in ("nll", "entropy", "spread")}
+    columns |= {q: [k["level"] < q for k in numbers] for q in LEVELS}
+    for name, sigma in (("Gaussian", one), ("Gaussian of each definition", np.array(each)[of, None])):
+        columns[name] = nll - density.gaussian_nll(centres, truths, sigma).numpy()
+    table = np.array([*columns.values(), np.ones(len(nll))], float).T
+    sums = np.array([table[np.array(image) == n].sum(0) for n in np.unique(image)])      # an image is drawn with all its truths
+    over = lambda draw: sums[draw, :-1].sum(0) / sums[draw, -1].sum()
+    mean, ends = (dict(zip(columns, v)) for v in (over(slice(None)).tolist(), bootstrap(over, len(sums))))
+    found |= {n: mean[n] for n in ("nll", "entropy", "spread")} | {"holds": {q: mean[q] for q in LEVELS}}
+    found["intervals"] = {n: ends[n] for n in ("nll", "entropy")} | {"holds": {q: ends[q] for q in LEVELS}}
+    limits = lambda *of: [(f"- 95% interval, {word}", [ends[c][i] for c in of]) for i, word in enumerate(("from", "to"))]
+    rows = [("exact density", [mean[c] for c in ("nll", "entropy", *LEVELS)]), *limits("nll", "entropy", *LEVELS)]
+    for name, label, sigma in (("Gaussian", f"Gaussian, sigma {one:.1%} of the crop", one), (
+            "Gaussian of each definition", "Gaussian, a sigma for each definition", dict(zip(kinds.tolist(), each)))):
+        found[name] = {"sigma": sigma, "nll": mean["nll"] - mean[name], "difference": mean[name],
+                       "interval of the difference": ends[name]}
+        rows += [(label, [found[name]["nll"]]), ("- exact density minus this", [mean[name]]), *limits(name)]
     titles = [f"{t:>8}" for t in ("NLL", "entropy", *(f"in {100 * q:.0f}%" for q in LEVELS))]
-    table = (f"Densities at {len(inside)} truths; {len(everything) - len(inside)} more lie outside of their crop. NLL, and "
-             "entropy, the NLL to expect, in nats per\nunit of area: 0 where the whole crop is equally likely. In 90%: how many "
-             "percent of the truths lie in the 90% credible\nregion. The Gaussians are around greedy answers, with the sigma "
-             f"that suits these truths best.\n{found['spread']:.1%} of the mass is known by blocks only.\n\n")
-    table += f"| {'nats; percent':45} | {' | '.join(titles)} |\n|{'-' * 47}|{''.join('-' * len(t) + '-:|' for t in titles)}\n"
-    for label, values in rows.items():
-        cells = [f"{v:{len(t)}.{1 + (n < 2)}f}" for n, (t, v) in enumerate(zip(titles, values))]
+    text = (f"Densities at {len(inside)} truths; {len(everything) - len(inside)} more lie outside of their crop. NLL, and "
+            "entropy, the NLL to expect, in nats per\nunit of area: 0 where the whole crop is equally likely. In 90%: how many "
+            "percent of the truths lie in the 90% credible\nregion. The Gaussians are around greedy answers, with the sigma "
+            f"that suits these truths best.\n{found['spread']:.1%} of the mass is known by blocks only.\n\n")
+    text += f"| {'nats; percent':45} | {' | '.join(titles)} |\n|{'-' * 47}|{''.join('-' * len(t) + '-:|' for t in titles)}\n"
+    for label, values in rows:
+        cells = [f"{v:{len(t)}.2f}" if n < 2 else f"{100 * v:{len(t)}.1f}" for n, (t, v) in enumerate(zip(titles, values))]
         cells += [" " * len(t) for t in titles[len(values):]]
-        table += f"| {label:45} | {' | '.join(cells)} |\n"
-    return found, table
+        text += f"| {label:45} | {' | '.join(cells)} |\n"
+    return found, text
 
 
 # ------------------------------------------------------------------ several evaluations
@@ -338,7 +362,7 @@ def average(folders, same):
     text += f", cumulative ({first['cumulative']}).\n" if first["cumulative"] else ", single round.\n"
     text += "A quick look (--limit), not the result of whole parts.\n" * (first["limit"] is not None) + "\n" + head()
     for name, r in [*((f"split {r['split']}", r) for r in splits), (f"average of {len(splits)}", numbers)]:
-        text += line(name, r) + (line("- paper, MP-100 photographs", r["paper"]) if r["paper"] else "")
+        text += line(name, r) + (line("- paper, default config, MP-100 photographs", r["paper"]) if r["paper"] else "")
     return text, numbers
 
 
@@ -360,19 +384,17 @@ def measured(folder, count, pairs):
                          "evaluate again") from None
 
 
-def difference(theirs, ours=(), resamples=1000, seed=0):
+def difference(theirs, ours=()):
     """Mean mPCK of `theirs`, minus that of `ours` where given, scores of the same images in the same order, and [low, high], its
     95% confidence interval: as of `intervals`, an image is drawn with both of its scores."""
     weights = [np.array([s.get("weight", 1.0) for s in scores]) for scores in (theirs, ours) if scores]
     values = [w * [s["mPCK"] for s in scores] for w, scores in zip(weights, (theirs, ours))]
-    n, rng = len(theirs), np.random.default_rng(seed)
 
     def gap(draw):
         means = [v[draw].sum() / w[draw].sum() for v, w in zip(values, weights)]
         return means[0] - sum(means[1:])
     with np.errstate(invalid="ignore"):             # 0 / 0: no image that was drawn has a support-query pair
-        found = [gap(rng.integers(0, n, n)) for _ in range(resamples)]
-    return float(gap(np.arange(n))), np.nanpercentile(found, [2.5, 97.5]).tolist()
+        return float(gap(slice(None))), bootstrap(gap, len(theirs))
 
 
 def compare(folders):
@@ -429,8 +451,10 @@ TRUTH, ANSWER = (50, 150, 255), (255, 140, 0)
 
 
 def sheet(measured):
-    """A picture of the best, median and worst of [(instance, record), ...], truth and answer joined by a line (Figure 3)."""
-    ranked, u = sorted(measured, key=lambda pair: pair[1]["NME"]), 2        # drawn twice as large: Pillow's edges are hard
+    """A picture of the best, median and worst of [(instance, record), ...], truth and answer joined by a line (Figure 3), and
+    what is wrong with which of them: its tile is left empty."""
+    ranked, faults = sorted(measured, key=lambda pair: pair[1]["NME"]), []
+    u = 2                                           # drawn twice as large: Pillow's edges are hard
     n = max(1, min(SHOWN, len(ranked) // 3))       # nothing is shown twice where there are three images
     middle = (len(ranked) - n) // 2
     rows = {"best": ranked[:n], "median": ranked[middle:middle + n], "worst": ranked[len(ranked) - n:]}
@@ -446,7 +470,11 @@ def sheet(measured):
         pen.text((GAP * u, (top + 14) * u), title, "black", bold, "lm")
         for column, (i, r) in enumerate(shown):
             left = GAP + column * (TILE + GAP)
-            pixels = (data.load_crop(i, TILE * u, 1.1)[0] * data.STD + data.MEAN) * 255
+            try:
+                pixels = (data.load_crop(i, TILE * u, 1.1)[0] * data.STD + data.MEAN) * 255
+            except (ValueError, FileNotFoundError) as e:    # it was readable when it was measured
+                faults.append(str(e))
+                continue
             picture = Image.fromarray(pixels.round().byte().permute(1, 2, 0).numpy())
             truths = i.keypoints[i.keypoints[:, 2] > 0, :2]
             affine, answers = data.crop_affine(i.bbox, TILE * u, 1.1), [*r["predictions"].values()]
@@ -463,4 +491,4 @@ def sheet(measured):
             pen.text((left * u, (top + TILE + 42) * u), i.name, "black", font, "lm")
             text = f"error {r['NME']:.3f}, PCK@0.20 {100 * r['PCK@0.20']:.0f}%"
             pen.text((left * u, (top + TILE + 60) * u), text, "black", font, "lm")
-    return page.reduce(u)
+    return page.reduce(u), faults

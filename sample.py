@@ -187,23 +187,25 @@ def answers(model, image, box, keypoints, **how):
     return draw(image, found, names, box), {"keypoints": [{"name": n, **p._asdict()} for n, p in zip(names, found)]}, lines
 
 
-def distribution(model, image, box, keypoint, truth=None):
-    """The same of the density of one keypoint. truth: x, y in pixels, inside the crop."""
-    found = model.density(image, keypoint, box)
+def distribution(model, image, box, keypoint, truth=None, **question):
+    """The same of the density of one keypoint. truth: x, y in pixels, inside the crop; question: as for `CapeLLM.answer`."""
+    pixels, square = model.look(image, box)[0], box or (0, 0, *image.size)
+    (greedy,), _ = model.answer(pixels, [keypoint], **question)
+    found = density.density(model, pixels, keypoint, **question)
     best, expected = density.best(found.p, 0.05)
     places = {n: f(found.p) for n, f in (("mode", density.mode), ("median", density.median), ("mean", density.mean))}
-    places, square = places | {"best for PCK@0.05": best}, box or (0, 0, *image.size)
+    places = {"greedy": greedy, **places, "best for PCK@0.05": best}
     places = {n: data.to_image(p, data.crop_affine(square, 1), 1).tolist() for n, p in places.items()}
     numbers = {"expected PCK@0.05": expected, "entropy": density.entropy(found.p),
                "spread": found.spread, "prefixes": found.prefixes}
     lines = [f"{keypoint.name:<17}  {'x':>7}  {'y':>7}", *(f"{n:<17}  {x:7.1f}  {y:7.1f}" for n, (x, y) in places.items()),
-             f"expected PCK@0.05 {expected:.3f}, entropy {numbers['entropy']:.2f} nats; {found.prefixes} prefixes read, "
-             f"no probability wrong by more than {found.spread:.3f}"]
+             f"expected PCK@0.05 {expected:.3f}, {found.prefixes} prefixes read, no probability wrong by more than "
+             f"{found.spread:.3f}", f"in nats per unit of area, where the crop's is 1: entropy {numbers['entropy']:.2f}"]
     if relative := truth and tuple(data.to_crop([truth], data.crop_affine(square, 1), 1)[0].tolist()):
-        nll, rival = density.nll(found.p, relative), float(density.gaussian_nll([relative], [relative], SIGMA))
-        numbers |= {"truth": truth, "NLL of the truth": nll, "NLL of the truth, Gaussian around it": rival}
-        lines.append(f"negative log-likelihood of the truth in nats per unit of area, where the crop's is 1: {nll:.2f} under the "
-                     f"model's density, {rival:.2f} under the Gaussian around it")
+        nll, rival = density.nll(found.p, relative), float(density.gaussian_nll([greedy], [relative], SIGMA))
+        numbers |= {"truth": truth, "NLL of the truth": nll, "NLL of the truth, Gaussian around the greedy answer": rival}
+        lines[-1] += (f", negative log-likelihood of the truth {nll:.2f}; {rival:.2f} under a Gaussian around the greedy answer, "
+                      f"sigma {SIGMA:.1%} of the crop")
     return draw_density(image, square, keypoint.name, found.p, relative), {"keypoint": keypoint.name, **places, **numbers}, lines
 
 
@@ -243,7 +245,7 @@ def main():
     print(f"loading {a.model} on {device}", flush=True)     # large models load for a while
     model = CapeLLM.from_pretrained(a.model, torch.float32 if device == "cpu" else torch.bfloat16, device)
     if keypoint:
-        picture, result, lines = distribution(model, image, box, keypoint, truth)
+        picture, result, lines = distribution(model, image, box, keypoint, truth, category=a.desc.stem, listed=keypoints)
     else:
         picture, result, lines = answers(model, image, box, keypoints, decoding=a.decoding, cumulative=a.cumulative, seed=a.seed,
                                          category=a.desc.stem)

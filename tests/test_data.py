@@ -430,6 +430,7 @@ def test_read_split(split):
     assert len(described[1]) == 8
     for left_out in ({"keypoints": [0] * 24}, {"bbox": [10, 10, 0, 20]}, {"bbox": [70, 10, 5, 5]}):
         assert [i.id for i in data.read_split(split(coco(**left_out)))[0]] == [0, 2]
+    assert [i.id for i in data.read_split(split(coco(id=0)))[0]] == [0, 0, 2]           # of another image
 
 
 @pytest.mark.parametrize("change, message", [
@@ -438,7 +439,7 @@ def test_read_split(split):
     ({"keypoints": [float("inf"), 1, 2] * 8}, "annotation 1 .*finite"), ({"category_id": 9}, "annotation 1 "), ({"id": None}, None),
     ({"bbox": [0, 0, float("inf"), 9]}, "annotation 1 .*finite"), ({"bbox": "5540"}, "annotation 1 .*other than numbers"),
     ({"bbox": [5, 5, "40", 40]}, "annotation 1 .*other than numbers"), ({"keypoints": ["1", 2, 2] * 8}, "annotation 1 .*other than numbers"),
-    ({"keypoints": [10**400, 2, 2] * 8}, "annotation 1 .*other than numbers"), ({"id": 0}, "annotation 0 .*another one has this id"),
+    ({"keypoints": [10**400, 2, 2] * 8}, "annotation 1 .*other than numbers"), ({"id": 0, "image_id": 0}, "annotation 0 .*another one .*this id"),
     ({"id": "a\x1b[2Jb"}, r"annotation 'a\\x1b.2Jb' .*U\+001B")])
 def test_annotations_that_are_refused(split, change, message):
     content = coco(**change)

@@ -19,6 +19,7 @@ from PIL import Image
 import data
 import density
 import eval as evaluation
+import llama
 import metrics
 from capellm import CapeLLM
 from test_metrics import pck_in_loops
@@ -224,7 +225,7 @@ def test_command_writes_what_it_measured(monkeypatch, capsys, model_folder, fold
     code, out, _ = run(monkeypatch, capsys, command(model_folder, folder, "--controls", "--out", tmp_path / "a"))
     assert code == 0 and "6 of 6 images" in out and "quick look" not in out and "- other image" in out
     r = json.loads((tmp_path / "a" / "results.json").read_text())
-    assert (r["instances"], r["part"], r["limit"], r["unreadable"]) == (6, "test", None, 0)
+    assert (r["instances"], r["part"], r["limit"], r["unreadable"]) == (6, "test", None, [])
     assert (tmp_path / "a" / "results.md").read_text() == out
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["instances.jsonl", "results.json", "results.md"]
     lines = [json.loads(line) for line in (tmp_path / "a" / "instances.jsonl").read_text().splitlines()]
@@ -354,12 +355,35 @@ def test_an_interrupted_evaluation_continues(monkeypatch, capsys, model_folder, 
     assert code == 2 and "instances.jsonl is damaged" in err
 
 
-def test_other_weights_are_another_evaluation(monkeypatch, capsys, model_folder, folder, tmp_path):
+def test_an_interrupted_evaluation_replaces_one_of_other_settings(monkeypatch, capsys, model_folder, folder, tmp_path):
+    asked, answer, arguments = [], CapeLLM.answer, command(model_folder, folder, "--limit", 3, "--out", tmp_path / "out")
+    other = [*arguments, "--decoding", "top-3"]
+    assert run(monkeypatch, capsys, arguments)[0] == 0
+
+    def interrupted(*more, **inference):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(1)
+        return answer(*more, **inference)
+    monkeypatch.setattr(CapeLLM, "answer", interrupted)
+    assert run(monkeypatch, capsys, other)[0] == 130
+    code, _, err = run(monkeypatch, capsys, [*arguments, "--resume"])
+    assert code == 2 and "instances.part0.jsonl is of other settings: decoding was top-3, is greedy" in err
+    assert read(tmp_path / "out")["settings"]["decoding"] == "greedy"
+    asked.pop()
+    code, text, _ = run(monkeypatch, capsys, [*other, "--resume"])
+    assert code == 0 and "3 of 6 images, single round, top-3" in text and len(asked) == 2           # the two others are known
+    assert read(tmp_path / "out")["settings"]["decoding"] == "top-3" and not list((tmp_path / "out").glob("*part*"))
+
+
+@pytest.mark.parametrize("changed", ["adapter.safetensors", "config.json", "vision/model.safetensors", "llm/tokenizer.model"])
+def test_another_model_is_another_evaluation(monkeypatch, capsys, model_folder, folder, tmp_path, changed):
     model = shutil.copytree(model_folder, tmp_path / "model")
     assert run(monkeypatch, capsys, command(model, folder, "--limit", 1, "--out", tmp_path / "out"))[0] == 0
-    content = bytearray((model / "adapter.safetensors").read_bytes())
-    content[-1] ^= 1
-    (model / "adapter.safetensors").write_bytes(content)
+    content = (model / changed).read_bytes()
+    if changed.startswith("adapter"):
+        content = content[:-1] + bytes([content[-1] ^ 1])
+    (model / changed).write_bytes(content.replace(b'"base"', b'"list"') + b"\n" * ("/" in changed))
     code, _, err = run(monkeypatch, capsys, command(model, folder, "--resume", "--out", tmp_path / "out"))
     assert code == 2 and "weights, words, annotations was" in err
 
@@ -373,6 +397,29 @@ def test_other_weights_are_another_evaluation(monkeypatch, capsys, model_folder,
 def test_other_ways_to_answer(monkeypatch, capsys, model_folder, folder, more, how):
     code, out, err = run(monkeypatch, capsys, command(model_folder, folder, "--limit", 2, *more))
     assert code == 0 and how in out and "2 of 6 images" in out, err
+
+
+@pytest.mark.parametrize("order", ["fixed", "confidence"])
+def test_chains_that_begin_anew_are_counted(monkeypatch, capsys, model_folder, folder, tmp_path, order):
+    arguments = command(model_folder, folder, "--cumulative", order, "--out")
+    assert run(monkeypatch, capsys, [*arguments, str(tmp_path / "whole")])[0] == 0
+    tokens = sorted({m["tokens"] for m in lines(tmp_path / "whole" / "instances.jsonl")})
+    assert len(tokens) == 2                         # of kites and boats
+    before, truncate, answer = [], llama.KVCache.truncate, CapeLLM.answer
+    monkeypatch.setattr(llama.KVCache, "truncate", lambda cache, n: before.append(1) or truncate(cache, n))
+
+    def noted(*more, **inference):
+        before.clear()
+        found = answer(*more, **inference)
+        anew.append(len(before) > (order == "confidence"))          # which decodes in single rounds first, and forgets these
+        return found
+    monkeypatch.setattr(CapeLLM, "answer", noted)
+    for limit in (tokens[0] - 1, tokens[0], tokens[1] - 1, tokens[1]):
+        anew = []
+        monkeypatch.setattr(data, "MAX_TOKENS", limit)
+        code, text, _ = run(monkeypatch, capsys, [*arguments, str(tmp_path / f"{limit}")])
+        assert code == 0 and f"in {sum(anew)} images" in text and read(tmp_path / f"{limit}")["chained anew"] == sum(anew)
+        assert sum(anew) == {tokens[0] - 1: 6, tokens[1]: 0}.get(limit, 3)
 
 
 def test_average_of_results(monkeypatch, capsys, model_folder, folder, tmp_path):
@@ -395,7 +442,7 @@ def test_ways_to_answer_compared_on_the_same_images(monkeypatch, capsys, model_f
     for name, more in (("base", []), ("sure", ["--cumulative", "confidence"]),
                        ("names", ["--instruction", "names", "--occlude", 0.3])):
         code, text, _ = run(monkeypatch, capsys, command(model_folder, folder, *more, "--limit", 5, "--out", tmp_path / name))
-        assert code == 0 and ("instruction names" in text) == (name == "names")
+        assert code == 0 and f"instruction {'names' if name == 'names' else 'base'}" in text
     into = ["--out", str(tmp_path / "c"), "--compare"]
     compare = lambda *names: run(monkeypatch, capsys, [*into, *(str(tmp_path / n) for n in names)])
     code, text, _ = compare("base", "sure", "names")
@@ -471,8 +518,9 @@ def test_the_papers_number_is_of_the_same_words(monkeypatch, capsys, model_folde
         arguments = command(model_folder, folder, "--limit", 1, "--descriptions", tmp_path / "descriptions", *more)
         code, text, _ = run(monkeypatch, capsys, arguments)
         assert code == 0 and asked.pop() == (metrics.QUERY_IMAGES, 1, "greedy", None, None, words)
+        asked_by = [w for o, w in zip(more, more[1:]) if o == "--instruction"] or ["base"]
         assert text.splitlines()[0].endswith("greedy" + "".join(f", {word}" for word in (
-            *(f"instruction {w}" for o, w in zip(more, more[1:]) if o == "--instruction"),
+            *(f"instruction {w}" for w in asked_by),
             *(w for o, w in zip(more, more[1:]) if o == "--descriptions"),
             *(f"names of {w}" for o, w in zip(more, more[1:]) if o == "--names"))) + ".")
 
@@ -486,10 +534,18 @@ def test_sheet_shows_truth_and_answer_where_they_are(monkeypatch, capsys, model_
     side, corner = 1.1 * max(i.bbox[2:]), np.array(i.bbox[:2]) + np.array(i.bbox[2:]) / 2 - 0.55 * max(i.bbox[2:])
     relative = np.array([(0.2, 0.9), (0.5, 0.9), (0.9, 0.9)])[:len(truths)]                        # apart from the truths
     record = {"NME": 0.1, "PCK@0.20": 0, "predictions": dict(zip("abc", (corner + relative * side).tolist()))}
-    page = metrics.sheet([(i, record)])
+    page, missing = metrics.sheet([(i, record)])
+    assert not missing
     for points, colour in ((relative, metrics.ANSWER), ((truths - corner) / side, metrics.TRUTH)):
         for x, y in (points * metrics.TILE).astype(int).tolist():
             assert page.getpixel((metrics.GAP + x, 64 + y)) == colour
+    i.image.unlink()                                # answered before: its numbers count, its tile is empty
+    arguments = command(model_folder, folder, "--sheet", "--resume", "--out", tmp_path / "out")
+    before = read(tmp_path / "out")
+    (tmp_path / "out" / "sheet.png").unlink()
+    code, text, err = run(monkeypatch, capsys, arguments)
+    assert code == 1 and "6 of 6 images" in text and read(tmp_path / "out") == before
+    assert f"eval.py: left empty in sheet.png: {i.image} is missing" in err and (tmp_path / "out" / "sheet.png").exists()
 
 
 def test_two_processes_give_the_same_numbers(monkeypatch, capsys, model_folder, folder, tmp_path):
@@ -503,7 +559,7 @@ def test_two_processes_give_the_same_numbers(monkeypatch, capsys, model_folder, 
                            str(data.HERE / "eval.py"), *arguments, str(tmp_path / "two")],
                           capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert done.stdout == out
+    assert done.stdout == out and "2 answered before, the first of 2 processes" in done.stderr
     assert (tmp_path / "two" / "results.json").read_text() == (tmp_path / "one" / "results.json").read_text()
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["instances.jsonl", "results.json", "results.md"]
     one, two = (lines(tmp_path / n / "instances.jsonl") for n in ("one", "two"))
@@ -512,12 +568,15 @@ def test_two_processes_give_the_same_numbers(monkeypatch, capsys, model_folder, 
         assert a == b
 
 
-def test_unreadable_images_are_named_and_the_others_measured(monkeypatch, capsys, model_folder, folder):
+def test_unreadable_images_are_named_and_the_others_measured(monkeypatch, capsys, model_folder, folder, tmp_path):
     instances, _ = data.read_split(folder, 1, "test")
     instances[1].image.write_bytes(b"no image")
     instances[4].image.unlink()
-    code, out, err = run(monkeypatch, capsys, command(model_folder, folder, "--controls"))
+    code, out, err = run(monkeypatch, capsys, command(model_folder, folder, "--controls", "--out", tmp_path / "out"))
     assert code == 1 and "4 of 6 images" in out
+    report, named = (tmp_path / "out" / "results.md").read_text(), read(tmp_path / "out")["unreadable"]
+    assert report.startswith(out) and all(f"\n- left out: {fault}\n" in report for fault in named)
+    assert [str(i.image) in fault for i, fault in zip((instances[1], instances[4]), sorted(named))] == [True, True]
     left_out = [line for line in err.splitlines() if line.startswith("eval.py: left out: ")]
     assert len(left_out) == 2 and str(instances[1].image) in "".join(left_out) and str(instances[4].image) in "".join(left_out)
     for i in instances:
@@ -545,6 +604,7 @@ def test_unreadable_images_are_named_and_the_others_measured(monkeypatch, capsys
     (["--pairs"], "--pairs draws 16 instances of a category, category 500 has 3"),
     (["--average", "nowhere"], "nowhere/results.json is missing"),
     (["--compare", "nowhere"], "nowhere/results.json is missing"),
+    (["--compare", "nowhere", "--average", "nowhere"], "--average and --compare are two tables"),
 ])
 def test_wrong_input_is_one_line_and_exit_code_2(monkeypatch, capsys, model_folder, folder, tmp_path, change, message):
     monkeypatch.chdir(tmp_path)
@@ -565,7 +625,8 @@ def test_the_instruction_is_the_models_unless_another_is_asked_for(monkeypatch, 
     monkeypatch.setattr(CapeLLM, "answer", noted)
     for more, expected in (([], "list"), (["--instruction", "replaced"], "replaced")):
         asked.clear()
-        assert run(monkeypatch, capsys, command(own, folder, *more))[0] == 0
+        code, text, _ = run(monkeypatch, capsys, command(own, folder, *more))
+        assert code == 0 and f"greedy, instruction {expected}, " in text.splitlines()[0]
         assert set(asked) == {(expected, "kite"), (expected, "boat")}
     (own / "config.json").write_text(json.dumps(config | {"instruction": "sing"}))
     code, _, err = run(monkeypatch, capsys, command(own, folder))

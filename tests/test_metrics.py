@@ -95,7 +95,7 @@ def test_averages_over_images_over_categories_and_by_training():
     assert r["categories"][ids["bed"]]["name"] == "bed" and r["definitions"]["animal_body"]["mPCK"] == pytest.approx(0.5)
     assert r["controls"]["mean"]["instances"] == 1 and r["controls"]["mean"]["NME"] == pytest.approx(0.7)
     assert "definition new (1 category)" in table and " 40.0 |" in table
-    assert "paper, MP-100 photographs" in table and " 97.0 |" in table
+    assert "paper, default config, MP-100 photographs" in table and " 97.0 |" in table
     assert len({len(row) for row in table.splitlines()}) == 1
 
 
@@ -115,6 +115,22 @@ def test_intervals_are_those_of_a_mean():
     assert found["mPCK over categories"] == pytest.approx(found["mPCK"], abs=half / 4)          # three categories of 300
     assert metrics.intervals([record(n % 3, v) for n, v in enumerate(values)]) == found
     assert metrics.intervals([record(1, 0.25)] * 5)["AUC"] == [0.25, 0.25]
+
+
+def test_the_interval_over_categories_knows_small_ones():
+    """Of a mean of category means, against the normal approximation with unbiased variances, where most have two images."""
+    rng = np.random.default_rng(7)
+    sizes = [2] * 30 + [3] * 10 + [50]
+    values = [rng.normal(0.5, 0.1, n) for n in sizes]
+    records = [record(c, v) for c, each in enumerate(values) for v in each]
+    low, high = metrics.intervals(records)["mPCK over categories"]
+    half = 1.96 * math.sqrt(sum(v.var(ddof=1) / len(v) for v in values)) / len(values)
+    mean = np.mean([v.mean() for v in values])
+    assert [low, high] == pytest.approx([mean - half, mean + half], abs=half / 8)
+    one = metrics.intervals([*records, record(99, 0.5)])        # a category of one image: nobody knows how much it would vary
+    assert one.keys() == {*metrics.METRICS}
+    table = metrics.report([*records, record(99, 0.5)], {c: f"c{c}" for c in range(100)}, 1)[1]
+    assert table.count("- 95% interval") == 2 and len({len(row) for row in table.splitlines()}) == 1
 
 
 def test_a_weighty_image_widens_the_interval():
@@ -367,6 +383,18 @@ def test_densities_compared_with_gaussians():
     assert kite == pytest.approx(0.02, rel=0.4) and boat == pytest.approx(0.08, rel=0.4) and kite < one["sigma"] < boat
     assert one["nll"] == pytest.approx(loop({900: one["sigma"], 901: one["sigma"]}), abs=0.002)
     assert each["nll"] == pytest.approx(loop({900: kite, 901: boat}), abs=0.002) and each["nll"] < one["nll"] - 0.1
+    assert one["difference"] == pytest.approx(found["nll"] - one["nll"])
+    # Intervals over images, in a loop: every draw's mean is over all keypoints of the images drawn.
+    each_nll = [[(k["nll"], k["level"] < 0.9, k["nll"] - density.nll(density.gaussian(k["greedy"], one["sigma"]), k["truth"]))
+                 for k in r["density"].values() if "nll" in k] for r in records]
+    rng = random.Random(1)
+    drawn = [np.mean([row for image in rng.choices(each_nll, k=len(records)) for row in image], 0) for _ in range(4000)]
+    for n, (interval, wide) in enumerate(((found["intervals"]["nll"], 0.1), (found["intervals"]["holds"][0.9], 0.15),
+                                          (one["interval of the difference"], 0.1))):
+        expected = np.percentile([row[n] for row in drawn], [2.5, 97.5])
+        assert interval == pytest.approx(expected, abs=wide * (expected[1] - expected[0]))
+        factor, digits = (100, 1) if n == 1 else (1, 2)
+        assert f"{factor * interval[0]:.{digits}f} |" in table
     for other in (0.97, 1.03):                      # no other deviation suits the truths better
         assert loop(dict.fromkeys((900, 901), other * one["sigma"])) > one["nll"] - 1e-4
     for r in records:

@@ -106,17 +106,22 @@ def test_decoding_and_cumulative_reasoning_reach_the_model(call, work, model_fol
 def test_density_in_table_picture_and_json(call, work, model_folder, photo, capsys):
     box = (4.0, 6.0, 24.0, 30.0)
     result = call("--density", "tail", "--box=4,6,24,30")
-    found = CapeLLM.from_pretrained(model_folder).density(photo, data.read_descriptions(work / "d.txt")[2], box)
+    model, keypoint = CapeLLM.from_pretrained(model_folder), data.read_descriptions(work / "d.txt")[2]
+    found = model.density(photo, keypoint, box)
     in_photo = lambda place: np.array(place) * 30 + [16 - 15, 21 - 15]              # the square around the box
     best, expected = density.best(found.p, 0.05)
     places = {"mode": density.mode(found.p), "median": density.median(found.p), "mean": density.mean(found.p), "best for PCK@0.05": best}
     for name, place in places.items():
         assert np.allclose(result[name], in_photo(place))
+    places["greedy"] = model.locate(photo, [keypoint], box)[0][:2]
+    assert result["greedy"] == pytest.approx(places["greedy"])
     assert result["keypoint"] == "tail" and result["box"] == list(box)
-    assert result["expected PCK@0.05"] == pytest.approx(expected) and result["entropy"] == pytest.approx(density.entropy(found.p))
+    assert result["expected PCK@0.05"] == pytest.approx(expected) and result["entropy"] == pytest.approx(-sum(found.p[found.p > 0] * (1e6 * found.p[found.p > 0]).log()))
     assert result["spread"] == pytest.approx(found.spread) and result["prefixes"] == found.prefixes
-    rows = [line.rsplit(None, 2) for line in capsys.readouterr().out.splitlines()]
-    assert [row for row in rows if row[0] in places] == [[n, *(f"{v:.1f}" for v in result[n])] for n in places]
+    out = capsys.readouterr().out
+    rows = [line.rsplit(None, 2) for line in out.splitlines()]
+    assert sorted(row for row in rows if row[0] in places) == sorted([n, *(f"{v:.1f}" for v in result[n])] for n in places)
+    assert f"in nats per unit of area, where the crop's is 1: entropy {result['entropy']:.2f}\n" in out
     assert sorted(p.name for p in (work / "out").iterdir()) == ["x_density.png"]
     with Image.open(work / "out" / "x_density.png") as picture:
         assert np.array_equal(picture, sample.draw_density(photo, box, "tail", found.p))
@@ -129,20 +134,35 @@ def test_the_truth_beside_the_density(call, work, model_folder, photo, capsys, b
     arguments = ["--density", "tail", *(["--box=4,6,24,30"] if box else [])]
     result, silent = call(*arguments, f"--truth={truth[0]!r},{truth[1]!r}"), capsys.readouterr().out.splitlines()
     p = CapeLLM.from_pretrained(model_folder).density(photo, data.read_descriptions(work / "d.txt")[2], box).p
-    at, heatmap = tuple(round(1000 * v) for v in place), density.gaussian(place, sample.SIGMA)
+    at, answer = tuple(round(1000 * v) for v in place), (np.array(result["greedy"]) - low) / side
     assert result["truth"] == truth
     assert result["NLL of the truth"] == pytest.approx(-math.log(1e6 * p[at]), rel=1e-5)
-    assert result["NLL of the truth, Gaussian around it"] == pytest.approx(-math.log(1e6 * heatmap[at]), abs=0.002)
-    if place == (0.31, 0.63):                       # far from the borders: a closed form
-        assert result["NLL of the truth, Gaussian around it"] == pytest.approx(math.log(math.tau * sample.SIGMA ** 2), abs=1e-3)
+    rival = result["NLL of the truth, Gaussian around the greedy answer"]
+    expected = 0                                    # a Gaussian around the answer, x and y, cut off at the crop
+    for c, t in zip(answer, place):
+        mass = np.exp(-((np.arange(1000) / 1000 - c) / sample.SIGMA) ** 2 / 2).mean()
+        expected += ((t - c) / sample.SIGMA) ** 2 / 2 + math.log(mass)
+    assert rival == pytest.approx(expected, abs=0.01)
     line, = (line for line in silent if "log-likelihood" in line)
-    assert f"{result['NLL of the truth']:.2f} under the model" in line and "nats per unit of area" in line
-    assert f"{result['NLL of the truth, Gaussian around it']:.2f} under the Gaussian" in line
+    assert f"of the truth {result['NLL of the truth']:.2f}; {rival:.2f} under a Gaussian" in line and "nats per unit of area" in line
     with Image.open(work / "out" / "x_density.png") as picture:
         assert np.array_equal(picture, sample.draw_density(photo, box or (0, 0, 48, 36), "tail", p, tuple(place)))
     without = call(*arguments)
     assert not any("NLL" in n or n == "truth" for n in without) and without.items() <= result.items()
     assert "log-likelihood" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("instruction", ["list", "steps"])
+def test_a_density_is_of_the_question_that_is_answered(call, work, model_folder, instruction):
+    """The greedy answer's likelihood under the density is the probability that it has among the answers."""
+    own = shutil.copytree(model_folder, work / "own")
+    (own / "config.json").write_text(json.dumps(json.loads((own / "config.json").read_text()) | {"instruction": instruction}))
+    answers = {k["name"]: k for k in call("--model", own)["keypoints"]}
+    surest = max(answers.values(), key=lambda k: k["probability"])      # each of its digits is read: none is below the cut
+    assert surest["probability"] > 1e-4
+    found = call("--model", own, "--density", surest["name"], f"--truth={surest['x']!r},{surest['y']!r}")
+    assert found["greedy"] == pytest.approx([surest["x"], surest["y"]])
+    assert found["NLL of the truth"] == pytest.approx(-math.log(1e6 * surest["probability"]), rel=1e-3)
 
 
 @pytest.mark.parametrize("x, y", [(0.25, 0.75), (0.6, 0.1)])
