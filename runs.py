@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import shutil
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -19,16 +20,18 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 import data
 
 
-def whole(tensor):
-    """A tensor without its shards, on the CPU. All processes must call."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
+def whole(tensor, rank):
+    """A tensor without its shards, on the CPU of rank 0; the others must call, too, and keep nothing."""
+    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.contiguous().cpu() if rank == 0 else None
 
 
 def like(tensor, p):
-    """A whole tensor, sharded as the parameter p is."""
-    if not isinstance(p, DTensor) or not tensor.dim():
+    """A whole tensor, where the parameter p is and sharded as it; AdamW's count of steps stays on the CPU."""
+    if not tensor.dim():
         return tensor
-    return distribute_tensor(tensor.to(p.device), p.device_mesh, p.placements)
+    tensor = tensor.to(p.device)
+    return distribute_tensor(tensor, p.device_mesh, p.placements) if isinstance(p, DTensor) else tensor
 
 
 def random_states(device, world):
@@ -46,14 +49,29 @@ def checkpoints(out):
     return sorted(p for p in Path(out).glob("step-*") if p.name[5:].isdigit())
 
 
+@contextmanager
+def written(path):
+    """The name beside `path` to write to: renamed once complete, or removed. OSError names the path and the remedy."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as e:
+        shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+        raise unwritten(path, e) from None
+
+
+def unwritten(path, e):
+    return OSError(f"{path} cannot be written ({e}): make room; training continues with --resume, its checkpoints are untouched")
+
+
 def write(folder, config, tensors, state):
     """A checkpoint, complete or not there at all: written beside, brought to the disk, then renamed.
 
     state: {"optimiser": {parameter: {name: tensor}}, "random": (processes, n) bytes, "settings": {...}, and other JSON}.
     """
-    beside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
+    with written(folder) as beside:
+        shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         (beside / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         save_file(tensors, beside / "adapter.safetensors")
@@ -64,11 +82,6 @@ def write(folder, config, tensors, state):
             file = os.open(path, os.O_RDONLY)
             os.fsync(file)
             os.close(file)
-        os.replace(beside, folder)
-    except (OSError, SafetensorError) as e:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise OSError(f"{folder} cannot be written ({e}): make room and continue with --resume; older checkpoints are "
-                      "untouched") from None
 
 
 def read_state(folder, settings):
@@ -84,15 +97,34 @@ def read_state(folder, settings):
         before = state["settings"]
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as e:
         raise ValueError(f"{file} is damaged ({e}): remove {folder}, and --resume continues the checkpoint before it") from None
-    if different := [f"{k} was {before.get(k)}, is {v}" for k, v in settings.items() if before.get(k) != v]:
+    if different := [f"{k} changed" if k.startswith("the ") else f"{k} was {before.get(k)}, is {v}"     # the: fingerprints
+                     for k, v in settings.items() if before.get(k) != v]:
         raise ValueError(f"{folder} is of another run: {'; '.join(different)}. Resume as it was started, or choose another --out")
     return state
 
 
 def read_log(out):
     """The lines of log.jsonl, {"step": ...}; a line that a crash cut short is left out."""
-    file = Path(out) / "log.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")] if file.exists() else []
+    file, records = Path(out) / "log.jsonl", []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        with suppress(ValueError):
+            records.append(json.loads(line))
+    return records
+
+
+def cut_log(out, step):
+    """Leave out of log.jsonl what follows a step: what is done again is logged again."""
+    with written(out / "log.jsonl") as beside:
+        beside.write_text("".join(json.dumps(r) + "\n" for r in read_log(out) if r["step"] <= step))
+
+
+def log(out, record):
+    """Add a line to log.jsonl."""
+    try:
+        with open(out / "log.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as e:
+        raise unwritten(out / "log.jsonl", e) from None
 
 
 def curves(runs, path):
@@ -118,17 +150,16 @@ def curves(runs, path):
     axes[0].legend()
     if validated:
         axes[2].legend()
-    beside = Path(path).with_suffix(".partial.png")
-    figure.savefig(beside)
     pyplot.close(figure)
-    beside.replace(path)
+    with written(Path(path)) as beside:
+        figure.savefig(beside, format=Path(path).suffix[1:] or "png")
 
 
-def tensorboard(out):
-    """TensorBoard's writer where it is installed."""
+def tensorboard(out, step):
+    """TensorBoard's writer where it is installed; it hides what an earlier one wrote after this step."""
     try:
         from torch.utils.tensorboard import SummaryWriter
-        return SummaryWriter(out / "tensorboard")
+        return SummaryWriter(out / "tensorboard", purge_step=step + 1)
     except ImportError:
         return None
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
@@ -39,13 +40,18 @@ LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["vision", "llm"]}
 KEEP = 3            # newest checkpoints; the best is kept beside them
 VALIDATION = 200    # images, spread evenly over the validation part
 MB = 2 ** 20
+STOP = signal.SIGTERM, signal.SIGINT      # end the step, save and leave
 
 
 def arguments():
-    def positive(text):
-        if (value := int(text)) < 1:
-            raise argparse.ArgumentTypeError(f"{text} is not positive")
+    def positive(text, kind=int):
+        if not 0 < (value := kind(text)) < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is no positive number")
         return value
+
+    def number(text):
+        return positive(text, float)
+
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--data", nargs="+", default=["data/mp100"], metavar="FOLDER", help="folders with annotations/ and images/, MP-100's or your own")
     p.add_argument("--split", type=int, default=1, help="MP-100 split, 1 to 5")
@@ -61,13 +67,13 @@ def arguments():
     p.add_argument("--k", type=positive, default=4, help="rounds of a conversation (fixed, locllm)")
     p.add_argument("--tune", default="lora", choices=["lora", "frozen", "full"],
                    help="train adapters in both backbones, none in the vision encoder, or everything (Table 15)")
-    p.add_argument("--epochs", type=float, default=12)
+    p.add_argument("--epochs", type=number, default=12)
     p.add_argument("--steps", type=positive, help="optimiser steps, instead of --epochs")
     p.add_argument("--batch", type=positive, default=BATCH, help="pairs an optimiser step, over all processes")
     p.add_argument("--micro-batch", type=positive, default=1, help="pairs a process and pass; the rest is accumulated")
     p.add_argument("--share-image", action="store_true",
                    help="compute an image once for its pairs in a pass, which have one augmentation")
-    p.add_argument("--lr", type=float, default=5e-4)
+    p.add_argument("--lr", type=number, default=5e-4)
     p.add_argument("--fsdp", action="store_true", help="shard weights and optimiser over the GPUs, where one cannot hold them")
     p.add_argument("--checkpoint-activations", action="store_true", help="less memory: compute every layer again going backward")
     p.add_argument("--workers", type=int, default=2, help="processes that load images, for each GPU")
@@ -75,7 +81,10 @@ def arguments():
     p.add_argument("--val-every", type=positive, help="optimiser steps between measurements on the validation categories")
     p.add_argument("--resume", action="store_true", help="continue the newest checkpoint of --out")
     p.add_argument("--seed", type=int, default=42)
-    return p.parse_args()
+    a = p.parse_args()
+    if a.init and any(getattr(a, backbone) != p.get_default(backbone) for backbone in ("vision", "llm")):
+        raise ValueError(f"--init {a.init} names its own backbones: leave out --vision and --llm")
+    return a
 
 
 def schedule(step, steps, warmup=0.03):
@@ -151,8 +160,9 @@ def passes(pairs, step, batch, rank, world, micro):
 
 
 def unstoppable(_):
-    """A worker leaves when its process does: torchrun sends SIGTERM to both, and the process still has a step to finish."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """A worker leaves when its process does: torchrun and terminals signal both, and the process still has a step to finish."""
+    for number in STOP:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def collate(items):
@@ -171,24 +181,24 @@ def collate(items):
 def open_model(a, device):
     """The model to train, --init or the two backbones, with requires_grad on what --tune trains (Table 15).
 
-    Base weights are bf16 on a GPU, adapters and projection fp32; where everything is trained, everything is fp32.
+    Base weights are bf16 on a GPU, adapters and projection fp32; where everything is trained, everything is fp32. What --fsdp
+    shards is on the CPU, where processes share the file's pages (of bf16 files: --tune full holds fp32 copies).
     """
+    place = torch.device("cpu") if a.fsdp else device
     dtype = torch.bfloat16 if device.type == "cuda" and a.tune != "full" else torch.float32
     if a.init:
-        model = CapeLLM.from_pretrained(a.init, dtype, device, merge=a.tune == "full")
+        model = CapeLLM.from_pretrained(a.init, dtype, place, merge=a.tune == "full")
         if a.tune == "lora" and not model.config["everything"]:
             model.adapt(LORA)                                   # one trained with --tune frozen lacks the vision encoder's
     else:
         parts = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": []}[a.tune]
-        model = CapeLLM.assemble(a.vision, a.llm, lora=LORA | {"parts": parts} if parts else None, dtype=dtype, device=device)
+        model = CapeLLM.assemble(a.vision, a.llm, lora=LORA | {"parts": parts} if parts else None, dtype=dtype, device=place)
     pretraining = data.INSTRUCTIONS[a.instruction].pretraining
     model.instruction = model.config["instruction"] = "base" if pretraining else a.instruction
     if a.tune == "full":
         model.config |= {"lora": None, "everything": True}
     elif model.config["everything"]:
         raise ValueError(f"{a.init} holds a model of which everything was trained: go on with --tune full")
-    if pretraining and a.tune == "full":
-        raise ValueError(f"--instruction {a.instruction} trains the projection alone: leave out --tune full")
     for name in model.adapter():
         frozen = not name.startswith("projection.") if pretraining else a.tune == "frozen" and name.startswith("vision.")
         model.get_parameter(name).requires_grad_(not frozen)
@@ -209,7 +219,11 @@ class Loss(torch.nn.Module):
 
 
 def distribute(model, fsdp, device, world):
-    """The module to call for a loss, and a switch: synchronise gradients in the next backward pass?"""
+    """The module to call for a loss, and a switch: synchronise gradients in the next backward pass?
+
+    fully_shard moves a layer to the device and keeps this process's shard of it, so that no GPU holds the whole model.
+    That was read in its source, and never run on a GPU.
+    """
     if fsdp:
         mesh = dist.device_mesh.init_device_mesh(device.type, (world,))
         for layer in [*model.vision.encoder.layer, *model.llm.model.layers]:
@@ -250,10 +264,11 @@ def settings_of(a, model, pairs, steps, world):
     files = [f for folder in folders for f in sorted(folder.iterdir()) if f.suffix in (".json", ".safetensors", ".model")]
     weights = [part for f in files for part in (f.name, f.stat().st_size, open(f, "rb").read(MB))]
     content = [part for i in pairs.instances for part in (i.id, i.image.name, i.category, i.bbox, i.keypoints.tobytes())]
+    content += [i.image.stat().st_size for i in pairs.instances]
     names = ("split", "rounds", "k", "tune", "instruction", "batch", "micro_batch", "share_image", "lr", "seed")
     return {f"--{n.replace('_', '-')}": getattr(a, n) for n in names} | {
-        "steps": steps, "processes": world, "the model": fingerprint(*weights), "the data": fingerprint(*content),
-        "the descriptions": fingerprint(pairs.described)}
+        "steps": steps, "processes": world, "instances": len(pairs.instances), "the model": fingerprint(*weights),
+        "the data": fingerprint(*content), "the descriptions": fingerprint(pairs.described)}
 
 
 def validate(model, instances, described, rank, world):
@@ -273,6 +288,7 @@ def validate(model, instances, described, rank, world):
 # --------------------------------------------------------------------- the run
 
 def train(a):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())        # before the first step nothing is lost
     rank, world, device = data.setup()
     say = print if rank == 0 else lambda *_: None
     if not a.init and a.data == ["data/mp100"] and not any(Path(p).exists() for p in (a.vision, a.llm, *a.data)):
@@ -287,13 +303,18 @@ def train(a):
         raise ValueError("--fsdp shards over processes: start them with torchrun --nproc_per_node N train.py ...")
     if a.share_image and a.micro_batch == 1:
         raise ValueError("--share-image shares within a pass, which --micro-batch 1 leaves to one pair: raise it")
+    if a.workers < 0:
+        raise ValueError(f"--workers {a.workers}: 0 loads images in the training process itself")
+    pretraining = data.INSTRUCTIONS[a.instruction].pretraining
+    if pretraining and a.tune == "full":
+        raise ValueError(f"--instruction {a.instruction} trains the projection alone: leave out --tune full")
+    if pretraining and a.val_every:
+        raise ValueError(f"--val-every measures coordinates, --instruction {a.instruction} asks for names: leave one out")
     out = Path(a.out)
     if runs.checkpoints(out) and not a.resume:
         raise ValueError(f"{out} holds checkpoints of an earlier run: add --resume, or choose another --out")
     instances, described, table = data.check(a.data, a.split, "train", a.descriptions, a.skip_missing)
     say(table)
-    if a.val_every and data.INSTRUCTIONS[a.instruction].pretraining:
-        raise ValueError(f"--val-every measures coordinates, --instruction {a.instruction} asks for names: leave one out")
     if a.val_every:
         unseen, described_unseen, _ = data.check(a.data, a.split, "val", a.descriptions, a.skip_missing)
         unseen = [unseen[n * len(unseen) // min(VALIDATION, len(unseen))] for n in range(min(VALIDATION, len(unseen)))]
@@ -309,8 +330,8 @@ def train(a):
     stream, part = Stream(pairs), a.epochs % 1
     steps = a.steps or max(1, round((sum(len(stream.at(e)) for e in range(int(a.epochs))) + part * len(pairs)) / a.batch))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    say(f"{len(instances)} images, {len(pairs)} pairs in the first epoch; {trained:,} parameters trained; {steps} steps of {a.batch} "
-        f"pairs = {world} processes x {a.micro_batch} x {len(share)} accumulated")
+    say(f"{len(instances)} instances, {len(pairs)} pairs in the first epoch; {trained:,} parameters trained; {steps} steps of "
+        f"{a.batch} pairs: {world} processes x {len(share)} passes of up to {a.micro_batch}")
     settings = settings_of(a, model, pairs, steps, world)
     step, best, state = 0, None, None
     if runs.checkpoints(out):
@@ -336,17 +357,15 @@ def train(a):
     batches = iter(loader)
     if rank == 0:
         out.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(r) + "\n" for r in runs.read_log(out) if r["step"] <= step]      # what is done again is logged again
-        (out / "log.partial").write_text("".join(lines))
-        (out / "log.partial").replace(out / "log.jsonl")
-        log, board = open(out / "log.jsonl", "a"), runs.tensorboard(out)
+        runs.cut_log(out, step)
+        board = runs.tensorboard(out, step)
     stop = []                                                   # signals that ask to stop
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP:
         signal.signal(number, lambda number, _: stop.append(number))
     with tqdm(total=steps, initial=step, disable=rank > 0, unit="step") as bar:
         began = time.time()
         while step < steps:
-            losses, sums = [], torch.zeros(4, device=device)        # loss, digits' loss, tokens, stop
+            losses, sums = [], torch.zeros(5, device=device)        # loss, digits' loss, tokens, stop, gradient
             for n, size in enumerate(share):
                 pixels, conversations = next(batches)
                 synchronise(n == len(share) - 1)                    # once an optimiser step
@@ -357,12 +376,12 @@ def train(a):
                 losses.append(loss.detach())
                 sums[:2] += weight * torch.stack([loss.detach(), digits])
                 sums[2] += sum(len(ids) for c in conversations for ids, _ in c) if size else 0
-            sums[3] = len(stop)
+            sums[3], sums[4] = len(stop), norm(parameters.values())
             if world > 1:
                 dist.all_reduce(sums)
-            mean, digits, tokens, stopping = sums.tolist()
-            if not math.isfinite(mean):
-                refuse(mean, step, losses, share, passes(pairs, step, *split), pairs, rank, world)
+            mean, digits, tokens, stopping, gradient = sums.tolist()
+            if not math.isfinite(mean + gradient):
+                refuse(mean, gradient, step, losses, share, passes(pairs, step, *split), pairs, rank, world)
             for group in optimiser.param_groups:
                 group["lr"] = a.lr * schedule(step, steps)
             optimiser.step()
@@ -374,17 +393,17 @@ def train(a):
                 record["val"] = validate(model, unseen, described_unseen, rank, 1 if a.fsdp else world)
                 best = max(best or [-1, 0], [record["val"]["mPCK"], step])
             if rank == 0:
-                log.write(json.dumps(record) + "\n")
-                log.flush()
+                runs.log(out, record)
                 for name, value in (record | record.get("val", {})).items() if board else ():
                     board.add_scalar(name, value, step) if isinstance(value, float) else None
                 bar.set_postfix(loss=f"{mean:.3f}", digits=f"{digits:.3f}", lr=f"{record['lr']:.1e}", pairs=f"{record['pairs_per_s']:.1f}/s",
                                 tokens=f"{record['tokens_per_s']}/s")
                 bar.update()
             if step % a.save_every == 0 or step == steps or "val" in record or stopping:
+                moments = {n: {k: runs.whole(t, rank) for k, t in optimiser.state[p].items()} for n, p in parameters.items()}
                 state = {"step": step, "best": best, "settings": settings, "random": runs.random_states(device, world),
-                         "optimiser": {name: {k: runs.whole(t) for k, t in optimiser.state[p].items()} for name, p in parameters.items()}}
-                tensors = {name: runs.whole(t).contiguous() for name, t in model.adapter().items()}
+                         "optimiser": moments}
+                tensors = {n: runs.whole(t, rank) for n, t in model.adapter().items()}
                 if rank == 0:
                     runs.write(out / f"step-{step:07d}", model.config, tensors, state)
                     for old in runs.checkpoints(out)[:-KEEP]:
@@ -401,15 +420,22 @@ def train(a):
     if world > 1:
         dist.barrier()                                          # rank 0 may still be writing
     say(f"{'stopped, --resume continues' if step < steps else 'done'}: {out}/step-{step:07d}")
-    if stop == [signal.SIGINT]:
+    if signal.SIGINT in stop:
         raise KeyboardInterrupt
 
 
-def refuse(mean, step, losses, share, places, pairs, rank, world):
-    """End a run whose loss is not finite: one process names the samples of the passes at fault, of all processes."""
-    stream = Stream(pairs)
-    samples = [stream.at(epoch).name(i) for loss, size, at in zip(losses, share, places) if not math.isfinite(loss) and size
-               for epoch, i in at]
+def norm(parameters):
+    """Of their gradients, of which a process may hold a shard: what is not finite anywhere makes the sum over processes so."""
+    gradients = [p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad for p in parameters if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def refuse(mean, gradient, step, losses, share, places, pairs, rank, world):
+    """End a run whose loss or gradient is not finite, before its weights are not: one process names the samples of the passes
+    at fault, of all processes; where only the gradient is not finite, of all passes."""
+    stream, known = Stream(pairs), not math.isfinite(mean)
+    samples = [stream.at(epoch).name(i) for loss, size, at in zip(losses, share, places)
+               if size and not (known and math.isfinite(loss)) for epoch, i in at]
     gathered = [samples]
     if world > 1:
         gathered = [None] * world
@@ -417,7 +443,8 @@ def refuse(mean, step, losses, share, places, pairs, rank, world):
     if rank > 0:
         sys.exit(2)
     samples = list(dict.fromkeys(s for share in gathered for s in share))
-    raise ValueError(f"the loss is {mean} at step {step + 1}, from {data.some(samples)}: look at these, or "
+    what = f"loss is {mean}" if known else f"gradient is {gradient}"
+    raise ValueError(f"the {what} at step {step + 1}, from {data.some(samples)}: look at these, or "
                      "continue with a lower --lr from the last checkpoint in another --out with --init")
 
 

@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from argparse import Namespace
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -302,10 +304,10 @@ def test_adapters_come_and_go_with_tune(folder, init, tmp_path, monkeypatch):
     CapeLLM.from_pretrained(tmp_path / "lora" / "step-0000001")
 
 
-def launch(processes, *arguments, **options):
+def launch(processes, *arguments, script=data.HERE / "train.py", **options):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(data.HERE)}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    done = subprocess.run([*launcher, str(data.HERE / "train.py"), *command(*arguments, **options)], env=environment,
+    done = subprocess.run([*launcher, str(script), *command(*arguments, **options)], env=environment,
                           capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
 
@@ -334,12 +336,53 @@ def test_four_processes_equal_one(folder, init, one, tmp_path, options):
     assert_same_run(one, tmp_path / "four", init[0.0])
 
 
-def test_two_processes_resumed_equal_uninterrupted(folder, init, tmp_path):
-    """Bit by bit, with dropout, sharded: once in a whole, once saved half-way."""
-    launch(2, folder, init[0.3], tmp_path / "whole", steps=4, save_every=2, fsdp=True, val_every=3)
+def test_bf16_weights_and_fp32_adapters_sharded(folder, init, tmp_path, monkeypatch):
+    """As on GPUs: gathered weights are what one process has, to the bit, and every pair's gradient with them."""
+    (tmp_path / "bf16.py").write_text("""if True:
+        import torch
+        import data, train
+        original = train.CapeLLM.from_pretrained
+        train.CapeLLM.from_pretrained = lambda folder, dtype, *a, **k: original(folder, torch.bfloat16, *a, **k)
+        if __name__ == "__main__":
+            data.run("train.py", lambda: train.train(train.arguments()))
+    """)
+    launch(2, folder, init[0.0], tmp_path / "two", steps=4, fsdp=True, script=tmp_path / "bf16.py")
+    models, original = spy(monkeypatch), CapeLLM.from_pretrained
+    monkeypatch.setattr(CapeLLM, "from_pretrained", lambda folder, dtype, *a, **k: original(folder, torch.bfloat16, *a, **k))
+    run(monkeypatch, folder, init[0.0], tmp_path / "one", steps=4)
+    assert {p.dtype for p in models[0].parameters()} == {torch.bfloat16, torch.float32}
+    assert_same_run(tmp_path / "one", tmp_path / "two", init[0.0])
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_shards_are_loaded_on_the_cpu(fsdp, monkeypatch):
+    found = []
+    monkeypatch.setattr(CapeLLM, "from_pretrained", lambda _, *a, **k: found.extend(a))
+    with pytest.raises(AttributeError):                                  # None is no model
+        train.open_model(Namespace(init="model", tune="lora", fsdp=fsdp), torch.device("cuda", 1))
+    assert found == [torch.bfloat16, torch.device("cpu") if fsdp else torch.device("cuda", 1)]
+
+
+def test_moments_go_where_their_parameter_is():
+    p = torch.empty(3, device="meta")
+    assert runs.like(torch.ones(3), p).device == p.device and runs.like(torch.tensor(7.0), p).device.type == "cpu"
+
+
+def test_processes_wait_for_each_other(monkeypatch):
+    """Longer than any share of a validation or an evaluation; torch gives up after 10 or 30 minutes."""
+    asked = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda _, **k: asked.update(k))
+    assert data.setup()[1] == 2 and asked["timeout"] >= timedelta(days=1)
+
+
+@pytest.mark.parametrize("fsdp", [{}, {"fsdp": True}], ids=["ddp", "fsdp"])
+def test_two_processes_resumed_equal_uninterrupted(folder, init, tmp_path, fsdp):
+    """Bit by bit, with dropout, sharded or not: once in a whole, once saved half-way."""
+    launch(2, folder, init[0.3], tmp_path / "whole", steps=4, save_every=2, val_every=3, **fsdp)
     (tmp_path / "cut").mkdir()
     shutil.copytree(tmp_path / "whole" / "step-0000002", tmp_path / "cut" / "step-0000002")
-    launch(2, folder, init[0.3], tmp_path / "cut", steps=4, save_every=2, fsdp=True, resume=True)
+    launch(2, folder, init[0.3], tmp_path / "cut", steps=4, save_every=2, resume=True, **fsdp)
     assert equal(adapters(tmp_path / "cut")[4], adapters(tmp_path / "whole")[4])
     assert not equal(adapters(tmp_path / "whole")[2], adapters(tmp_path / "whole")[4])
     assert ["val" in r for r in log_of(tmp_path / "whole")] == [False, False, True, True]
@@ -468,41 +511,55 @@ def test_killed_twenty_times(folder, init, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_leaves(folder, init, tmp_path, one, number, code):
-    arguments = command(folder, init[0.0], tmp_path / "out", steps=4, batch=10, save_every=100, resume=True)
+    """Also where it comes twice, and to the processes that load images, too: as from a terminal."""
+    arguments = command(folder, init[0.0], tmp_path / "out", steps=4, batch=10, save_every=100, resume=True, workers=2)
     found = fork("""
-        log = Path(sys.argv[1]) / "log.jsonl"
-        pid = child(sys.argv[3:])
-        while not log.exists() or not log.read_text():
-            time.sleep(0.005)
-        os.kill(pid, int(sys.argv[2]))
+        def terminal():                                 # signals after the first step
+            os.setpgrp()
+            runs.log = lambda *_: [os.killpg(0, int(number)) for _ in range(2)]
+        _, out, number, *argv = sys.argv
+        pid = child(argv, terminal)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        print(*(p.name for p in runs.checkpoints(sys.argv[1])))
-        print(os.waitstatus_to_exitcode(os.waitpid(child(sys.argv[3:]), 0)[1]))
+        print(*(p.name for p in runs.checkpoints(out)))
+        print(os.waitstatus_to_exitcode(os.waitpid(child(argv), 0)[1]))
     """, tmp_path / "out", int(number), *arguments).split()
-    assert found[0] == str(code) and found[1] in ("step-0000002", "step-0000003") and found[-1] == "0"
+    assert found == [str(code), "step-0000002", "0"]
     assert equal(adapters(tmp_path / "out")[4], adapters(one)[4])
 
 
-def test_a_full_disk_is_an_error_and_loses_nothing(folder, init, tmp_path):
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_before_the_first_step(folder, init, tmp_path, number, code):
+    found = fork("""
+        checking = Path(sys.argv[1])
+        pid = child(sys.argv[3:], lambda: setattr(data, "check", lambda *_: (checking.touch(), time.sleep(100))))
+        while not checking.exists():
+            time.sleep(0.005)
+        os.kill(pid, int(sys.argv[2]))
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """, tmp_path / "checking", int(number), *command(folder, init[0.0], tmp_path / "out"))
+    assert found.split() == [str(code)] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("room, what", [(4000, r"step-\d+"), (50, r"log\.jsonl")])
+def test_a_full_disk_is_an_error_and_loses_nothing(folder, init, tmp_path, room, what):
     arguments = command(folder, init[0.0], tmp_path / "out", steps=4, batch=10, save_every=1, resume=True)
     found = fork("""
-        out = Path(sys.argv[1])
+        out, room = Path(sys.argv[1]), int(sys.argv[2])
         def limited():                                  # no file may grow beyond: writing fails as on a full disk
-            if runs.checkpoints(out):
-                sys.stderr = open(out / "error.txt", "w")
-                resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
-        pid = child(sys.argv[2:])
+            sys.stderr = sys.__stdout__
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        pid = child(sys.argv[3:])
         while not runs.checkpoints(out):
             time.sleep(0.005)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         before = runs.checkpoints(out)[-1].name
-        print(os.waitstatus_to_exitcode(os.waitpid(child(sys.argv[2:], limited), 0)[1]), before)
-    """, tmp_path / "out", *arguments).split()
-    error = (tmp_path / "out" / "error.txt").read_text()
-    assert found[0] == "2" and re.search(r"step-\d+ cannot be written \(.*\): make room and continue with --resume", error)
-    assert runs.checkpoints(tmp_path / "out")[-1].name == found[1] and not list((tmp_path / "out").glob("*.partial"))
-    CapeLLM.from_pretrained(tmp_path / "out" / found[1])
+        print(os.waitstatus_to_exitcode(os.waitpid(child(sys.argv[3:], limited), 0)[1]), before)
+    """, tmp_path / "out", room, *arguments)
+    code, newest = found.split()[-2:]
+    assert code == "2" and re.search(rf"{what} cannot be written \(.*\): make room; training continues with --resume", found)
+    assert runs.checkpoints(tmp_path / "out")[-1].name == newest and not list((tmp_path / "out").glob("*.partial"))
+    CapeLLM.from_pretrained(tmp_path / "out" / newest)
 
 
 # Watching it
@@ -535,15 +592,28 @@ def test_curves_of_several_runs(one, tmp_path):
     assert not (tmp_path / "no.png").exists()
 
 
+def test_a_log_cut_anywhere(tmp_path):
+    record = {"step": 2, "loss": 1.5, "val": {"mPCK": 0.25}}
+    line = json.dumps(record)
+    for end in range(len(line) + 1):
+        (tmp_path / "log.jsonl").write_text('{"step": 1}\n' + line[:end])
+        assert runs.read_log(tmp_path) == [{"step": 1}] + [record] * (end == len(line))
+
+
 def test_without_matplotlib_and_with_tensorboard(folder, init, tmp_path, monkeypatch):
-    written = []
+    """A resumed run hides the steps that it does again."""
+    written, hidden = [], []
     fake = type(sys)("tensorboard")
-    fake.SummaryWriter = lambda path: type("", (), {"add_scalar": lambda _, *a: written.append(a)})()
+    board = type("", (), {"add_scalar": lambda _, *a: written.append(a)})()
+    fake.SummaryWriter = lambda path, purge_step: hidden.append(purge_step) or board
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     monkeypatch.setitem(sys.modules, "matplotlib", None)                 # as if it were not installed
     run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=2, save_every=1)
     assert not (tmp_path / "out" / "curves.png").exists() and sorted(adapters(tmp_path / "out")) == [1, 2]
     assert [(n, v, s) for n, v, s in written if n == "loss"] == [("loss", r["loss"], r["step"]) for r in log_of(tmp_path / "out")]
+    shutil.rmtree(tmp_path / "out" / "step-0000002")
+    run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=2, save_every=1, resume=True)
+    assert hidden == [1, 2] and [s for n, _, s in written if n == "loss"] == [1, 2, 2]
 
 
 # What is refused
@@ -579,7 +649,9 @@ def short(folder, init, tmp_path_factory):
     ({"k": 2}, "--k was 4, is 2"), ({"rounds": "locllm"}, "--rounds was fixed, is locllm"), ({"lr": 1e-3}, "--lr was 0.0005, is 0.001"),
     ({"seed": 7, "steps": 3}, "--seed was 42, is 7; steps was 2, is 3"), ({"tune": "frozen"}, "--tune was lora, is frozen"),
     ({"share_image": True, "micro_batch": 2}, "--share-image was False, is True"),
-    ({"init": "another"}, "the model was"), ({"data": "another"}, "the data was"), ({"descriptions": "another"}, "the descriptions was")])
+    ({"init": "another"}, "the model changed"), ({"data": "another"}, "run: the data changed."),
+    ({"data": "fewer"}, "instances was 13, is 12; the data changed."), ({"data": "recoloured"}, "run: the data changed."),
+    ({"descriptions": "another"}, "run: the descriptions changed.")])
 def test_a_run_continues_only_as_it_began(folder, init, short, tmp_path, monkeypatch, capsys, options, message):
     out = shutil.copytree(short, tmp_path / "out")
     if options.get("init"):
@@ -587,9 +659,17 @@ def test_a_run_continues_only_as_it_began(folder, init, short, tmp_path, monkeyp
         tensors = load_file(options["init"] / "adapter.safetensors")
         save_file({n: t + 1 for n, t in tensors.items()}, options["init"] / "adapter.safetensors")
     if "data" in options or "descriptions" in options:
-        options = {next(iter(options)): shutil.copytree(folder, tmp_path / "data")}
+        (what, how), = options.items()
+        options = {what: shutil.copytree(folder, tmp_path / "data")}
         annotations, words = tmp_path / "data" / "annotations" / "mp100_split1_train.json", tmp_path / "data" / "skirt.txt"
-        annotations.write_text(annotations.read_text().replace('"bbox": [8,', '"bbox": [7,', 1))
+        coco = json.loads(annotations.read_text())
+        if how == "recoloured":
+            Image.new("RGB", (60, 50)).save(tmp_path / "data" / "images" / "3.png")
+        elif how == "fewer":
+            coco["annotations"].pop()
+        else:
+            coco["annotations"][0]["bbox"][0] -= 1
+        annotations.write_text(json.dumps(coco))
         words.write_text(words.read_text().replace("c:", "c: the third"))
     arguments = command(folder, init[0.0], out, **({"steps": 2, "batch": 2, "save_every": 1, "resume": True} | options))
     error = refused(monkeypatch, capsys, arguments)
@@ -615,13 +695,16 @@ def test_a_damaged_state(folder, init, short, tmp_path, monkeypatch, capsys, dam
     assert f"{state} is damaged" in error and "--resume continues the checkpoint before it" in error
 
 
-def test_a_loss_that_is_not_finite_names_its_samples(folder, init, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_not_finite_names_its_samples(folder, init, tmp_path, monkeypatch, capsys, what):
+    """The pair of the loss, or all of the step of a gradient: no checkpoint holds the weights that it would have led to."""
     original, seen = CapeLLM.loss, []
 
     def loss(self, pixels, branches):
-        found = original(self, pixels, branches)
+        found, digits = original(self, pixels, branches)
         seen.append((pixels, branches))
-        return (found[0] * float("nan"), found[1]) if len(seen) == 11 else found
+        damage = float("nan") if what == "loss" else (found - found.detach()).abs().sqrt()     # of slope 0 * inf at 0
+        return (found + damage, digits) if len(seen) == 11 else (found, digits)
 
     monkeypatch.setattr(CapeLLM, "loss", loss)
     error = refused(monkeypatch, capsys, command(folder, init[0.0], tmp_path / "out", save_every=1))
@@ -629,8 +712,11 @@ def test_a_loss_that_is_not_finite_names_its_samples(folder, init, tmp_path, mon
     tokenizer = CapeLLM.from_pretrained(init[0.0]).tokenizer
     pairs = data.Pairs(instances, data.describe(instances, names, folder), tokenizer, data.Codec(tokenizer), 28)
     pixels, [[(ids, labels)]] = seen[10]                                 # steps of 8 pairs, one a pass
-    (i,) = [i for i in range(8, 16) if torch.equal(pairs[i][0], pixels[0]) and pairs[i][1:] == (ids, labels)]
-    assert f"the loss is nan at step 2, from {pairs.name(i)}:" in error
+    named = [i for i in range(8, 16) if torch.equal(pairs[i][0], pixels[0]) and pairs[i][1:] == (ids, labels)]
+    assert len(named) == 1 and f"the {what} is nan at step 2, from " in error
+    (listed,) = re.findall(" from (.*?)(?: and [0-9]+ more)?: look at these", error)
+    names = {pairs.name(i) for i in (named if what == "loss" else range(8, 16))}
+    assert {name.strip(" ,") for name in re.findall(r".*?\)", listed)} <= names and listed.count("(") == min(5, len(names))
     assert sorted(adapters(tmp_path / "out")) == [1]
 
 
@@ -647,7 +733,7 @@ def test_own_photographs(folder, init, tmp_path, monkeypatch, capsys):
     error = refused(monkeypatch, capsys, arguments)
     assert "1 of 13 images missing" in error and "3.png" in error and "--skip-missing" in error and not (tmp_path / "out").exists()
     run(monkeypatch, own, init[0.0], tmp_path / "out", steps=1, skip_missing=True)
-    assert "12 images" in capsys.readouterr().out and sorted(adapters(tmp_path / "out")) == [1]
+    assert "12 instances" in capsys.readouterr().out and sorted(adapters(tmp_path / "out")) == [1]
 
 
 @pytest.mark.parametrize("instruction", ["direct-qa", "steps-qa", "steps"])
@@ -664,6 +750,7 @@ def test_pretraining_moves_the_projection_alone(folder, init, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("options, message", [
+    ({"workers": -1}, "--workers -1"), ({"llm": "other"}, "--init .* names its own backbones: leave out --vision and --llm"),
     ({"split": 2}, "mp100_split2_train.json is missing"), ({"init": "nowhere"}, "nowhere is no model folder"),
     ({"share_image": True}, "--share-image shares within a pass, .* raise it"),
     ({"fsdp": True}, "--fsdp shards over processes: start them with torchrun"),
@@ -674,9 +761,10 @@ def test_wrong_input(folder, init, tmp_path, monkeypatch, capsys, options, messa
     assert re.search(message, error) and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option", ["batch", "micro_batch", "k", "steps"])
-def test_numbers_are_positive(folder, init, tmp_path, monkeypatch, capsys, option):
-    monkeypatch.setattr(sys, "argv", ["train.py", *command(folder, init[0.0], tmp_path / "out", **{option: 0})])
+@pytest.mark.parametrize("option, value", [(option, "0") for option in ("batch", "micro_batch", "k", "steps", "epochs")] + [
+    ("lr", "-1"), ("epochs", "inf"), ("epochs", "nan")])
+def test_numbers_are_positive(folder, init, tmp_path, monkeypatch, capsys, option, value):
+    monkeypatch.setattr(sys, "argv", ["train.py", *command(folder, init[0.0], tmp_path / "out", **{option: value})])
     with pytest.raises(SystemExit) as exit:
         train.arguments()
-    assert exit.value.code == 2 and f"argument --{option.replace('_', '-')}: 0 is not positive" in capsys.readouterr().err
+    assert exit.value.code == 2 and f"argument --{option.replace('_', '-')}: {value} is no positive number" in capsys.readouterr().err
