@@ -188,6 +188,9 @@ class CapeLLM(nn.Module):
             raise ValueError(f"cumulative is {cumulative!r}, expected False, True or 'confidence'")
         codec, trunk = self.codec, self.context(pixels, listed or keypoints, category)
         questions, N = [data.question(self.tokenizer, k, self.instruction) + codec.open for k in keypoints], trunk.shape[1]
+        shared = [] if cumulative is True else [*os.path.commonprefix(questions)][:min(map(len, questions), default=1) - 1]
+        if shared:                                                  # what all questions begin with is asked once
+            trunk = torch.cat([trunk, self.llm.embed(torch.tensor([shared], device=self.device))], 1)
         generators = {k: random.Random(f"{seed} {k.name}: {k.description}") for k in keypoints}
         draws = torch.tensor([[generators[k].random() for _ in range(2 * codec.K)] for k in keypoints], dtype=torch.float64)
         answer, longest = len(codec.encode(0, 0)), sorted(map(len, set(map(tuple, questions))))[-BRANCHES:]
@@ -198,12 +201,14 @@ class CapeLLM(nn.Module):
         context, answers = [self.llm(trunk, cache=cache)[0]], [None] * len(keypoints)
         if cumulative is not True:
             for part in together(keypoints):
-                found = self.decode(cache, context, [questions[i] for i in part], draws[part], decoding)
+                found = self.decode(cache, context, [questions[i][len(shared):] for i in part], draws[part], decoding)
                 for i, answered in zip(part, found):
                     answers[i] = answered
-                cache.truncate(N)
+                cache.truncate(N + len(shared))
                 del context[1:]
         if cumulative:
+            cache.truncate(N)
+            context[0] = context[0][:N]
             order, behind = range(len(keypoints)), []               # behind: what ends the round before
             for i in order if cumulative is True else sorted(order, key=lambda i: -answers[i][1]):
                 if cache.length + len(behind) + lengths[i] > data.MAX_TOKENS:

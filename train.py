@@ -365,9 +365,12 @@ def train(a):
     with tqdm(total=steps, initial=step, disable=rank > 0, unit="step") as bar:
         began = time.time()
         while step < steps:
-            losses, sums = [], torch.zeros(5, device=device)        # loss, digits' loss, tokens, stop, gradient
+            losses, waited = [], 0.0
+            sums = torch.zeros(5, device=device)                    # loss, digits' loss, tokens, stop, gradient
             for n, size in enumerate(share):
+                asked = time.time()
                 pixels, conversations = next(batches)
+                waited += time.time() - asked
                 synchronise(n == len(share) - 1)                    # once an optimiser step
                 with torch.autocast(device.type, torch.bfloat16, enabled=a.tune == "full" and device.type == "cuda"):
                     loss, digits = loss_of(pixels.to(device, non_blocking=True), conversations)
@@ -387,8 +390,9 @@ def train(a):
             optimiser.step()
             optimiser.zero_grad()
             step += 1
+            took = time.time() - began
             record = {"step": step, "loss": round(mean, 4), "digits": round(digits, 4), "lr": optimiser.param_groups[0]["lr"],
-                      "pairs_per_s": round(a.batch / (time.time() - began), 2), "tokens_per_s": round(tokens / (time.time() - began))}
+                      "pairs_per_s": round(a.batch / took, 2), "tokens_per_s": round(tokens / took), "waiting": round(waited / took, 3)}
             if a.val_every and (step % a.val_every == 0 or step == steps):
                 record["val"] = validate(model, unseen, described_unseen, rank, 1 if a.fsdp else world)
                 best = max(best or [-1, 0], [record["val"]["mPCK"], step])

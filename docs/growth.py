@@ -12,6 +12,7 @@ from collections import namedtuple
 from pathlib import Path
 
 QUESTION = 54                   # q: tokens of a question, Llama 3's vocabulary, mean over the training part of split 1
+SHARED = 7                      # s: of these, what all begin with, "USER: Can you identify location of"
 OPEN, COMMA, CLOSE, END = 3, 3, 1, 1                                        # tokens of `[0.` `,0.` `]` and the end of text
 ROUNDS, RANK, LIMIT = 4, 8, 2048                                            # k, of the adapters, tokens of a chain
 BRANCHES, PLAIN_BATCH = 32, 15                                              # questions in a pass: ours, the authors' code
@@ -75,14 +76,17 @@ def looked_at(n, new, own, trunk, block):
     return pairs
 
 
-def single(K, q, v, m, digits=3, block=None):
-    """Passes of CapeLLM.answer: the image, then branches off it. block: rows that attend together; None: all, as on a GPU."""
-    yield Pass(1, 1 + v.N, chain(1 + v.N), 0, 1 + v.N, 1 + v.N)
+def single(K, q, v, m, digits=3, block=None, shared=SHARED):
+    """Passes of CapeLLM.answer: the image and what all questions begin with, of one keypoint all but the last token, then
+    branches off it. block: rows that attend together; None: all, as on a GPU."""
+    s = shared if K > 1 else q + OPEN - 1
+    trunk = 1 + v.N + s
+    yield Pass(1, trunk, chain(trunk), 0, trunk, trunk)
     for n in groups(K, BRANCHES):
         own = 0
-        for new in steps(q, digits):
-            pairs, own = looked_at(n, new, own, 1 + v.N, block), own + new
-            yield Pass(0, n * new, pairs, n * (10 if digits == 3 else 1000), n, 1 + v.N + n * own)
+        for new in steps(q - s, digits):
+            pairs, own = looked_at(n, new, own, trunk, block), own + new
+            yield Pass(0, n * new, pairs, n * (10 if digits == 3 else 1000), n, trunk + n * own)
 
 
 def cumulative(K, q, v, m, block=None):
@@ -211,7 +215,7 @@ def sizes(a, v, m):
 
 
 def inference(a, v, m):
-    rows, q, one, trunk = [], QUESTION, sum(steps(QUESTION)), 1 + v.N
+    rows, q, one, trunk = [], QUESTION, sum(steps(QUESTION - SHARED)), 1 + v.N
     for K in (1, 17, 68):
         for name, way in WAYS.items():
             ps = list(way(K, q, v, m))
@@ -221,11 +225,11 @@ def inference(a, v, m):
                          f"{seconds(ps, v, m, a.rate, a.bandwidth):.2f}", *(f"{x:.2f}" for x in most)))
     heads = "keypoints, way", "passes", "tokens", "TFLOP", "GB read", "s", "cache, GB", "logits, GB"
     table("Inference, Llama-3.1-8B", heads, rows)
-    again, n = trunk + q + answer() - END - 1, BRANCHES * steps(q)[0]
+    again, n, trunk = trunk + q + answer() - END - 1, BRANCHES * steps(q - SHARED)[0], trunk + SHARED
     print(f"\nA keypoint more: {one} tokens, plain {again}, {again / one:.1f} times as many; an image: {trunk / one:.1f}.\n"
           f"{BRANCHES} questions at once: {n} tokens, {trunk + BRANCHES * one:,} in the cache; scores of a layer "
           f"{4 * m.H * n * (trunk + n) / 1e6:.0f} MB.\n"
-          f"One token for three digits: {len(steps(q, 1))} passes for {len(steps(q))}, {sum(steps(q, 1))} tokens for {one}.")
+          f"One token for three digits: {len(steps(q, 1))} passes for {len(steps(q))}, {sum(steps(q - SHARED, 1))} tokens for {one}.")
 
 
 def train(a, v, m):
@@ -288,8 +292,8 @@ def published(a, v, m):
 def small():
     """What README's measurements on two CPU cores compare with, fp32."""
     v, m, K, q, rate = SMALL, M135, 17, 58, 136e9
-    ps, one = list(single(K, q, v, m, block=128)), sum(steps(q))
-    tree = Pass(1, 1 + v.N + K * one, chain(1 + v.N) + K * chain(one, 1 + v.N), 60 * K, 1 + v.N + 6 * K, 0)
+    ps, one, trunk = list(single(K, q, v, m, block=128)), sum(steps(q - SHARED)), 1 + v.N + SHARED
+    tree = Pass(1, trunk + K * one, chain(trunk) + K * chain(one, trunk), 60 * K, trunk + 6 * K, 0)
     digits = [p for i, p in enumerate(ps[1:]) if i % len(steps(q))]
     rows = (("17 keypoints, only pairs of the tree", [tree]), ("17 keypoints, pairs as its kernels see them", ps), ("- image", ps[:1]),
             ("- questions", ps[1::len(steps(q))]), ("- digits", digits), ("17 keypoints, plain", plain(K, q, v, m)),

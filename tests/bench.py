@@ -58,6 +58,7 @@ SHAPES = {
                                      num_attention_heads=32, num_key_value_heads=8)}}
 LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["vision", "llm"]}
 QUESTION = {"infer": 58, "train": 60, "density": 58}       # tokens: prompts of 257 + 58, pairs of 257 + 4 x (60 + 14)
+SHARED = 7          # tokens that all questions begin with
 ANSWER = 14         # tokens of [0.abc,0.def] and the end of text
 BATCH = 15          # keypoints in a batch of the reference, as in the authors' code
 K = 4               # rounds of a pair
@@ -244,12 +245,14 @@ def tree(shape, trunk, branches, scores, training=False):
 
 
 def infer_count(shape, n, cumulative):
-    """Ours reads answers up to their last digit, and of rounds before others all; the reference all but the last token."""
+    """Ours reads answers up to their last digit, and of rounds before others all, and once what all questions begin with; the
+    reference all but the last token."""
     trunk, entries, question = trunk_of(shape), shape["llm"]["vocab_size"], QUESTION["infer"]
+    shared = SHARED * (n > 1 and not cumulative)
     longest = (data.MAX_TOKENS - trunk) // (question + ANSWER) if cumulative else 1         # rounds of a chain
     chains = [min(longest, n - i) * (question + ANSWER) - 3 for i in range(0, n, longest)]
     whole = [trunk + i % longest * (question + ANSWER) + question + ANSWER - 2 for i in range(n)]
-    return {"ours": tree(shape, trunk, chains, n * 60),
+    return {"ours": tree(shape, trunk + shared, [c - shared for c in chains], n * 60),
             "reference": operations(shape, n, sum(whole), sum(map(chain, whole)), n * (ANSWER - 1) * entries)}
 
 

@@ -1,6 +1,7 @@
 """capellm.py against the same model run naively: one plain causal sequence a question, computed again for every token."""
 import copy
 import json
+import os
 import random
 import shutil
 from importlib.util import find_spec
@@ -298,8 +299,9 @@ def test_repeated_keypoints_read_every_prefix_once(model, decoding):
     hook.remove()
     codes = [f"{1000 * x:03.0f}{1000 * y:03.0f}" for x, y in points]
     prefixes = [len({(k, code[:n]) for k, code in zip(asked, codes)}) for n in range(1, 6)]
-    questions = sum(len(data.question(model.tokenizer, k)) + len(model.codec.open) for k in several)
-    assert sum(fed) == 1 + 4 + questions + sum(prefixes) + len(model.codec.comma) * prefixes[2]
+    questions = [data.question(model.tokenizer, k) + model.codec.open for k in several]
+    beginnings = 2 * len(os.path.commonprefix(questions))                # of three questions, read once
+    assert sum(fed) == 1 + 4 + sum(map(len, questions)) - beginnings + sum(prefixes) + len(model.codec.comma) * prefixes[2]
     assert (prefixes == [3] * 5) == (decoding == "greedy")
 
 

@@ -2,6 +2,7 @@
 import contextlib
 import io
 import math
+import os
 import random
 import re
 import sys
@@ -130,9 +131,10 @@ def test_operations_of_answers(model, way, K, monkeypatch):
 
     monkeypatch.setattr(model.llm, "forward", watched)
     found = count(lambda: model.answer(torch.randn(3, 56, 56), asked, cumulative=way == "cumulative"))
-    passes = list(getattr(growth, way)(K, q, V, m, block=BLOCK))
+    shared = len(os.path.commonprefix([data.question(model.tokenizer, k) for k in asked]))
+    passes = list(getattr(growth, way)(K, q, V, m, block=BLOCK, **{"shared": shared} if way == "single" else {}))
     assert lengths == [p.cache for p in passes]
-    assert found - square(m, 1 + V.N) == growth.operations(passes, V, m)
+    assert found - square(m, passes[0].tokens) == growth.operations(passes, V, m)
 
 
 def test_operations_of_the_plain_way(model, monkeypatch):
@@ -228,6 +230,7 @@ def test_what_is_counted_in_the_data():
     assert growth.mp100("train") == [len(d) for d in described]
     lengths = [len(data.question(tokenizer, keypoint)) for d in described for keypoint in d]
     assert round(sum(lengths) / len(lengths)) == growth.QUESTION
+    assert len(os.path.commonprefix([data.question(tokenizer, keypoint) for d in described for keypoint in d])) == growth.SHARED
     assert (len(codec.open), len(codec.comma), len(codec.close)) == (growth.OPEN, growth.COMMA, growth.CLOSE)
     for digits in (1, 3):
         assert len(data.Codec(tokenizer, digits).encode(0, 0)) == growth.answer(digits)
