@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from datetime import timedelta
 
@@ -563,6 +564,15 @@ def test_a_full_disk_is_an_error_and_loses_nothing(folder, init, tmp_path, room,
 
 
 # Watching it
+
+def test_the_log_says_how_long_a_step_waited(folder, init, one, tmp_path, monkeypatch):
+    original = data.Pairs.__getitem__
+    monkeypatch.setattr(data.Pairs, "__getitem__", lambda self, i: time.sleep(0.2) or original(self, i))
+    run(monkeypatch, folder, init[0.0], tmp_path / "slow", steps=2, batch=10)
+    for record in log_of(tmp_path / "slow"):
+        assert record["waiting"] * 10 / record["pairs_per_s"] > 1.95
+    assert all(0 <= r["waiting"] < 1 for r in log_of(one))
+
 
 def test_curves(folder, init, one, tmp_path):
     """One picture for several runs; validation gets a third panel."""
