@@ -45,8 +45,9 @@ out/tables/pairs/results.json: out/tables/base/results.json
 # The paper's tables that need training, in miniature: nano, trained further for as many steps with the settings of each row.
 STEPS ?= 200
 TRAINED := base $(addprefix rounds-,dynamic locllm) $(addprefix k-,1 2 6 8) $(addprefix tune-,frozen full) descriptions-vague $\
-	$(addprefix instruction-,names list outline diverse steps random) $(addprefix first-,direct-qa steps-qa)
-ASKED := $(foreach model,base random,$(addprefix $(model)-asked-,replaced names))
+	$(addprefix instruction-,names replaced random list outline diverse steps) $(addprefix first-,direct-qa steps-qa)
+ASKED := $(foreach model,base random,$(addprefix $(model)-asked-,replaced names)) $\
+	$(addsuffix -cumulative,base rounds-dynamic rounds-locllm)
 CURVES := base rounds-dynamic rounds-locllm tune-frozen tune-full
 VAGUE := --descriptions descriptions/vague
 TRAIN = $(BIN)/torchrun --standalone --nproc_per_node 2 train.py --init nano --data data/figures --batch 16 --micro-batch 4 --workers 0 $\
@@ -73,6 +74,9 @@ out/trained/base-asked-%/results.json: out/trained/base/results.json
 	$(ASK) $(<D)/run/$(LAST) --instruction $*
 out/trained/random-asked-%/results.json: out/trained/instruction-random/results.json
 	$(ASK) $(<D)/run/$(LAST) --instruction $*
+# Table 3: trained in rounds, asked cumulatively.
+out/trained/%-cumulative/results.json: out/trained/%/results.json
+	$(ASK) $(<D)/run/$(LAST) --cumulative fixed
 
 # Against transformers and peft doing the same work, at the shapes of a 135M-parameter Llama and DINOv2 S/14.
 bench: .venv/ready-dev
