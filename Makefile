@@ -1,4 +1,5 @@
-# Every target sets up what it needs. PYTHON: a Python 3.11 or newer. PHOTOS: folders of photographs that nano is also trained on.
+# Every target sets up what it needs; `rm -r out` where nano or its code has changed. PYTHON: a Python 3.11 or newer. PHOTOS: folders
+# of photographs that nano is also trained on.
 PYTHON ?= python3
 PHOTOS ?=
 BIN := .venv/bin
@@ -18,29 +19,30 @@ eval: .venv/ready data/figures
 # The paper's tables that need no other training, in miniature, each row in a folder: those that are there are left alone, an
 # interrupted one continues. The instructions `diverse` and `random` are not among them: they ask what `base` asks.
 LIMIT ?= 1000
+T := out/tables-$(LIMIT)
 ROWS := base pairs cumulative-fixed cumulative-confidence descriptions-vague descriptions-simple names-simple both-simple $\
 	$(addprefix instruction-,names replaced list outline steps) $(addprefix image-size-,126 140 168) $\
 	$(addprefix decoding-,sampling temperature top-3 top-5 nucleus contrastive) occlude
 ROW = $(BIN)/torchrun --standalone --nproc_per_node 2 eval.py --model nano --data data/figures --limit $(LIMIT) --resume --out $(@D)
-tables: $(ROWS:%=out/tables/%/results.json) out/density/results.json
-	$(BIN)/python eval.py --compare $(ROWS:%=out/tables/%) --out out
+tables: $(ROWS:%=$(T)/%/results.json) out/density/results.json
+	$(BIN)/python eval.py --compare $(ROWS:%=$(T)/%) --out $(T)
 	cat out/density/results.md
 
-$(ROWS:%=out/tables/%/results.json) out/density/results.json: nano/adapter.safetensors | .venv/ready data/figures
-out/tables/base/results.json:            ; $(ROW)
-out/tables/cumulative-%/results.json:    ; $(ROW) --cumulative $*
-out/tables/descriptions-vague/results.json:  ; $(ROW) --descriptions descriptions/vague
-out/tables/descriptions-simple/results.json: ; $(ROW) --descriptions descriptions/simple --names descriptions
-out/tables/names-simple/results.json:    ; $(ROW) --names descriptions/simple
-out/tables/both-simple/results.json:     ; $(ROW) --descriptions descriptions/simple
-out/tables/instruction-%/results.json:   ; $(ROW) --instruction $*
-out/tables/image-size-%/results.json:    ; $(ROW) --image-size $*
-out/tables/decoding-%/results.json:      ; $(ROW) --decoding $*
-out/tables/occlude/results.json:         ; $(ROW) --occlude 0.2 0.4 0.6
+$(ROWS:%=$(T)/%/results.json) out/density/results.json: nano/adapter.safetensors | .venv/ready data/figures
+$(T)/base/results.json:            ; $(ROW)
+$(T)/cumulative-%/results.json:    ; $(ROW) --cumulative $*
+$(T)/descriptions-vague/results.json:  ; $(ROW) --descriptions descriptions/vague
+$(T)/descriptions-simple/results.json: ; $(ROW) --descriptions descriptions/simple --names descriptions
+$(T)/names-simple/results.json:    ; $(ROW) --names descriptions/simple
+$(T)/both-simple/results.json:     ; $(ROW) --descriptions descriptions/simple
+$(T)/instruction-%/results.json:   ; $(ROW) --instruction $*
+$(T)/image-size-%/results.json:    ; $(ROW) --image-size $*
+$(T)/decoding-%/results.json:      ; $(ROW) --decoding $*
+$(T)/occlude/results.json:         ; $(ROW) --occlude 0.2 0.4 0.6
 out/density/results.json:                ; $(ROW) --limit 100 --density
 # The same answers, counted as pairs: nothing is asked again.
-out/tables/pairs/results.json: out/tables/base/results.json
-	mkdir -p $(@D) && cp out/tables/base/* $(@D) && $(ROW) --pairs
+$(T)/pairs/results.json: $(T)/base/results.json
+	mkdir -p $(@D) && cp $(T)/base/* $(@D) && $(ROW) --pairs
 
 # The paper's tables that need training, in miniature: nano, trained further for as many steps with the settings of each row.
 STEPS ?= 200

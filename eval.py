@@ -3,7 +3,7 @@
     python eval.py --model nano --data data/figures --controls
     torchrun --nproc_per_node 4 eval.py --model runs/capellm/step-0001000 --data data/mp100 --split 1 --pairs --out results/split1
     python eval.py --average results/split1 results/split2 results/split3 results/split4 results/split5
-    python eval.py --compare out/tables/base out/tables/decoding-*          # what `make tables` measured
+    python eval.py --compare out/tables-1000/base out/tables-1000/decoding-*        # what `make tables` measured
 
 A PCK that looks good proves little by itself: a keypoint's average place scores, too. --controls measures that on the same
 images, and exchanges the image, or the words, for others of the same definition: a model that looks and reads falls then.
