@@ -146,10 +146,19 @@ class CapeLLM(nn.Module):
         affine = data.crop_affine(box or (0, 0, *image.size), self.image_size)
         return data.crop(image.convert("RGB"), affine, self.image_size).to(self.device), affine
 
-    def context(self, pixels, keypoints, category="object"):
-        """What all questions about an image (3, S, S) follow: its trunk and the instruction's opening, (1, T, D)."""
-        trunk, (ids, _) = self.trunk(pixels[None]), data.opening(self.tokenizer, self.codec, self.instruction, category, keypoints, keypoints)
-        return torch.cat([trunk, self.llm.embed(torch.tensor([ids], device=self.device))], 1) if ids else trunk
+    def context(self, pixels, keypoints, category="object", listed=None):
+        """What is asked about an image (3, S, S): what all questions follow, its trunk and the instruction's opening (1, T, D), and
+        each question's tokens up to the first digit. ValueError where one is too long."""
+        listed, trunk = listed or keypoints, self.trunk(pixels[None])
+        ids, _ = data.opening(self.tokenizer, self.codec, self.instruction, category, listed, listed)
+        if ids:
+            trunk = torch.cat([trunk, self.llm.embed(torch.tensor([ids], device=self.device))], 1)
+        questions = [data.question(self.tokenizer, k, self.instruction) + self.codec.open for k in keypoints]
+        for k, question in zip(keypoints, questions):
+            if (n := trunk.shape[1] + len(question)) > data.MAX_TOKENS:
+                raise ValueError(f"{k.name[:60]!r}: the image and its question take {n} tokens, more than {data.MAX_TOKENS}: shorten its "
+                                 "name or description")
+        return trunk, questions
 
     @torch.inference_mode()
     def locate(self, image, keypoints, box=None, decoding="greedy", cumulative=False, seed=0, category="object"):
@@ -186,8 +195,8 @@ class CapeLLM(nn.Module):
             raise ValueError(f"decoding {decoding!r} is not known: choose one of {', '.join(DECODING)}")
         if cumulative not in (False, True, "confidence"):
             raise ValueError(f"cumulative is {cumulative!r}, expected False, True or 'confidence'")
-        codec, trunk = self.codec, self.context(pixels, listed or keypoints, category)
-        questions, N = [data.question(self.tokenizer, k, self.instruction) + codec.open for k in keypoints], trunk.shape[1]
+        codec, (trunk, questions) = self.codec, self.context(pixels, keypoints, category, listed)
+        N = trunk.shape[1]
         shared = [] if cumulative is True else [*os.path.commonprefix(questions)][:min(map(len, questions), default=1) - 1]
         if shared:                                                  # what all questions begin with is asked once
             trunk = torch.cat([trunk, self.llm.embed(torch.tensor([shared], device=self.device))], 1)

@@ -44,8 +44,7 @@ def density(model, pixels, keypoint, cut=1e-4, category="object", listed=None):
     """
     if not 0 <= cut <= 1:
         raise ValueError(f"cut is {cut}, expected a probability: 0 reads every prefix, 1 hardly any")
-    codec, trunk = model.codec, model.context(pixels, listed or [keypoint], category)
-    question = data.question(model.tokenizer, keypoint, model.instruction) + codec.open
+    codec, (trunk, (question,)) = model.codec, model.context(pixels, [keypoint], category, listed)
     inner = sum(codec.base ** k for k in range(codec.K - 1))        # prefixes of one coordinate, but for the longest
     room = len(question) + inner + codec.base ** (codec.K - 1) + (GROUP * inner + BATCH) * (1 + len(codec.comma))
     cache = KVCache(model.llm.config, 1, trunk.shape[1] + room, trunk.dtype, model.device)

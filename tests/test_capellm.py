@@ -315,6 +315,17 @@ def test_nothing_is_read_back_before_the_last_digit(model, decoding):
     assert len(passes) == 1 + 6 * (2 if decoding == "contrastive" else 1)
 
 
+def test_questions_that_are_too_long_are_refused(model):
+    """By name, before the language model reads them."""
+    long, passes = data.Keypoint("nose", "very " * 3000 + "long"), []
+    hook = model.llm.register_forward_pre_hook(lambda *inputs: passes.append(inputs))
+    for ask in (lambda: model.answer(photos(1)[0], [*keypoints(2), long]), lambda: density.density(model, photos(1)[0], long)):
+        with pytest.raises(ValueError, match="'nose': the image and its question take .* tokens, more than 2048"):
+            ask()
+    hook.remove()
+    assert passes == []
+
+
 # Cumulative reasoning (Section 4.3)
 
 def naive_chain(model, pixels, asked, order, decoding, limit):
@@ -333,7 +344,7 @@ def naive_chain(model, pixels, asked, order, decoding, limit):
 @torch.inference_mode()
 @pytest.mark.parametrize("decoding, cumulative, limit", [
     ("greedy", True, 2048), ("greedy", "confidence", 2048), ("nucleus", "confidence", 2048), ("contrastive", True, 300), ("greedy", True, 300),
-    ("top-3", True, 10)])
+    ("top-3", True, 170)])
 def test_cumulative_equals_whole_conversations(model, monkeypatch, decoding, cumulative, limit):
     asked, pixels = keypoints(5, seed=2), photos(1, seed=2)[0]
     monkeypatch.setattr(data, "MAX_TOKENS", limit)
@@ -344,7 +355,7 @@ def test_cumulative_equals_whole_conversations(model, monkeypatch, decoding, cum
     points, probabilities = model.answer(pixels, asked, decoding, cumulative)
     assert points == [point for point, _ in expected] and cut == (limit < 2048)
     np.testing.assert_allclose(probabilities, [p for _, p in expected], rtol=1e-3)
-    assert (points == single) == (limit == 10)                           # no room for a second round: single-round answers
+    assert (points == single) == (limit == 170)                          # no room for a second round: single-round answers
 
 
 @torch.inference_mode()
