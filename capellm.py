@@ -125,7 +125,7 @@ class CapeLLM(nn.Module):
 
     def loss(self, pixels, branches):
         """Cross-entropy: the mean over conversations of each one's mean over its answer tokens. Also, with the same weights and
-        without gradient, the mean over digits alone.
+        without gradient, the mean over digits alone, 0 where none is asked for.
 
         branches: for each image a list of (ids, labels), see data.conversation.
         """
@@ -139,7 +139,7 @@ class CapeLLM(nn.Module):
         Y = self.llm.logits(Z[image[answers], position[answers] - 1])                               # Eq. 5, at answers only
         loss = F.cross_entropy(Y, labels, reduction="none")
         only = weight * digits
-        return weight @ loss, only @ loss.detach() / only.sum()
+        return weight @ loss, only @ loss.detach() / only.sum().clamp(min=1e-9)
 
     def look(self, image, box=None):
         """A PIL image's pixels (3, S, S) around a box, and the affine matrix of data.crop_affine."""

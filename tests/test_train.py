@@ -753,6 +753,7 @@ def test_pretraining_moves_the_projection_alone(folder, init, tmp_path, monkeypa
     start, trained = load_file(init[0.0] / "adapter.safetensors"), adapters(tmp_path / "out")[1]
     moved = {name for name, tensor in trained.items() if not torch.equal(tensor, start[name])}
     config = json.loads((tmp_path / "out" / "step-0000001" / "config.json").read_text())
+    assert (log_of(tmp_path / "out")[0]["digits"] == 0) == (instruction != "steps")     # pre-training asks for none
     if instruction == "steps":
         assert len(moved) > 1 and config["instruction"] == "steps"
     else:
