@@ -85,7 +85,7 @@ bench: .venv/ready-dev
 	$(BIN)/python tests/bench.py load
 	$(BIN)/python tests/bench.py infer --repeat 3
 	$(BIN)/python tests/bench.py train --repeat 3
-	$(BIN)/python tests/bench.py density --repeat 3
+	$(BIN)/python tests/bench.py density --repeat 1
 
 # nano from nothing, unattended; continues where it was interrupted.
 nano: .venv/ready data/figures

@@ -136,11 +136,11 @@ def curves(runs, path):
     validated = any("val" in r for log in logs.values() for r in log)
     figure, axes = pyplot.subplots(1, 2 + validated, figsize=(5 * (2 + validated), 3.5), constrained_layout=True)
     for label, log in logs.items():
-        steps, width = [r["step"] for r in log], max(1, len(log) // 50)
+        steps, width = [r["step"] for r in log], max(1, len(log) // 10)
         losses = [r["loss"] for r in log]
         smooth = [sum(losses[max(0, i - width):i + 1]) / len(losses[max(0, i - width):i + 1]) for i in range(len(log))]
         line, = axes[0].plot(steps, smooth, label=label)
-        axes[0].plot(steps, losses, color=line.get_color(), alpha=0.2)
+        axes[0].plot(steps, losses, color=line.get_color(), alpha=0.1)
         axes[1].plot(steps, [r["lr"] for r in log], color=line.get_color())
         for name, style in (("PCK@0.20", "-"), ("PCK@0.05", "--")) if validated else ():
             points = [(r["step"], 100 * r["val"][name]) for r in log if "val" in r]
