@@ -216,8 +216,9 @@ class CapeLLM(nn.Module):
                 cache.truncate(N + len(shared))
                 del context[1:]
         if cumulative:
-            cache.truncate(N)
-            context[0] = context[0][:N]
+            if shared:
+                cache.truncate(N)
+                context[0] = context[0][:N]
             order, behind = range(len(keypoints)), []               # behind: what ends the round before
             for i in order if cumulative is True else sorted(order, key=lambda i: -answers[i][1]):
                 if cache.length + len(behind) + lengths[i] > data.MAX_TOKENS:

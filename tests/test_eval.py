@@ -411,7 +411,7 @@ def test_chains_that_begin_anew_are_counted(monkeypatch, capsys, model_folder, f
     def noted(*more, **inference):
         before.clear()
         found = answer(*more, **inference)
-        anew.append(len(before) > (order == "confidence"))          # which decodes in single rounds first, and forgets these
+        anew.append(len(before) > 2 * (order == "confidence"))      # which decodes in single rounds first, and forgets these
         return found
     monkeypatch.setattr(CapeLLM, "answer", noted)
     for limit in (tokens[0] - 1, tokens[0], tokens[1] - 1, tokens[1]):
