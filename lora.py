@@ -23,8 +23,7 @@ class LoRALinear(nn.Module):
 
     def __init__(self, base, rank, alpha, dropout):
         super().__init__()
-        self.base, self.scale = base.requires_grad_(False), alpha / rank
-        self.dropout = nn.Dropout(dropout)
+        self.base, self.scale, self.p = base.requires_grad_(False), alpha / rank, dropout
         device = base.weight.device
         self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, dtype=torch.float32, device=device))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, dtype=torch.float32, device=device))
@@ -32,8 +31,20 @@ class LoRALinear(nn.Module):
 
     def forward(self, x):  # (..., in) -> (..., out)
         y = self.base(x)
-        update = F.linear(F.linear(self.dropout(x.float()), self.lora_A), self.lora_B) * self.scale
+        x, p = x.float(), self.p if self.training else 0.0
+        if p:
+            x = x.masked_fill(dropped(x, p), 0)
+        update = F.linear(F.linear(x, self.lora_A) * (self.scale / (1 - p)), self.lora_B)
         return (y + update).to(y.dtype)
+
+
+def dropped(x, p):
+    """What dropout drops of x: bool in its shape, each True with probability p, to 16 bits.
+
+    A draw of 64 bits decides on four. A CPU draws one after the other, and one for each took a tenth of a training step.
+    """
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-2**63, None)
+    return bits.view(torch.int16)[:x.numel()].view(x.shape) < round(p * 2**16) - 2**15
 
 
 def add_lora(module, names, rank=8, alpha=16, dropout=0.05):

@@ -204,7 +204,7 @@ def open_model(a, device):
         model.get_parameter(name).requires_grad_(not frozen)
     for module in model.modules():
         if isinstance(module, LoRALinear) and not module.lora_A.requires_grad:
-            module.dropout.p = 0.0                              # what is frozen answers as it will when asked
+            module.p = 0.0                              # what is frozen answers as it will when asked
     return model
 
 

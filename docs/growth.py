@@ -167,19 +167,19 @@ def training(v, m, rounds, q=QUESTION, shared=False):
             frozen + head + 2 * (adapters + attention + projection))
 
 
-def adapter_bytes(width, mask=1):
-    """Kept for the backward pass, of a token in an adapter: its input in fp32, dropout's mask (4 bytes on a CPU), A's output."""
-    return 4 * width + mask * width + 4 * RANK
+def adapter_bytes(width):
+    """Kept for the backward pass, of a token in an adapter: its input in fp32, dropout's mask, A's output."""
+    return 5 * width + 4 * RANK
 
 
-def llm_bytes(m, mask=1):
+def llm_bytes(m):
     """The same of a layer, bf16: norms in fp32; query and output; key and value; softmax; gate, silu, up; adapters."""
-    return 2 * (4 * m.D + 4) + 4 * m.H * m.d + 4 * m.G * m.d + 4 * m.H + 6 * m.I + 2 * adapter_bytes(m.D, mask)
+    return 2 * (4 * m.D + 4) + 4 * m.H * m.d + 4 * m.G * m.d + 4 * m.H + 6 * m.I + 2 * adapter_bytes(m.D)
 
 
-def vision_bytes(v, mask=1):
+def vision_bytes(v):
     """Norms with mean and deviation; query, key, value, output; softmax; GELU; adapters."""
-    return 2 * (2 * v.C + 4) + 8 * v.C + 4 * v.H + 8 * v.C + 2 * adapter_bytes(v.C, mask)
+    return 2 * (2 * v.C + 4) + 8 * v.C + 4 * v.H + 8 * v.C + 2 * adapter_bytes(v.C)
 
 
 def activations(v, m, tokens, again=False):

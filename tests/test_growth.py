@@ -215,8 +215,8 @@ def test_activations(v, m, tokens, again):
     seen = [bytes_of(dino(v._replace(L=L)), ["query", "value"], lambda net: net.encoder.layer, pixels) for L in (2, 3)]
     x = torch.randn(1, tokens, m.D, dtype=torch.bfloat16, requires_grad=True)
     read = [bytes_of(llama(m._replace(L=L)), ["q_proj", "v_proj"], lambda net: net.model.layers, x) for L in (2, 3)]
-    assert seen[1] - seen[0] == (v.N + 1) * (2 * v.C if again else growth.vision_bytes(v, mask=4))
-    assert read[1] - read[0] == tokens * (2 * m.D if again else growth.llm_bytes(m, mask=4))
+    assert seen[1] - seen[0] == (v.N + 1) * (2 * v.C if again else growth.vision_bytes(v))
+    assert read[1] - read[0] == tokens * (2 * m.D if again else growth.llm_bytes(m))
 
 
 # ---------------------------------------------------------- data, and the document

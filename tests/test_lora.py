@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
+import lora
 from dino import DINOv2, DINOv2Config
 from llama import Config, Llama
 from lora import LoRALinear, add_lora, lora_state_dict, merge_lora
@@ -61,7 +63,8 @@ def test_outputs_and_gradients_equal_peft():
         torch.testing.assert_close(ours.get_parameter(name).grad, grad, rtol=1e-4, atol=1e-5)
 
 
-def test_dropout_falls_where_peft_lets_it_fall():
+def test_dropout_falls_where_peft_lets_it_fall(monkeypatch):
+    monkeypatch.setattr(lora, "dropped", lambda x, p: F.dropout(torch.ones_like(x), p) == 0)      # the same draws as theirs
     ours, theirs = pair(dropout=0.5)
     results = []
     for model in (ours.train(), theirs.train()):
@@ -70,6 +73,29 @@ def test_dropout_falls_where_peft_lets_it_fall():
     torch.testing.assert_close(*results, rtol=0, atol=1e-5)
     assert (ours(PIXELS) - ours.eval()(PIXELS)).abs().max() > 1e-2
     assert torch.equal(ours(PIXELS), ours(PIXELS))
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
+def test_dropout_drops_each_with_its_probability(p):
+    """Rate, neighbours (cut from one draw), rows and draws: all within five standard deviations of independence."""
+    torch.manual_seed(0)
+    a, b = (lora.dropped(torch.empty(501, 399), p) for _ in range(2))
+    pairs = {"rate": a, "next": a[:, 1:] & a[:, :-1], "third": a[:, 3:] & a[:, :-3], "row": a[1:] & a[:-1], "draw": a & b}
+    for name, both in pairs.items():
+        expected = p if name == "rate" else p * p
+        assert abs(both.double().mean() - expected) < 5 * (expected * (1 - expected) / both.numel()) ** 0.5, name
+    assert a.shape == (501, 399) and a.any(0).all() and a.any(1).all()
+
+
+def test_dropout_keeps_the_mean():
+    """Over many draws the update is what it is without dropout."""
+    torch.manual_seed(0)
+    layer = LoRALinear(torch.nn.Linear(64, 8), 4, 8, 0.3)
+    torch.nn.init.normal_(layer.lora_B)
+    x = torch.randn(64)
+    draws = layer.train()(x.expand(20000, 64))
+    assert ((draws.mean(0) - layer.eval()(x)).abs() < 5 * draws.std(0) / 20000 ** 0.5).all()
+    assert draws.std(0).min() > 0
 
 
 def test_merged_weights_equal_peft_and_keep_the_outputs():

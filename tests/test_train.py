@@ -289,7 +289,7 @@ def test_adapters_come_and_go_with_tune(folder, init, tmp_path, monkeypatch):
     """Frozen, what the vision encoder has of adapters answers without dropout; where it has none, --tune lora adds them."""
     models = spy(monkeypatch)
     run(monkeypatch, folder, init[0.3], tmp_path / "frozen", steps=1, tune="frozen")
-    dropout = lambda part: {m.dropout.p for m in part.modules() if isinstance(m, LoRALinear)}
+    dropout = lambda part: {m.p for m in part.modules() if isinstance(m, LoRALinear)}
     assert dropout(models[0].vision) == {0.0} and dropout(models[0].llm) == {0.3}
     bare = tmp_path / "bare"
     shutil.copytree(init[0.0], bare)
