@@ -4,7 +4,7 @@ PYTHON ?= python3
 PHOTOS ?=
 BIN := .venv/bin
 
-.PHONY: sample test nano eval tables trained bench
+.PHONY: sample test nano eval tables trained faces bench
 sample: .venv/ready
 	$(BIN)/python sample.py --image examples/astronaut.jpg --box 86,40,54,53 --desc descriptions/human_face_68.txt --out out/astronaut.png
 	$(BIN)/python sample.py --image examples/fox.jpg --box 40,63,152,141 --desc descriptions/animal_body.txt --out out/fox.png
@@ -79,6 +79,26 @@ out/trained/random-asked-%/results.json: out/trained/instruction-random/results.
 # Table 3: trained in rounds, asked cumulatively.
 out/trained/%-cumulative/results.json: out/trained/%/results.json
 	$(ASK) $(<D)/run/$(LAST) --cumulative fixed
+
+# The paper's recipe on real photographs (PHOTOS: one folder of faces): pre-trained on drawings alone, then each of Table 15's settings,
+# three passes over the photographs, asked after each of them.
+SETTINGS := lora frozen full
+PASSES := $(addprefix step-0000,098 196 294)
+ASK_FACES = $(BIN)/torchrun --standalone --nproc_per_node 2 eval.py --data $(PHOTOS) --sheet --resume --out $(@D) --model
+FACES := out/faces/start $(foreach tune,$(SETTINGS),$(PASSES:%=out/faces/$(tune)/%))
+faces: $(FACES:%=%/results.json)
+	$(BIN)/python eval.py --compare $(FACES) --out out/faces
+	$(BIN)/python runs.py $(SETTINGS:%=runs/faces/%) --out out/faces/curves.png
+
+.SECONDARY: $(foreach tune,$(SETTINGS),$(PASSES:%=runs/faces/$(tune)/%))
+out/faces/start/results.json: | runs/drawings/model   ; $(ASK_FACES) runs/drawings/model
+out/faces/%/results.json: | runs/faces/%              ; $(ASK_FACES) runs/faces/$*
+$(PASSES:%=runs/faces/\%/%): | runs/drawings/model
+	$(BIN)/torchrun --standalone --nproc_per_node 2 train.py --init runs/drawings/model --data $(PHOTOS) --tune $* --rounds locllm \
+		--batch 32 --micro-batch 8 --workers 0 --steps 294 --save-every 98 --resume --out runs/faces/$*
+runs/drawings/model: | .venv/ready data/figures
+	$(BIN)/torchrun --standalone --nproc_per_node 2 -m nano.pretrain --data data/figures --eyes 700 --words 2300 --names 1700 --rounds 500 \
+		--out runs/drawings
 
 # Against transformers and peft doing the same work, at the shapes of a 135M-parameter Llama and DINOv2 S/14.
 bench: .venv/ready-dev

@@ -41,7 +41,7 @@ class LoRALinear(nn.Module):
 def dropped(x, p):
     """What dropout drops of x: bool in its shape, each True with probability p, to 16 bits.
 
-    A draw of 64 bits decides on four. A CPU draws one after the other, and one for each took a tenth of a training step.
+    A draw of 64 bits decides on four. A CPU draws one after the other: one for each took a twentieth of a training step.
     """
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-2**63, None)
     return bits.view(torch.int16)[:x.numel()].view(x.shape) < round(p * 2**16) - 2**15
