@@ -84,7 +84,8 @@ out/trained/%-cumulative/results.json: out/trained/%/results.json
 # three passes over the photographs, asked after each of them.
 SETTINGS := lora frozen full
 PASSES := $(addprefix step-0000,098 196 294)
-ASK_FACES = $(BIN)/torchrun --standalone --nproc_per_node 2 eval.py --data $(PHOTOS) --sheet --resume --out $(@D) --model
+PHOTOGRAPHS = $(or $(PHOTOS),$(error PHOTOS=FOLDER is missing, of photographs with 68 keypoints))
+ASK_FACES = $(BIN)/torchrun --standalone --nproc_per_node 2 eval.py --data $(PHOTOGRAPHS) --sheet --resume --out $(@D) --model
 FACES := out/faces/start $(foreach tune,$(SETTINGS),$(PASSES:%=out/faces/$(tune)/%))
 faces: $(FACES:%=%/results.json)
 	$(BIN)/python eval.py --compare $(FACES) --out out/faces
@@ -94,7 +95,7 @@ faces: $(FACES:%=%/results.json)
 out/faces/start/results.json: | runs/drawings/model   ; $(ASK_FACES) runs/drawings/model
 out/faces/%/results.json: | runs/faces/%              ; $(ASK_FACES) runs/faces/$*
 $(PASSES:%=runs/faces/\%/%): | runs/drawings/model
-	$(BIN)/torchrun --standalone --nproc_per_node 2 train.py --init runs/drawings/model --data $(PHOTOS) --tune $* --rounds locllm \
+	$(BIN)/torchrun --standalone --nproc_per_node 2 train.py --init runs/drawings/model --data $(PHOTOGRAPHS) --tune $* --rounds locllm \
 		--batch 32 --micro-batch 8 --workers 0 --steps 294 --save-every 98 --resume --out runs/faces/$*
 runs/drawings/model: | .venv/ready data/figures
 	$(BIN)/torchrun --standalone --nproc_per_node 2 -m nano.pretrain --data data/figures --eyes 700 --words 2300 --names 1700 --rounds 500 \
