@@ -222,7 +222,8 @@ def distribute(model, fsdp, device, world):
     """The module to call for a loss, and a switch: synchronise gradients in the next backward pass?
 
     fully_shard moves a layer to the device and keeps this process's shard of it, so that no GPU holds the whole model.
-    That was read in its source, and never run on a GPU.
+    Gradients of adapters wait whole for the last pass of a step; those of everything, as large as the model, are added to
+    shards after each. That was read in its source, and never run on a GPU.
     """
     if fsdp:
         mesh = dist.device_mesh.init_device_mesh(device.type, (world,))
@@ -231,7 +232,7 @@ def distribute(model, fsdp, device, world):
         fully_shard(model, mesh=mesh)
         for method in ("loss", "answer"):
             register_fsdp_forward_method(model, method)
-        return Loss(model), model.set_requires_gradient_sync
+        return Loss(model), (lambda sync: None) if model.config["everything"] else model.set_requires_gradient_sync
     if world == 1:
         return Loss(model), lambda sync: None
     parallel = DistributedDataParallel(Loss(model), init_sync=False, gradient_as_bucket_view=True)    # all loaded the same

@@ -264,8 +264,9 @@ def memory(a, v, m):
     print(f"\nOf {a.memory:.0f} GB. --fsdp on {n} GPUs: shards of {2 * P / n / 1e9:.1f} GB, embedding and head whole "
           f"{root:.1f} GB, two layers {4 * matrices(m) / 1e9:.1f} GB;\nfetched for a pass {fetched:.0f} GB, at {a.link:.0f} GB/s "
           f"{fetched / a.link:.1f} s, beside {sum(training(v, m, [ROUNDS])) / a.rate:.2f} s of operations.\n"
-          f"--tune full, fp32: {16 * P / 1e9:.0f} GB; with --fsdp {12 * P / n / 1e9:.0f} GB of weights and moments, "
-          f"{4 * P / 1e9:.0f} GB of gradients while passes are accumulated.")
+          f"--tune full, fp32: {16 * P / 1e9:.0f} GB; with --fsdp {16 * P / n / 1e9:.0f} GB, embedding and head whole with their gradients "
+          f"{4 * root:.1f} GB, two layers {8 * matrices(m) / 1e9:.1f} GB;\nin all, activations checkpointed, "
+          f"{16 * P / n / 1e9 + 4 * root + 8 * matrices(m) / 1e9 + activations(v, m, T, True) / 1e9:.0f} GB.")
 
 
 def published(a, v, m):

@@ -355,6 +355,31 @@ def test_bf16_weights_and_fp32_adapters_sharded(folder, init, tmp_path, monkeypa
     assert_same_run(tmp_path / "one", tmp_path / "two", init[0.0])
 
 
+def test_everything_trained_sharded(folder, init, tmp_path, monkeypatch):
+    """As one process trains it; between the passes of a step no process holds a whole gradient."""
+    (tmp_path / "shards.py").write_text("""if True:
+        import torch, data, train
+        passes, forward = [], train.Loss.forward
+        def watched(self, *a):
+            kinds = {type(p.grad) for p in self.parameters()}
+            assert kinds <= {train.DTensor} if len(passes) % 2 else kinds == {type(None)}, kinds    # the second pass of a step
+            passes.append(1)
+            return forward(self, *a)
+        train.Loss.forward = watched
+        if __name__ == "__main__":
+            data.run("train.py", lambda: train.train(train.arguments()))
+    """)
+    options = {"tune": "full", "steps": 2, "batch": 4, "lr": 1e-3}
+    launch(2, folder, init[0.0], tmp_path / "two", fsdp=True, script=tmp_path / "shards.py", **options)
+    run(monkeypatch, folder, init[0.0], tmp_path / "one", **options)
+    one, two = adapters(tmp_path / "one")[2], adapters(tmp_path / "two")[2]
+    before = dict(CapeLLM.from_pretrained(init[0.0]).named_parameters())
+    assert one.keys() == two.keys() == before.keys()
+    assert all((one[n] - p).abs().max() > 1e-4 for n, p in before.items() if not n.endswith("mask_token"))     # no patch is masked
+    off = {n for n in one if float(((one[n] - two[n]).abs() > 2e-5).float().mean()) > 0.01}
+    assert all(n.endswith("key.bias") for n in off), off                 # moves no softmax: its gradient is nothing but rounding
+
+
 @pytest.mark.parametrize("fsdp", [False, True])
 def test_shards_are_loaded_on_the_cpu(fsdp, monkeypatch):
     found = []
