@@ -79,6 +79,8 @@ def write(folder, config, tensors, state):
         metadata = {k: json.dumps(v) for k, v in state.items() if k not in ("optimiser", "random")}
         save_file(moments | {"random": state["random"]}, beside / "state.safetensors", metadata)
         for path in [*beside.iterdir(), beside]:
+            if path.suffix == ".safetensors":           # which that library lets their owner alone read, whatever the umask
+                shutil.copymode(beside / "config.json", path)
             file = os.open(path, os.O_RDONLY)
             os.fsync(file)
             os.close(file)

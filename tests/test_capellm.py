@@ -497,6 +497,8 @@ def test_written_and_read_again_bit_by_bit(folder, model, model_folder, tmp_path
     runs.write(tmp_path / "again", again.config, again.adapter(), {"optimiser": {}, "random": torch.zeros(1)})
     assert (tmp_path / "again" / "adapter.safetensors").read_bytes() == (folder / "adapter.safetensors").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "run"]          # nothing half-written is left
+    (tmp_path / "plain").touch()
+    assert {p.stat().st_mode for p in folder.iterdir()} == {(tmp_path / "plain").stat().st_mode}    # colleagues may read it, too
 
 
 @torch.inference_mode()
