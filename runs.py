@@ -65,6 +65,14 @@ def unwritten(path, e):
     return OSError(f"{path} cannot be written ({e}): make room; training continues with --resume, its checkpoints are untouched")
 
 
+def save(tensors, path, metadata=None):
+    """save_file, but with the mode of any other file: its own lets the owner alone read, whatever the umask."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata)
+    path.chmod(mode)
+
+
 def write(folder, config, tensors, state):
     """A checkpoint, complete or not there at all: written beside, brought to the disk, then renamed.
 
@@ -74,13 +82,11 @@ def write(folder, config, tensors, state):
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         (beside / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-        save_file(tensors, beside / "adapter.safetensors")
+        save(tensors, beside / "adapter.safetensors")
         moments = {f"{name}/{k}": t for name, moments in state["optimiser"].items() for k, t in moments.items()}
         metadata = {k: json.dumps(v) for k, v in state.items() if k not in ("optimiser", "random")}
-        save_file(moments | {"random": state["random"]}, beside / "state.safetensors", metadata)
+        save(moments | {"random": state["random"]}, beside / "state.safetensors", metadata)
         for path in [*beside.iterdir(), beside]:
-            if path.suffix == ".safetensors":           # which that library lets their owner alone read, whatever the umask
-                shutil.copymode(beside / "config.json", path)
             file = os.open(path, os.O_RDONLY)
             os.fsync(file)
             os.close(file)

@@ -30,11 +30,11 @@ import sentencepiece
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
 import data
+import runs
 import train
 from capellm import CapeLLM
 from dino import DINOv2, DINOv2Config
@@ -233,13 +233,13 @@ def export(model, folder):
         (beside / name).mkdir(parents=True)
         (beside / name / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         tensors = {n: t.to(torch.bfloat16).contiguous() for n, t in backbone.state_dict().items()}
-        save_file(tensors, beside / name / "model.safetensors", {"format": "pt"})
+        runs.save(tensors, beside / name / "model.safetensors", {"format": "pt"})
     shutil.copy(folder.parent / "tokenizer.model", beside / "llm")
     tuned = CapeLLM.assemble(beside / "vision", beside / "llm", SIZE, 3, train.LORA, torch.float32)
     tuned.projection.load_state_dict(model.projection.state_dict())
     tuned.config |= {"vision": "vision", "llm": "llm"}
     (beside / "config.json").write_text(json.dumps(tuned.config, indent=1) + "\n")
-    save_file({n: t.contiguous() for n, t in tuned.adapter().items()}, beside / "adapter.safetensors")
+    runs.save({n: t.contiguous() for n, t in tuned.adapter().items()}, beside / "adapter.safetensors")
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
 
