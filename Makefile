@@ -58,7 +58,7 @@ LAST = step-$(shell printf %07d $(STEPS))
 ASK = $(BIN)/torchrun --standalone --nproc_per_node 2 eval.py --data data/figures --limit 200 --resume --out $(@D) --model
 trained: $(TRAINED:%=out/trained/%/results.json) $(ASKED:%=out/trained/%/results.json)
 	$(BIN)/python eval.py --compare $(TRAINED:%=out/trained/%) $(ASKED:%=out/trained/%) --out out/trained
-	$(BIN)/python runs.py $(CURVES:%=out/trained/%/run) --labels $(CURVES) --out out/trained/curves.png
+	$(BIN)/python -m scripts.curves $(CURVES:%=out/trained/%/run) --labels $(CURVES) --out out/trained/curves.png
 
 $(TRAINED:%=out/trained/%/results.json): nano/adapter.safetensors | .venv/ready data/figures
 out/trained/base/results.json:               ; $(TRAIN) && $(ASK) $(@D)/run/$(LAST)
@@ -89,7 +89,7 @@ ASK_FACES = $(BIN)/torchrun --standalone --nproc_per_node 2 eval.py --data $(PHO
 FACES := out/faces/start $(foreach tune,$(SETTINGS),$(PASSES:%=out/faces/$(tune)/%))
 faces: $(FACES:%=%/results.json)
 	$(BIN)/python eval.py --compare $(FACES) --out out/faces
-	$(BIN)/python runs.py $(SETTINGS:%=runs/faces/%) --out out/faces/curves.png
+	$(BIN)/python -m scripts.curves $(SETTINGS:%=runs/faces/%) --out out/faces/curves.png
 
 .SECONDARY: $(foreach tune,$(SETTINGS),$(PASSES:%=runs/faces/$(tune)/%))
 out/faces/start/results.json: | runs/drawings/model   ; $(ASK_FACES) runs/drawings/model
@@ -102,10 +102,10 @@ runs/drawings/model: | .venv/ready data/figures
 
 # Against transformers and peft doing the same work, at the shapes of a 135M-parameter Llama and DINOv2 S/14.
 bench: .venv/ready-dev
-	$(BIN)/python tests/bench.py load
-	$(BIN)/python tests/bench.py infer --repeat 3
-	$(BIN)/python tests/bench.py train --repeat 3
-	$(BIN)/python tests/bench.py density --repeat 1
+	$(BIN)/python -m scripts.bench load
+	$(BIN)/python -m scripts.bench infer --repeat 3
+	$(BIN)/python -m scripts.bench train --repeat 3
+	$(BIN)/python -m scripts.bench density --repeat 1
 
 # nano from nothing, unattended; continues where it was interrupted.
 nano: .venv/ready data/figures

@@ -22,10 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from study import instructions
 import data
-import density
+from study import density
 from dino import DINOv2
-from llama import KVCache, Llama, Tokenizer, grow, send
+from llama import KVCache, Llama, grow, send
+from support.tokenizer import Tokenizer
 from lora import add_lora, merge_lora
 
 BRANCHES = 32       # questions in one pass: each reads all weights once more, but on a GPU attention grows with the square
@@ -317,8 +319,8 @@ class CapeLLM(nn.Module):
             vision, llm = (p if (p := folder / config[b]).exists() else Path(config[b]) for b in ("vision", "llm"))
             arguments = {k: config[k] for k in ("image_size", "K", "lora")}
             everything, instruction = config["everything"], config["instruction"]
-            if instruction not in data.INSTRUCTIONS:
-                raise ValueError(f"instruction {instruction!r} is not one of {', '.join(data.INSTRUCTIONS)}")
+            if instruction not in instructions.INSTRUCTIONS:
+                raise ValueError(f"instruction {instruction!r} is not one of {', '.join(instructions.INSTRUCTIONS)}")
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(f"{folder} is no model folder: config.json is missing") from None
         except (ValueError, KeyError, TypeError) as e:

@@ -13,11 +13,9 @@ import json
 import math
 import os
 import random
-import sys
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from datetime import timedelta
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +24,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
+
+from study.instructions import INSTRUCTIONS, REPLACED, TELL
+from support import launch
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -171,7 +172,7 @@ def read_descriptions(path):
     return keypoints
 
 
-def mp100():
+def read_mp100():
     """MP-100's facts (descriptions/mp100.json): {"categories": [...], "splits": {"1": {"train": [ids], ...}, ...}}."""
     return json.loads((HERE / "descriptions" / "mp100.json").read_bytes())
 
@@ -182,7 +183,7 @@ def describe(instances, names, folder=HERE / "descriptions"):
     Two MP-100 categories share the name `face`, so id and name together find the definition. Where the annotations of a category
     that is not MP-100's name its keypoints, the file must name the same in the same order, but for case and underscores.
     """
-    definitions = {(c["id"], c["name"]): c["definition"] for c in mp100()["categories"]}
+    definitions = {(c["id"], c["name"]): c["definition"] for c in read_mp100()["categories"]}
     sizes, labels = ({i.category: of(i) for i in instances} for of in (lambda i: len(i.keypoints), lambda i: i.labels))
     paths = {id: Path(folder) / f"{definitions.get((id, name), name)}.txt" for id, name in names.items()}
     if missing := sorted({str(path) for path in paths.values() if not path.is_file()}):
@@ -420,62 +421,6 @@ class Codec:
 
 # --------------------------------------------------------------- instructions
 
-ASK = "Can you identify location of {name} on the object?"
-TELL = " {description} With this description, please provide its coordinates."
-QUESTION = f"USER: {ASK}{TELL} ASSISTANT:"              # the base instruction (Figure 2); its answer follows at once
-BARE = f"USER: {ASK} Please provide its coordinates. ASSISTANT:"                    # without description
-REPLACED = "There is no description to refer to."       # Table 7
-OUTLINE = ("A chat between a curious user and an artificial intelligence assistant. The user asks where parts of the object in the "
-           "image are, and the assistant answers with their coordinates, relative to the image's width and height.")
-OBJECT = ("USER: What do you think is the central object in this image? ASSISTANT:",
-          "The object that this image is trying to express seems to be a {category}.")
-ASKS = (ASK, "Where is the {name} of the object?", "Can you locate the {name} on the object?", "Where on the object is the {name}?",
-        "Could you point out the {name} on the object?", "Please find the {name} of the object in this image.",
-        "At which place in the image is the {name}?", "I am looking for the {name}. Where is it?", "Do you see the {name} of the object?",
-        "Would you mark the {name} on the object?", "Which point of the image shows the {name}?", "Determine the position of the {name}.",
-        "Help me find the {name} on this object.", "What is the location of the {name} in the image?", "Show me where the {name} is.",
-        "Try to detect the {name} on the object.", "The object has a keypoint named {name}. Where does it lie?",
-        "Look at the object. Where do you find the {name}?", "One of the object's keypoints is the {name}. Can you place it?",
-        "Tell me where the {name} can be found.", "How far right and how far down is the {name} in the image?",
-        "I need to know where the {name} is on the object.", "Identify the {name} of the object shown here.",
-        "In this image, where does the {name} appear?")
-
-
-class Instruction(NamedTuple):
-    """How a conversation reads: turns of a USER's text and the ASSISTANT's answer, "" where there is none to give.
-
-    opening: turns before the rounds; rounds: one of these for each keypoint, drawn at random in training, the first at
-    inference; replaced: the share of descriptions that training exchanges for REPLACED (all of them: at inference, too).
-    Filled in are {category}, {list}, the names of its keypoints, and {asked}, of those in this conversation; in a round {name},
-    {description}, {because}, the same within a sentence, and {point}, the coordinates. pretraining: trains W_proj alone.
-    """
-    opening: tuple = ()
-    rounds: tuple = ((QUESTION, "{point}"),)
-    replaced: float = 0.0
-    pretraining: bool = False
-
-
-INSTRUCTIONS = {
-    "base": Instruction(),                                                                          # Figure 2
-    "names": Instruction(rounds=((BARE, "{point}"),)),                                              # Tables 7 and 10
-    "list": Instruction(opening=(("Keypoint List: {list}.", ""),)),                                 # Table 10
-    "outline": Instruction(opening=((OUTLINE, ""),)),                                               # Table 11
-    "diverse": Instruction(rounds=tuple((f"USER: {ask}{TELL} ASSISTANT:", "{point}") for ask in ASKS)),     # Table 11
-    "steps": Instruction(opening=(OBJECT,)),                                                        # Figure 6
-    "replaced": Instruction(replaced=1.0),                                                          # Table 7
-    "random": Instruction(replaced=0.5),                                                            # Table 7, in training
-    "direct-qa": Instruction(pretraining=True, rounds=((                                            # Figure 7
-        "USER: What is the name of a keypoint at {point} in the image? Tell me the name and why. ASSISTANT:",
-        "The keypoint name is {name}, because {because}"),)),
-    "steps-qa": Instruction(pretraining=True, opening=(("Joint list: {list}.", ""), OBJECT, (       # Figure 8
-        "USER: What joints can you identify on the {category} in the image? Answer according to the order in the joint list. ASSISTANT:",
-        "The {category} in the image seems to have several joints in the list, named {asked}. Those joints are visible in the image.")),
-        rounds=(("USER: Can you identify which joint is located at the coordinate {point}? This coordinate represents the relative "
-                 "position within the image, where the top-left corner is defined as [0, 0] and the bottom-right corner as [1, 1]. For "
-                 "example, [0.5, 0.5] indicates the center of the image. ASSISTANT:", "The joint located at the coordinates is {name}."),)),
-}
-
-
 @functools.lru_cache(16384)                             # the same questions are asked of thousands of images
 def encode(tokenizer, text, start):
     return (tokenizer.encode if start else tokenizer.encode_continuation)(text)
@@ -687,44 +632,6 @@ class Pairs(torch.utils.data.Dataset):
         return pixels, *conversation(self.tokenizer, self.codec, rounds, self.instruction, instance.name, keypoints, rng)
 
 
-def setup():
-    """(rank, world size, device) of this process, under torchrun or alone."""
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-    if world > 1:           # long: who is done first waits for the others, and where one fails torchrun ends all
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7))
-    return rank, world, device
-
-
-def run(name, main):
-    """Call main() as the command `name`: bad input or a full disk is one line on stderr and exit code 2, Ctrl-C is 130."""
-    code = 0
-    try:
-        main()
-    except (ValueError, OSError) as e:                  # FileNotFoundError is an OSError
-        text = str(e)
-        if "\nOriginal Traceback" in text:             # a worker of the DataLoader: its error is the last line
-            text = text.strip().rpartition("\n")[2].partition(": ")[2]
-        print(f"{name}: {' '.join(text.split())}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        code = 130
-    except SystemExit as e:
-        if isinstance(e.code, str):
-            print(e.code, file=sys.stderr)
-        code = int(e.code is not None) if not isinstance(e.code, int) else e.code
-    if torch.distributed.is_initialized():
-        # No teardown: on a busy machine it hung, waiting for threads of the process group that waited for Python's lock.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    if code:
-        sys.exit(code)
-
-
 # ------------------------------------------------------------------ a look at it
 
 def show(tokenizer, keypoints, instruction, category):
@@ -771,8 +678,8 @@ def main():
     p.add_argument("--llm", default=str(HERE / "nano" / "llm"), metavar="FOLDER", help="whose tokenizer --show uses")
     a = p.parse_args()
     if a.show is not None:
-        from llama import Tokenizer
-        named = [c for c in mp100()["categories"] if a.show in (c["name"], str(c["id"]))]
+        from support.tokenizer import Tokenizer
+        named = [c for c in read_mp100()["categories"] if a.show in (c["name"], str(c["id"]))]
         if len(named) > 1:
             found = " and ".join(f"{c['id']} ({c['definition']})" for c in named)
             raise ValueError(f"--show {a.show}: {found} have this name; give an id")
@@ -801,4 +708,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run("data.py", main)
+    launch.run("data.py", main)

@@ -15,7 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from llama import Unfilled, load_weights
+from support.weights import load_weights, skip_initialisation
 
 
 @dataclass
@@ -157,7 +157,7 @@ class DINOv2(nn.Module):
     @classmethod
     def from_pretrained(cls, path, dtype=None, device="cpu"):
         """Load an official folder, as `llama.load_weights` does."""
-        with torch.device("meta"), Unfilled():
+        with torch.device("meta"), skip_initialisation():
             model = cls(DINOv2Config.from_json(Path(path) / "config.json"))
         return load_weights(model, path, dtype, device)
 

@@ -22,11 +22,13 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from support import launch
+from study import instructions
 import data
-import density
-import metrics
+from study import density
+from study import metrics
 from capellm import DECODING, CapeLLM
-from metrics import definitions, scores
+from study.metrics import definitions, scores
 
 DECIDES = ("model", "data", "split", "part", "controls", "occlude", "density", "instruction", "decoding", "cumulative",
            "image_size", "names", "seed")           # what decides an answer
@@ -44,7 +46,7 @@ def arguments():
     p.add_argument("--names", metavar="FOLDER",
                    help="take keypoints' names from these files instead, descriptions still from --descriptions (Table 6)")
     p.add_argument("--pairs", action="store_true", help="count images as support-query pairs do (Table 2), not each once")
-    p.add_argument("--instruction", choices=[n for n, i in data.INSTRUCTIONS.items() if not i.pretraining],
+    p.add_argument("--instruction", choices=[n for n, i in instructions.INSTRUCTIONS.items() if not i.pretraining],
                    help="how a question reads (Tables 7, 10, 11, 13), else as in the model's training")
     p.add_argument("--decoding", default="greedy", choices=[*DECODING], help="how digits are chosen (Table 9)")
     p.add_argument("--cumulative", nargs="?", const="fixed", choices=["fixed", "confidence"],
@@ -245,7 +247,7 @@ def main():
         raise ValueError(f"--occlude {' '.join(map(str, a.occlude))}: shares of the box lie between 0 and 1, both excluded")
     if a.density and (a.cumulative or a.decoding != "greedy"):
         raise ValueError("--density covers every answer to its question: leave --decoding and --cumulative out")
-    rank, world, device = data.setup()
+    rank, world, device = launch.setup()
     if world > 1 and device.type == "cpu":
         torch.set_num_threads(1)
     instances, names = data.read_split(a.data, a.split, a.part)
@@ -364,7 +366,7 @@ def conclude(a, found, names, pool, supports, untrained):
         numbers |= {"pairs": pairs, "pairs left out": sum(supports[n].total() for n in found) - pairs}
         text += f"Counted as {pairs} support-query pairs; {numbers['pairs left out']} more have no keypoint that both show.\n"
     text += "A quick look (--limit), not the result of the whole part.\n" * (bool(a.limit) and a.limit < len(pool))
-    facts = data.mp100()
+    facts = data.read_mp100()
     mp100 = {c["id"]: c["name"] for c in facts["categories"] if c["id"] in facts["splits"][str(a.split)]["test"]}
     ways = {(home, home): asked}
     if asked == "base":
@@ -400,4 +402,4 @@ def together(a):
 
 
 if __name__ == "__main__":
-    data.run("eval.py", main)
+    launch.run("eval.py", main)

@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from data import mp100, run
+from data import read_mp100
+from support.launch import run
 
 TOLERANCE = 0.04   # how far in front of a keypoint, in object units, a part must lie to hide it
 SUPERSAMPLE = 2
@@ -299,7 +300,7 @@ def write_image(out, seed, task):
 
 def write_dataset(out, seed=0, per_category=200):
     """Write images/ and annotations/ of all categories and splits into the new folder `out`. ValueError if it is not empty."""
-    out, facts = Path(out), mp100()
+    out, facts = Path(out), read_mp100()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder: remove it or give another --out")
     temporary = out.with_name(out.name + ".partial")
@@ -325,7 +326,7 @@ def write_dataset(out, seed=0, per_category=200):
 
 def write_sheet(path, seed=0):
     """Save a contact sheet of 40 categories with a small dot on each visible keypoint."""
-    facts = mp100()
+    facts = read_mp100()
     firsts = {c["definition"]: c for c in reversed(facts["categories"])}.values()    # one of each definition
     others = [c for c in facts["categories"] if c not in firsts]
     chosen = sorted([*firsts, *others[::7]][:40], key=lambda c: c["id"])

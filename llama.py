@@ -13,18 +13,15 @@ because the image enters as embeddings. It knows nothing about images or keypoin
 
 import json
 import math
-import re
-from base64 import b64decode
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
 
-import sentencepiece
-import tiktoken
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+
+from support.weights import load_weights, skip_initialisation
 
 LLAMA3_SCALING = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
 BLOCK = 128  # rows of a mask that attend together
@@ -252,7 +249,7 @@ class Llama(nn.Module):
     def from_pretrained(cls, path, dtype=None, device="cpu"):
         """Load a folder with an official config.json and safetensors. dtype None: fp32 on the CPU, bf16 elsewhere."""
         config = Config.from_json(Path(path) / "config.json")
-        with torch.device("meta"), Unfilled():
+        with torch.device("meta"), skip_initialisation():
             model = cls(config)
         # some exports carry what is computed here, or the head a second time
         ignored = ("rotary_emb.inv_freq", "lm_head.weight")[:1 + config.tie_word_embeddings]
@@ -294,143 +291,3 @@ def blocks_of(mask):
 def send(values, device):
     """Numbers as a tensor on the device. CUDA takes a copy of them at once: nobody waits for the work it has queued."""
     return torch.as_tensor(values).to(device, non_blocking=torch.device(device).type == "cuda")
-
-
-class Unfilled(torch.overrides.TorchFunctionMode):
-    """Parameters are not drawn at random: that takes seconds on the meta device, and weights from a file replace them."""
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        drawing = getattr(function, "__module__", None) == "torch.nn.init"
-        return kwargs["tensor"] if drawing else function(*args, **kwargs or {})
-
-
-def load_weights(model, folder, dtype=None, device="cpu", rename=lambda name: name):
-    """Fill a model built on the meta device from a folder's safetensors, one tensor at a time; returns it, in eval mode.
-
-    rename(name in the file) gives the name in the model, or None to ignore the tensor. dtype None: fp32 on the CPU,
-    bf16 elsewhere. Every tensor is checked; what is missing, left over or misshapen raises ValueError by name.
-    """
-    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
-    expected, loaded, unexpected = model.state_dict(), {}, []
-    for file in weight_files(Path(folder)):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():
-                    target = rename(name)
-                    if target not in expected:
-                        unexpected += [name] if target else []
-                        continue
-                    value, shape = tensors.get_tensor(name), expected[target].shape
-                    if value.shape != shape:
-                        raise ValueError(f"shape of {name} is {tuple(value.shape)} in {file}, expected {tuple(shape)}")
-                    loaded[target] = value.to(device, dtype)  # as it is where nothing changes: the file's own pages
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} is not a whole safetensors file ({error}): download it again") from None
-    for names, what in ((sorted(expected.keys() - loaded), "lack"), (unexpected, "hold what this model has not:")):
-        if names:
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            raise ValueError(f"the weights in {folder} {what} {', '.join(names[:4])}{more}; "
-                             "config.json and safetensors must be of the same model")
-    model.load_state_dict(loaded, assign=True)
-    return model.eval()
-
-
-def weight_files(folder):
-    """The safetensors files of a model folder: the single one, or the shards that its index names."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        try:
-            shards = sorted({folder / Path(name).name for name in json.loads(index.read_text())["weight_map"].values()})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{index} is not an index of shards: download it again") from None
-        for shard in shards:
-            if not shard.is_file():
-                raise FileNotFoundError(f"{shard} not found, but {index.name} names it: download it too")
-        return shards
-    if pickles := sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pth", ".pt")):
-        raise ValueError(f"{folder} has its weights only as pickles ({pickles[0]}), which can run code and are never loaded: "
-                         "convert them to safetensors where you trust them, with transformers: "
-                         "AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW), or AutoModel for vision")
-    raise FileNotFoundError(f"{single} not found: download the model's safetensors into {folder}")
-
-
-# As published in llama-models (models/llama3/tokenizer.py).
-LLAMA3_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-                r"|\s+(?!\S)|\s+")
-LLAMA3_SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>",
-                  "<|finetune_right_pad_id|>", "<|step_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>",
-                  "<|eot_id|>", "<|python_tag|>", "<|image|>", *(f"<|reserved_special_token_{i}|>" for i in range(2, 246))]
-
-
-class Tokenizer:
-    """Llama 3's tiktoken vocabulary or a sentencepiece one (Vicuna, Mistral), told apart by the file's content.
-
-    Special tokens never come out of text: `<|end_of_text|>` or `</s>` in a description is encoded as those characters.
-    """
-
-    def __init__(self, file):
-        data = Path(file).read_bytes()
-        self.ranks = None
-        try:
-            if re.match(rb"[A-Za-z0-9+/=]+ \d+\r?\n", data):  # one token a line: base64, rank
-                self.ranks = {b64decode(token): int(rank) for token, rank in map(bytes.split, data.splitlines())}
-                special = {name: len(self.ranks) + i for i, name in enumerate(LLAMA3_SPECIAL)}
-                self.bpe = tiktoken.Encoding(Path(file).name, pat_str=LLAMA3_SPLIT, mergeable_ranks=self.ranks,
-                                             special_tokens=special)
-                self.bos_id, self.eos_id = special["<|begin_of_text|>"], special["<|end_of_text|>"]
-                self.vocab_size = self.bpe.n_vocab
-            else:
-                self.start = sentencepiece.SentencePieceProcessor(model_proto=data)
-                # Protobuf merges what is appended, here normalizer_spec.add_dummy_prefix = false: no space in front.
-                self.inside = sentencepiece.SentencePieceProcessor(model_proto=data + b"\x1a\x02\x18\x00")
-                self.bos_id, self.eos_id = self.start.bos_id(), self.start.eos_id()
-                self.vocab_size = self.start.vocab_size()
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"{file} is neither a tiktoken nor a sentencepiece vocabulary ({error}): "
-                             "download tokenizer.model again") from None
-        self.digit_ids = self.pieces([f"{i}" for i in range(10)])
-        if self.digit_ids is None:
-            raise ValueError(f"{file} has no single token for each digit: coordinates cannot be written")
-        self.digit3_ids = self.pieces([f"{i:03}" for i in range(1000)])
-
-    @classmethod
-    def from_pretrained(cls, path):
-        """Read tokenizer.model (also in original/, or as tokenizer.model.v3) of a model folder."""
-        for name in ("tokenizer.model", "original/tokenizer.model", "tokenizer.model.v3"):
-            if (file := Path(path) / name).is_file():
-                return cls(file)
-        raise FileNotFoundError(f"no tokenizer.model in {path} or {Path(path) / 'original'}: copy the official one there")
-
-    def pieces(self, texts):
-        """Ids of the tokens that are exactly these texts; None if the vocabulary lacks one."""
-        if self.ranks:
-            ids = [self.ranks.get(text.encode()) for text in texts]
-            return None if None in ids else ids
-        ids = self.start.piece_to_id(texts)
-        return None if self.start.unk_id() in ids else ids
-
-    def encode(self, text):
-        """Ids of a text from its start, without the start token."""
-        if self.ranks:
-            return [token for part in split_runs(text) for token in self.bpe.encode_ordinary(part)]
-        return self.start.encode(text)
-
-    def encode_continuation(self, text):
-        """Ids of a text that continues an earlier one: sentencepiece adds no space in front."""
-        return self.encode(text) if self.ranks else self.inside.encode(text)
-
-    def decode(self, ids):
-        return self.bpe.decode(ids) if self.ranks else self.start.decode(ids)
-
-
-def split_runs(text, block=400_000, run=25_000):
-    """Cut a text where the Llama 3 reference does: tiktoken fails on longer texts and on longer runs of (non-)spaces."""
-    for start in range(0, len(text), block):
-        part = ""
-        for piece in re.findall(rf"\s{{1,{run}}}|\S{{1,{run}}}", text[start:start + block]):
-            if part and part[-1].isspace() == piece[0].isspace():  # the run goes on: the limit cut it here
-                yield part
-                part = ""
-            part += piece
-        yield part

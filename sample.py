@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from support import launch
 import data
-import density
+from study import density
 from capellm import DECODING, CapeLLM
 
 SMALL, LARGE = 768, 1600    # pixels of the longest side: a smaller photo is enlarged, a larger one reduced
@@ -258,4 +259,4 @@ def main():
 
 
 if __name__ == "__main__":
-    data.run("sample.py", main)
+    launch.run("sample.py", main)

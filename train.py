@@ -28,10 +28,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from support import launch
+from study import instructions
 import data
 import eval as evaluation
-import metrics
-import runs
+from study import metrics
+from support import checkpoints
 from capellm import CapeLLM
 from lora import LoRALinear
 
@@ -60,7 +62,7 @@ def arguments():
     p.add_argument("--llm", default="weights/Llama-3.1-8B", metavar="FOLDER", help="official Llama, Mistral or Vicuna folder")
     p.add_argument("--init", metavar="FOLDER", help="start from this model folder instead of the two backbones")
     p.add_argument("--descriptions", default=str(data.HERE / "descriptions"), metavar="FOLDER", help="folder of <definition or category>.txt")
-    p.add_argument("--instruction", default="base", choices=data.INSTRUCTIONS,
+    p.add_argument("--instruction", default="base", choices=instructions.INSTRUCTIONS,
                    help="how a conversation reads (Section 3.2, Supplement B.1); the two -qa train the projection alone (Supplement C)")
     p.add_argument("--out", default="runs/capellm", metavar="FOLDER", help="where checkpoints, log.jsonl and curves.png go")
     p.add_argument("--rounds", default="fixed", choices=data.ROUNDS, help="how an image's keypoints are grouped (Section 3.3)")
@@ -193,7 +195,7 @@ def open_model(a, device):
     else:
         parts = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": []}[a.tune]
         model = CapeLLM.assemble(a.vision, a.llm, lora=LORA | {"parts": parts} if parts else None, dtype=dtype, device=place)
-    pretraining = data.INSTRUCTIONS[a.instruction].pretraining
+    pretraining = instructions.INSTRUCTIONS[a.instruction].pretraining
     model.instruction = model.config["instruction"] = "base" if pretraining else a.instruction
     if a.tune == "full":
         model.config |= {"lora": None, "everything": True}
@@ -290,7 +292,7 @@ def validate(model, instances, described, rank, world):
 
 def train(a):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())        # before the first step nothing is lost
-    rank, world, device = data.setup()
+    rank, world, device = launch.setup()
     say = print if rank == 0 else lambda *_: None
     if not a.init and a.data == ["data/mp100"] and not any(Path(p).exists() for p in (a.vision, a.llm, *a.data)):
         say(f"nothing in {a.vision}, {a.llm} and data/mp100: training the embedded nano model on the drawings in data/figures")
@@ -306,13 +308,13 @@ def train(a):
         raise ValueError("--share-image shares within a pass, which --micro-batch 1 leaves to one pair: raise it")
     if a.workers < 0:
         raise ValueError(f"--workers {a.workers}: 0 loads images in the training process itself")
-    pretraining = data.INSTRUCTIONS[a.instruction].pretraining
+    pretraining = instructions.INSTRUCTIONS[a.instruction].pretraining
     if pretraining and a.tune == "full":
         raise ValueError(f"--instruction {a.instruction} trains the projection alone: leave out --tune full")
     if pretraining and a.val_every:
         raise ValueError(f"--val-every measures coordinates, --instruction {a.instruction} asks for names: leave one out")
     out = Path(a.out)
-    if runs.checkpoints(out) and not a.resume:
+    if checkpoints.list_checkpoints(out) and not a.resume:
         raise ValueError(f"{out} holds checkpoints of an earlier run: add --resume, or choose another --out")
     instances, described, table = data.check(a.data, a.split, "train", a.descriptions, a.skip_missing)
     say(table)
@@ -335,9 +337,9 @@ def train(a):
         f"{a.batch} pairs: {world} processes x {len(share)} passes of up to {a.micro_batch}")
     settings = settings_of(a, model, pairs, steps, world)
     step, best, state = 0, None, None
-    if runs.checkpoints(out):
-        newest = runs.checkpoints(out)[-1]
-        state = runs.read_state(newest, settings)
+    if checkpoints.list_checkpoints(out):
+        newest = checkpoints.list_checkpoints(out)[-1]
+        state = checkpoints.read_state(newest, settings)
         model.load_adapter(newest)
         step, best = state["step"], state["best"]
         say(f"resuming {newest}")
@@ -350,7 +352,7 @@ def train(a):
     torch.manual_seed(a.seed + rank)                            # but dropout of its own
     if state:
         for name, p in parameters.items():
-            optimiser.state[p] = {k: runs.like(t, p) for k, t in state["optimiser"][name].items()}
+            optimiser.state[p] = {k: checkpoints.like(t, p) for k, t in state["optimiser"][name].items()}
         (torch.cuda.set_rng_state if device.type == "cuda" else torch.set_rng_state)(state["random"][rank].clone())
     loader = torch.utils.data.DataLoader(Stream(pairs), batch_sampler=passes(pairs, step, *split), collate_fn=collate,
                                          num_workers=a.workers, pin_memory=device.type == "cuda", generator=torch.Generator(),
@@ -358,8 +360,8 @@ def train(a):
     batches = iter(loader)
     if rank == 0:
         out.mkdir(parents=True, exist_ok=True)
-        runs.cut_log(out, step)
-        board = runs.tensorboard(out, step)
+        checkpoints.cut_log(out, step)
+        board = checkpoints.tensorboard(out, step)
     stop = []                                                   # signals that ask to stop
     for number in STOP:
         signal.signal(number, lambda number, _: stop.append(number))
@@ -398,24 +400,24 @@ def train(a):
                 record["val"] = validate(model, unseen, described_unseen, rank, 1 if a.fsdp else world)
                 best = max(best or [-1, 0], [record["val"]["mPCK"], step])
             if rank == 0:
-                runs.log(out, record)
+                checkpoints.log(out, record)
                 for name, value in (record | record.get("val", {})).items() if board else ():
                     board.add_scalar(name, value, step) if isinstance(value, float) else None
                 bar.set_postfix(loss=f"{mean:.3f}", digits=f"{digits:.3f}", lr=f"{record['lr']:.1e}", pairs=f"{record['pairs_per_s']:.1f}/s",
                                 tokens=f"{record['tokens_per_s']}/s")
                 bar.update()
             if step % a.save_every == 0 or step == steps or "val" in record or stopping:
-                moments = {n: {k: runs.whole(t, rank) for k, t in optimiser.state[p].items()} for n, p in parameters.items()}
-                state = {"step": step, "best": best, "settings": settings, "random": runs.random_states(device, world),
+                moments = {n: {k: checkpoints.whole(t, rank) for k, t in optimiser.state[p].items()} for n, p in parameters.items()}
+                state = {"step": step, "best": best, "settings": settings, "random": checkpoints.random_states(device, world),
                          "optimiser": moments}
-                tensors = {n: runs.whole(t, rank) for n, t in model.adapter().items()}
+                tensors = {n: checkpoints.whole(t, rank) for n, t in model.adapter().items()}
                 if rank == 0:
-                    runs.write(out / f"step-{step:07d}", model.config, tensors, state)
-                    for old in runs.checkpoints(out)[:-KEEP]:
+                    checkpoints.write(out / f"step-{step:07d}", model.config, tensors, state)
+                    for old in checkpoints.list_checkpoints(out)[:-KEEP]:
                         if not best or old.name != f"step-{best[1]:07d}":
                             shutil.rmtree(old)
                     try:
-                        runs.curves({out.name: out}, out / "curves.png")
+                        checkpoints.curves({out.name: out}, out / "curves.png")
                     except ImportError:
                         if step <= a.save_every:
                             bar.write("no curves.png: pip install matplotlib")
@@ -454,4 +456,4 @@ def refuse(mean, gradient, step, losses, share, places, pairs, rank, world):
 
 
 if __name__ == "__main__":
-    data.run("train.py", lambda: train(arguments()))
+    launch.run("train.py", lambda: train(arguments()))

@@ -33,12 +33,15 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from support import launch
+from study import instructions
 import data
-import runs
+from support import checkpoints
 import train
 from capellm import CapeLLM
 from dino import DINOv2, DINOv2Config
-from llama import Config, Llama, Tokenizer
+from llama import Config, Llama
+from support.tokenizer import Tokenizer
 
 SIZE, PATCH, WIDTH, EYE_WIDTH = 112, 14, 160, 192
 VISION = dict(hidden_size=EYE_WIDTH, num_hidden_layers=6, num_attention_heads=6, image_size=SIZE, patch_size=PATCH)
@@ -52,7 +55,7 @@ PHOTOS = 0.2        # share of photographs in a batch of the third phase, where 
 
 def write_tokenizer(folder, texts):
     """Sentencepiece in Llama 2's form, from the descriptions of the training categories; the template's phrases are pieces."""
-    parts = [part for t in (data.QUESTION, data.BARE) for part in t.replace("{description}", "{name}").split("{name}")]
+    parts = [part for t in (instructions.QUESTION, instructions.BARE) for part in t.replace("{description}", "{name}").split("{name}")]
     template = dict.fromkeys(part.strip() for part in parts)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -233,13 +236,13 @@ def export(model, folder):
         (beside / name).mkdir(parents=True)
         (beside / name / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         tensors = {n: t.to(torch.bfloat16).contiguous() for n, t in backbone.state_dict().items()}
-        runs.save(tensors, beside / name / "model.safetensors", {"format": "pt"})
+        checkpoints.save(tensors, beside / name / "model.safetensors", {"format": "pt"})
     shutil.copy(folder.parent / "tokenizer.model", beside / "llm")
     tuned = CapeLLM.assemble(beside / "vision", beside / "llm", SIZE, 3, train.LORA, torch.float32)
     tuned.projection.load_state_dict(model.projection.state_dict())
     tuned.config |= {"vision": "vision", "llm": "llm"}
     (beside / "config.json").write_text(json.dumps(tuned.config, indent=1) + "\n")
-    runs.save({n: t.contiguous() for n, t in tuned.adapter().items()}, beside / "adapter.safetensors")
+    checkpoints.save({n: t.contiguous() for n, t in tuned.adapter().items()}, beside / "adapter.safetensors")
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
 
@@ -255,7 +258,7 @@ def main():
     p.add_argument("--batch", type=int, default=16, help="images a step, over all processes; twice as many for the eyes")
     p.add_argument("--seed", type=int, default=42)
     a = p.parse_args()
-    rank, world, device = data.setup()
+    rank, world, device = launch.setup()
     if world > 1:
         torch.set_num_threads(1)
     torch.manual_seed(a.seed)
@@ -328,4 +331,4 @@ def main():
 
 
 if __name__ == "__main__":
-    data.run("nano.pretrain", main)
+    launch.run("nano.pretrain", main)

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from capellm import CapeLLM
 from dino import DINOv2, DINOv2Config
-from llama import Config, Llama, Tokenizer
+from llama import Config, Llama
+from support.tokenizer import Tokenizer
 
 VISION = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
 LLM = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)

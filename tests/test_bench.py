@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import bench
 import data
-from llama import Tokenizer
+from scripts import bench
+from support.tokenizer import Tokenizer
 
 SHAPE = bench.SHAPES["tiny"]
 V, M = SHAPE["vision"], SHAPE["llm"]

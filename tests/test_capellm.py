@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 
 import capellm
 import data
-import density
-import runs
+from study import density
+from support import checkpoints
 from capellm import BRANCHES, DECODING, CapeLLM
 from dino import DINOv2, DINOv2Config
-from llama import Config, Llama, Tokenizer
+from llama import Config, Llama
+from support.tokenizer import Tokenizer
 
 LLAMA3 = Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model"
 WORDS = "left right upper lower front rear inner outer tip base eye ear knee wheel corner of the near above middle".split()
@@ -481,7 +482,7 @@ def folder(model, model_folder, tmp_path):
     """Random adapters as a training run writes them, of the size that suits fresh backbones; these are elsewhere."""
     saved = CapeLLM.from_pretrained(model_folder, merge=False)
     saved.load_state_dict({n: 0.3 * t for n, t in model.state_dict().items() if n in saved.adapter()}, strict=False)
-    runs.write(tmp_path / "run", saved.config, saved.adapter(), {"optimiser": {}, "random": torch.zeros(1)})
+    checkpoints.write(tmp_path / "run", saved.config, saved.adapter(), {"optimiser": {}, "random": torch.zeros(1)})
     return tmp_path / "run"
 
 
@@ -494,7 +495,7 @@ def test_written_and_read_again_bit_by_bit(folder, model, model_folder, tmp_path
     assert frozen and all(torch.equal(t, plain[n]) for n, t in frozen.items())
     backbones = {b: str(model_folder / b) for b in ("vision", "llm")}    # a checkpoint finds them wherever it lies
     assert again.config == json.loads((model_folder / "config.json").read_text()) | backbones and not again.training
-    runs.write(tmp_path / "again", again.config, again.adapter(), {"optimiser": {}, "random": torch.zeros(1)})
+    checkpoints.write(tmp_path / "again", again.config, again.adapter(), {"optimiser": {}, "random": torch.zeros(1)})
     assert (tmp_path / "again" / "adapter.safetensors").read_bytes() == (folder / "adapter.safetensors").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "run"]          # nothing half-written is left
     (tmp_path / "plain").touch()

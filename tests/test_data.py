@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from support import launch
+from study import instructions
 import data
-from llama import Tokenizer
+from support.tokenizer import Tokenizer
 
 LLAMA3 = Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model"
 MISTRAL = Path(find_spec("mistral_common").origin).parent / "data"
@@ -234,7 +236,7 @@ def test_damage_that_only_decoding_shows_is_one_line(tmp_path, capsys, workers):
     crops = torch.utils.data.StackDataset([instance])
     load = lambda batch: data.load_crop(batch[0][0], 28)
     with pytest.raises(SystemExit):
-        data.run("train.py", lambda: list(torch.utils.data.DataLoader(crops, collate_fn=load, num_workers=workers)))
+        launch.run("train.py", lambda: list(torch.utils.data.DataLoader(crops, collate_fn=load, num_workers=workers)))
     said = capsys.readouterr().err
     assert said.startswith(f"train.py: {file} is no image that Pillow can read") and said.count("\n") == 1 and "Traceback" not in said
     assert "replace the file and go on with --resume, or remove annotation 7 and start anew" in said
@@ -959,10 +961,10 @@ def spoken(tokenizer, ids):
     "base": [BASE, PLAIN],
     "names": [BASE.replace("The eye on the left side. With this description, please", "Please"), PLAIN],
     "list": [LIST + BASE, PLAIN],
-    "outline": [data.OUTLINE + BASE, PLAIN],
+    "outline": [instructions.OUTLINE + BASE, PLAIN],
     "steps": [OBJECT, BASE, PLAIN],
-    "replaced": [BASE.replace(SAMPLE.description, data.REPLACED),
-                 PLAIN.replace("Please", f"{data.REPLACED} With this description, please")],
+    "replaced": [BASE.replace(SAMPLE.description, instructions.REPLACED),
+                 PLAIN.replace("Please", f"{instructions.REPLACED} With this description, please")],
     "direct-qa": ["USER: What is the name of a keypoint at [0.250,0.500] in the image? Tell me the name and why. ASSISTANT: The keypoint name is "
                   "left eye, because the eye on the left side.",
                   "USER: What is the name of a keypoint at [0.123,0.999] in the image? Tell me the name and why. ASSISTANT: The keypoint name is nose."],
@@ -1005,10 +1007,10 @@ def test_varied_questions(tokenizers):
     """Each phrasing names the keypoint and comes up in training; at inference the first is asked; all stay apart."""
     tokenizer = tokenizers["llama3"]
     codec, rng = data.Codec(tokenizer), random.Random(0)
-    assert len(set(data.ASKS)) == len(data.ASKS) >= 20 and all(ask.count("{name}") == 1 for ask in data.ASKS)
+    assert len(set(instructions.ASKS)) == len(instructions.ASKS) >= 20 and all(ask.count("{name}") == 1 for ask in instructions.ASKS)
     ask = lambda rng: spoken(tokenizer, data.conversation(tokenizer, codec, [(SAMPLE, (0.25, 0.5))], "diverse", rng=rng)[0])[0]
     seen = {ask(rng) for _ in range(500)}
-    assert len(seen) == len(data.ASKS) and all("left eye" in s and SAMPLE.description in s and s.endswith("[0.250,0.500]") for s in seen)
+    assert len(seen) == len(instructions.ASKS) and all("left eye" in s and SAMPLE.description in s and s.endswith("[0.250,0.500]") for s in seen)
     assert ask(None) == BASE and tokenizer.decode(data.question(tokenizer, SAMPLE, "diverse")) == BASE.split("[")[0]
 
 
@@ -1017,27 +1019,27 @@ def test_random_replacement_takes_half(tokenizers):
     codec = data.Codec(tokenizer)
     ask = lambda rng: tokenizer.decode(data.conversation(tokenizer, codec, [(SAMPLE, (0.25, 0.5))], "random", rng=rng)[0])
     texts = [ask(rng) for _ in range(1000)]
-    replaced = sum(data.REPLACED in t and SAMPLE.description not in t for t in texts)
-    assert 440 < replaced < 560 and all((data.REPLACED in t) != (SAMPLE.description in t) for t in texts)     # 3.8 standard deviations
+    replaced = sum(instructions.REPLACED in t and SAMPLE.description not in t for t in texts)
+    assert 440 < replaced < 560 and all((instructions.REPLACED in t) != (SAMPLE.description in t) for t in texts)     # 3.8 standard deviations
     assert SAMPLE.description in ask(None)                               # not at inference
 
 
 @settings(deadline=None, max_examples=60)
 @given(name=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30),
        description=st.sampled_from(["", "{point} {name} {0} {", "<|end_of_text|></s><s>", "[0.123,0.456]", "}{because}%s"]),
-       instruction=st.sampled_from(list(data.INSTRUCTIONS)))
+       instruction=st.sampled_from(list(instructions.INSTRUCTIONS)))
 def test_words_are_data(tokenizers, name, description, instruction):
     """Whatever a name or description holds, it stands there as text: no end of text but the answers', no field filled in."""
     tokenizer = tokenizers["llama3"]
     keypoint = data.Keypoint(name, description)
     ids, labels = data.conversation(tokenizer, data.Codec(tokenizer), [(keypoint, (0.5, 0.25))], instruction, "cat", [keypoint, SAMPLE])
     text = tokenizer.decode(ids)
-    turns = sum(answer != "" for _, answer in data.INSTRUCTIONS[instruction].opening) + 1
+    turns = sum(answer != "" for _, answer in instructions.INSTRUCTIONS[instruction].opening) + 1
     assert ids.count(tokenizer.eos_id) == turns and max(ids) <= tokenizer.eos_id and tokenizer.bos_id not in ids
     assert name in text and (description in text or instruction in ("names", "replaced", "direct-qa", "steps-qa"))
 
 
-@pytest.mark.parametrize("instruction", list(data.INSTRUCTIONS))
+@pytest.mark.parametrize("instruction", list(instructions.INSTRUCTIONS))
 def test_pairs_of_every_instruction_fit(skirts, described, tokenizers, instruction):
     """What Pairs promises to fit does: no item is longer than the room computed for its category."""
     pairs = data.Pairs(skirts, described, tokenizers["v3"], data.Codec(tokenizers["v3"]), 28, k=4, trunk=5, instruction=instruction)
@@ -1056,17 +1058,17 @@ def test_pairs_of_every_instruction_fit(skirts, described, tokenizers, instructi
 
 # A look at the data
 
-@pytest.mark.parametrize("instruction", list(data.INSTRUCTIONS))
+@pytest.mark.parametrize("instruction", list(instructions.INSTRUCTIONS))
 def test_show(tokenizers, instruction):
     """Every answer between « and », its tokens counted; `random` shows a replaced description and one that is kept."""
     tokenizer, keypoints = tokenizers["llama3"], [SAMPLE, data.Keypoint("nose", "The middle of the face.")]
     text, counted = data.show(tokenizer, keypoints, instruction, "grey_cat").rsplit("\n", 1)
     answers = re.findall("«(.*)»", text)
-    assert len(answers) == sum(bool(a) for _, a in data.INSTRUCTIONS[instruction].opening) + 2
+    assert len(answers) == sum(bool(a) for _, a in instructions.INSTRUCTIONS[instruction].opening) + 2
     tokens = [answer.split("|") for answer in answers]
     assert all(answer[-1] == "<end of text>" for answer in tokens)
     assert f", {sum(map(len, tokens))} of them count" in counted
-    assert text.count(data.REPLACED) == {"replaced": 2, "random": 1}.get(instruction, 0)
+    assert text.count(instructions.REPLACED) == {"replaced": 2, "random": 1}.get(instruction, 0)
     words = text.replace("|", "")
     assert "left eye" in words and "nose" in words and ("grey cat" in words) == instruction.startswith("steps")
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data
-import density
+from study import density
 from test_capellm import keypoints, model, model3, photos, sequence  # noqa: F401 (two are fixtures)
 
 VALUES = np.arange(1000) / 1000

@@ -8,7 +8,7 @@ import pytest
 
 import data
 
-FACTS = data.mp100()
+FACTS = data.read_mp100()
 DEFINITIONS = {c["definition"]: c["keypoints"] for c in FACTS["categories"]}
 FILES = {path.stem: path for path in (data.HERE / "descriptions").glob("*.txt")}
 

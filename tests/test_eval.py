@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from support import launch
 import data
-import density
+from study import density
 import eval as evaluation
 import llama
-import metrics
+from study import metrics
 from capellm import CapeLLM
 from test_metrics import pck_in_loops
 
@@ -74,7 +75,7 @@ def run(monkeypatch, capsys, arguments):
     monkeypatch.setattr(sys, "argv", ["eval.py", *arguments])
     code = 0
     try:
-        data.run("eval.py", evaluation.main)
+        launch.run("eval.py", evaluation.main)
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else 1
         if isinstance(e.code, str):                 # the interpreter prints it

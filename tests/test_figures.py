@@ -13,7 +13,7 @@ from PIL import Image
 import data
 import figures
 
-CATEGORIES = data.mp100()["categories"]
+CATEGORIES = data.read_mp100()["categories"]
 BY_NAME = {c["definition"]: c for c in reversed(CATEGORIES)}             # the first category of each definition
 TEMPLATES = figures.templates()[0]
 

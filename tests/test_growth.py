@@ -22,14 +22,14 @@ from torch.utils.flop_counter import FlopCounterMode
 import data
 from capellm import CapeLLM
 from dino import DINOv2, DINOv2Config
-from llama import BLOCK, Config, KVCache, Llama, Tokenizer
+from llama import BLOCK, Config, KVCache, Llama
+from support.tokenizer import Tokenizer
 from lora import add_lora
 
 DOCS = Path(__file__).parent.parent / "docs"
-sys.path.insert(0, str(DOCS))
 
-import growth                                                                                       # noqa: E402
-from growth import LLM, Vision                                                                      # noqa: E402
+from scripts import growth
+from scripts.growth import LLM, Vision
 
 
 def llama(m):
@@ -224,7 +224,7 @@ def test_activations(v, m, tokens, again):
 def test_what_is_counted_in_the_data():
     """Tokens in Llama 3's vocabulary, and groups of k."""
     tokenizer = Tokenizer(Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model")
-    facts, codec = data.mp100(), data.Codec(tokenizer)
+    facts, codec = data.read_mp100(), data.Codec(tokenizer)
     definitions = {c["id"]: c["definition"] for c in facts["categories"]}
     described = [data.read_descriptions(data.HERE / f"descriptions/{definitions[i]}.txt") for i in facts["splits"]["1"]["train"]]
     assert growth.mp100("train") == [len(d) for d in described]

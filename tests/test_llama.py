@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from llama import Config, KVCache, Llama, grow, load_weights
+from llama import Config, KVCache, Llama, grow
+from support.weights import load_weights
 
 SMALL = dict(vocab_size=96, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
              max_position_embeddings=131072, rms_norm_eps=1e-5, initializer_range=0.15)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data
-import density
-import metrics
+from study import density
+from study import metrics
 
 T = (0.05, 0.10, 0.15, 0.20, 0.25)
 
@@ -82,12 +82,12 @@ def record(category, value, **more):
 
 
 def test_averages_over_images_over_categories_and_by_training():
-    ids = {c["name"]: c["id"] for c in data.mp100()["categories"]}
+    ids = {c["name"]: c["id"] for c in data.read_mp100()["categories"]}
     records = [*(record(ids["horse_body"], value) for value in (1.0, 0.5, 0.0)), record(ids["bed"], 0.1)]
     records[3]["controls"]["mean"] = dict.fromkeys(metrics.METRICS, 0.7)
     r, table = metrics.report(records, {ids[n]: n for n in ("horse_body", "bed")}, 1, {"PCK@0.20": 0.9698})
     assert r["mPCK"] == r["AUC"] == pytest.approx(1.6 / 4) and r["mPCK over categories"] == pytest.approx((0.5 + 0.1) / 2)
-    facts = data.mp100()
+    facts = data.read_mp100()
     trained = {c["definition"] for c in facts["categories"] if c["id"] in facts["splits"]["1"]["train"]}
     assert "animal_body" in trained and "bed" not in trained
     assert r["groups"]["definition seen in training"]["instances"] == 3

@@ -12,7 +12,7 @@ from PIL import Image
 import data
 import eval as evaluation
 import figures
-import metrics
+from study import metrics
 from capellm import CapeLLM
 from nano import pretrain
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from support import launch
 import data
-import density
+from study import density
 import sample
 from capellm import CapeLLM
 
@@ -300,7 +301,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(mistake, call, work, model_fol
             (work / name / file).write_bytes((model_folder / file).read_bytes()[:-100])
     before = {p: p.is_file() and p.read_bytes() for p in work.rglob("*")}
     with pytest.raises(SystemExit) as end:
-        data.run("sample.py", lambda: call(*arguments))
+        launch.run("sample.py", lambda: call(*arguments))
     error = capsys.readouterr().err
     assert end.value.code == 2 and error.startswith("sample.py: ") and error.count("\n") == 1 and named in error
     assert {p: p.is_file() and p.read_bytes() for p in work.rglob("*")} == before
@@ -310,7 +311,7 @@ def test_control_c_ends_quietly(capsys):
     def stop():
         raise KeyboardInterrupt
     with pytest.raises(SystemExit) as end:
-        data.run("sample.py", stop)
+        launch.run("sample.py", stop)
     assert end.value.code == 130 and capsys.readouterr().err == ""
 
 

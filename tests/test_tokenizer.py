@@ -11,7 +11,7 @@ import sentencepiece
 from llama_models.llama3.tokenizer import Tokenizer as Reference
 from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
 
-from llama import Tokenizer
+from support.tokenizer import Tokenizer
 
 LLAMA3 = Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model"
 MISTRAL = Path(find_spec("mistral_common").origin).parent / "data"

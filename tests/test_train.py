@@ -22,10 +22,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from support import launch
 import data
 import eval as evaluation
-import metrics
-import runs
+from study import metrics
+from support import checkpoints
 import train
 from capellm import CapeLLM
 from lora import LoRALinear
@@ -88,7 +89,7 @@ def run(monkeypatch, *arguments, **options):
 
 def adapters(out):
     """{step: tensors} of a run's checkpoints."""
-    return {int(p.name[5:]): load_file(p / "adapter.safetensors") for p in runs.checkpoints(out)}
+    return {int(p.name[5:]): load_file(p / "adapter.safetensors") for p in checkpoints.list_checkpoints(out)}
 
 
 def log_of(out):
@@ -305,7 +306,7 @@ def test_adapters_come_and_go_with_tune(folder, init, tmp_path, monkeypatch):
     CapeLLM.from_pretrained(tmp_path / "lora" / "step-0000001")
 
 
-def launch(processes, *arguments, script=data.HERE / "train.py", **options):
+def launch_processes(processes, *arguments, script=data.HERE / "train.py", **options):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(data.HERE)}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     done = subprocess.run([*launcher, str(script), *command(*arguments, **options)], env=environment,
@@ -333,7 +334,7 @@ def assert_same_run(one, other, start):
 @pytest.mark.parametrize("options", [{}, {"fsdp": True, "checkpoint_activations": True}], ids=["ddp", "fsdp"])
 def test_four_processes_equal_one(folder, init, one, tmp_path, options):
     """The same pairs make a step, whoever computes them, also where 10 cannot be dealt evenly. Dropout is off: each process has its own."""
-    launch(4, folder, init[0.0], tmp_path / "four", steps=4, batch=10, **options)
+    launch_processes(4, folder, init[0.0], tmp_path / "four", steps=4, batch=10, **options)
     assert_same_run(one, tmp_path / "four", init[0.0])
 
 
@@ -342,12 +343,13 @@ def test_bf16_weights_and_fp32_adapters_sharded(folder, init, tmp_path, monkeypa
     (tmp_path / "bf16.py").write_text("""if True:
         import torch
         import data, train
+        from support import launch
         original = train.CapeLLM.from_pretrained
         train.CapeLLM.from_pretrained = lambda folder, dtype, *a, **k: original(folder, torch.bfloat16, *a, **k)
         if __name__ == "__main__":
-            data.run("train.py", lambda: train.train(train.arguments()))
+            launch.run("train.py", lambda: train.train(train.arguments()))
     """)
-    launch(2, folder, init[0.0], tmp_path / "two", steps=4, fsdp=True, script=tmp_path / "bf16.py")
+    launch_processes(2, folder, init[0.0], tmp_path / "two", steps=4, fsdp=True, script=tmp_path / "bf16.py")
     models, original = spy(monkeypatch), CapeLLM.from_pretrained
     monkeypatch.setattr(CapeLLM, "from_pretrained", lambda folder, dtype, *a, **k: original(folder, torch.bfloat16, *a, **k))
     run(monkeypatch, folder, init[0.0], tmp_path / "one", steps=4)
@@ -359,6 +361,7 @@ def test_everything_trained_sharded(folder, init, tmp_path, monkeypatch):
     """As one process trains it; between the passes of a step no process holds a whole gradient."""
     (tmp_path / "shards.py").write_text("""if True:
         import torch, data, train
+        from support import launch
         passes, forward = [], train.Loss.forward
         def watched(self, *a):
             kinds = {type(p.grad) for p in self.parameters()}
@@ -367,10 +370,10 @@ def test_everything_trained_sharded(folder, init, tmp_path, monkeypatch):
             return forward(self, *a)
         train.Loss.forward = watched
         if __name__ == "__main__":
-            data.run("train.py", lambda: train.train(train.arguments()))
+            launch.run("train.py", lambda: train.train(train.arguments()))
     """)
     options = {"tune": "full", "steps": 2, "batch": 4, "lr": 1e-3}
-    launch(2, folder, init[0.0], tmp_path / "two", fsdp=True, script=tmp_path / "shards.py", **options)
+    launch_processes(2, folder, init[0.0], tmp_path / "two", fsdp=True, script=tmp_path / "shards.py", **options)
     run(monkeypatch, folder, init[0.0], tmp_path / "one", **options)
     one, two = adapters(tmp_path / "one")[2], adapters(tmp_path / "two")[2]
     before = dict(CapeLLM.from_pretrained(init[0.0]).named_parameters())
@@ -391,7 +394,7 @@ def test_shards_are_loaded_on_the_cpu(fsdp, monkeypatch):
 
 def test_moments_go_where_their_parameter_is():
     p = torch.empty(3, device="meta")
-    assert runs.like(torch.ones(3), p).device == p.device and runs.like(torch.tensor(7.0), p).device.type == "cpu"
+    assert checkpoints.like(torch.ones(3), p).device == p.device and checkpoints.like(torch.tensor(7.0), p).device.type == "cpu"
 
 
 def test_processes_wait_for_each_other(monkeypatch):
@@ -399,16 +402,16 @@ def test_processes_wait_for_each_other(monkeypatch):
     asked = {}
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda _, **k: asked.update(k))
-    assert data.setup()[1] == 2 and asked["timeout"] >= timedelta(days=1)
+    assert launch.setup()[1] == 2 and asked["timeout"] >= timedelta(days=1)
 
 
 @pytest.mark.parametrize("fsdp", [{}, {"fsdp": True}], ids=["ddp", "fsdp"])
 def test_two_processes_resumed_equal_uninterrupted(folder, init, tmp_path, fsdp):
     """Bit by bit, with dropout, sharded or not: once in a whole, once saved half-way."""
-    launch(2, folder, init[0.3], tmp_path / "whole", steps=4, save_every=2, val_every=3, **fsdp)
+    launch_processes(2, folder, init[0.3], tmp_path / "whole", steps=4, save_every=2, val_every=3, **fsdp)
     (tmp_path / "cut").mkdir()
     shutil.copytree(tmp_path / "whole" / "step-0000002", tmp_path / "cut" / "step-0000002")
-    launch(2, folder, init[0.3], tmp_path / "cut", steps=4, save_every=2, resume=True, **fsdp)
+    launch_processes(2, folder, init[0.3], tmp_path / "cut", steps=4, save_every=2, resume=True, **fsdp)
     assert equal(adapters(tmp_path / "cut")[4], adapters(tmp_path / "whole")[4])
     assert not equal(adapters(tmp_path / "whole")[2], adapters(tmp_path / "whole")[4])
     assert ["val" in r for r in log_of(tmp_path / "whole")] == [False, False, True, True]
@@ -484,7 +487,8 @@ def fork(script, *arguments):
         from pathlib import Path
         import torch
         from safetensors import safe_open
-        import data, runs, train
+        import data, train
+        from support import checkpoints, launch
         def child(argv, before=lambda: None):
             if pid := os.fork():
                 return pid
@@ -493,7 +497,7 @@ def fork(script, *arguments):
             sys.stdout = sys.stderr = open(os.devnull, "w")
             before()
             try:
-                data.run("train.py", lambda: train.train(train.arguments()))
+                launch.run("train.py", lambda: train.train(train.arguments()))
             except SystemExit as e:
                 sys.stderr.flush()
                 os._exit(e.code or 0)
@@ -511,7 +515,7 @@ def test_killed_twenty_times(folder, init, tmp_path, monkeypatch):
     arguments = command(folder, init[0.3], tmp_path / "killed", steps=30, batch=2, save_every=1, resume=True)
     found = fork("""
         def slow():                                     # saves take about half of the time
-            for owner, name in ((runs, "save_file"), (os, "replace")):
+            for owner, name in ((checkpoints, "save_file"), (os, "replace")):
                 setattr(owner, name, lambda *a, call=getattr(owner, name): (time.sleep(0.03), call(*a), time.sleep(0.03)))
         rng, out, inside, reached = random.Random(0), Path(sys.argv[1]), 0, set()
         for _ in range(20):
@@ -522,7 +526,7 @@ def test_killed_twenty_times(folder, init, tmp_path, monkeypatch):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             inside += any(out.glob("*.partial"))
-            newest = runs.checkpoints(out)[-1]
+            newest = checkpoints.list_checkpoints(out)[-1]
             with safe_open(newest / "state.safetensors", framework="pt") as state:
                 reached.add(int(state.metadata()["step"]))
             train.CapeLLM.from_pretrained(newest)
@@ -542,11 +546,11 @@ def test_a_signal_saves_and_leaves(folder, init, tmp_path, one, number, code):
     found = fork("""
         def terminal():                                 # signals after the first step
             os.setpgrp()
-            runs.log = lambda *_: [os.killpg(0, int(number)) for _ in range(2)]
+            checkpoints.log = lambda *_: [os.killpg(0, int(number)) for _ in range(2)]
         _, out, number, *argv = sys.argv
         pid = child(argv, terminal)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        print(*(p.name for p in runs.checkpoints(out)))
+        print(*(p.name for p in checkpoints.list_checkpoints(out)))
         print(os.waitstatus_to_exitcode(os.waitpid(child(argv), 0)[1]))
     """, tmp_path / "out", int(number), *arguments).split()
     assert found == [str(code), "step-0000002", "0"]
@@ -575,16 +579,16 @@ def test_a_full_disk_is_an_error_and_loses_nothing(folder, init, tmp_path, room,
             sys.stderr = sys.__stdout__
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
         pid = child(sys.argv[3:])
-        while not runs.checkpoints(out):
+        while not checkpoints.list_checkpoints(out):
             time.sleep(0.005)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        before = runs.checkpoints(out)[-1].name
+        before = checkpoints.list_checkpoints(out)[-1].name
         print(os.waitstatus_to_exitcode(os.waitpid(child(sys.argv[3:], limited), 0)[1]), before)
     """, tmp_path / "out", room, *arguments)
     code, newest = found.split()[-2:]
     assert code == "2" and re.search(rf"{what} cannot be written \(.*\): make room; training continues with --resume", found)
-    assert runs.checkpoints(tmp_path / "out")[-1].name == newest and not list((tmp_path / "out").glob("*.partial"))
+    assert checkpoints.list_checkpoints(tmp_path / "out")[-1].name == newest and not list((tmp_path / "out").glob("*.partial"))
     CapeLLM.from_pretrained(tmp_path / "out" / newest)
 
 
@@ -602,12 +606,12 @@ def test_the_log_says_how_long_a_step_waited(folder, init, one, tmp_path, monkey
 def test_curves(folder, init, one, tmp_path):
     """One picture for several runs; validation gets a third panel."""
     from matplotlib import image
-    runs.curves({"one": one}, tmp_path / "plain.png")
+    checkpoints.curves({"one": one}, tmp_path / "plain.png")
     plain = image.imread(tmp_path / "plain.png")
     log = [json.dumps(r | {"val": {"PCK@0.20": 0.5, "PCK@0.05": 0.1}}) for r in log_of(one)]
     (tmp_path / "validated").mkdir()
     (tmp_path / "validated" / "log.jsonl").write_text("\n".join(log))
-    runs.curves({"one": one, "validated": tmp_path / "validated"}, tmp_path / "both.png")
+    checkpoints.curves({"one": one, "validated": tmp_path / "validated"}, tmp_path / "both.png")
     both = image.imread(tmp_path / "both.png")
     assert both.shape[0] == plain.shape[0] and both.shape[1] == 1.5 * plain.shape[1]
     coloured = lambda p: int((np.ptp(p[..., :3], axis=2) > 0.3).sum())  # the lines
@@ -618,7 +622,7 @@ def test_curves(folder, init, one, tmp_path):
 def test_curves_of_several_runs(one, tmp_path):
     """python runs.py, by names of one's own; what is no run, or two of one name, is refused in a line."""
     def draw(*arguments):
-        return subprocess.run([sys.executable, data.HERE / "runs.py", *map(str, arguments)], capture_output=True, text=True)
+        return subprocess.run([sys.executable, "-m", "scripts.curves", *map(str, arguments)], capture_output=True, text=True, cwd=data.HERE)
     ran = draw(one, one, "--labels", "a", "b", "--out", tmp_path / "new" / "both.png")
     assert ran.returncode == 0 and (tmp_path / "new" / "both.png").stat().st_size > 10_000, ran.stderr
     for arguments, complaint in (([tmp_path], "log.jsonl not found"), ([one, one], "2 runs need as many different names")):
@@ -632,7 +636,7 @@ def test_a_log_cut_anywhere(tmp_path):
     line = json.dumps(record)
     for end in range(len(line) + 1):
         (tmp_path / "log.jsonl").write_text('{"step": 1}\n' + line[:end])
-        assert runs.read_log(tmp_path) == [{"step": 1}] + [record] * (end == len(line))
+        assert checkpoints.read_log(tmp_path) == [{"step": 1}] + [record] * (end == len(line))
 
 
 def test_without_matplotlib_and_with_tensorboard(folder, init, tmp_path, monkeypatch):
@@ -708,7 +712,7 @@ def test_a_run_continues_only_as_it_began(folder, init, short, tmp_path, monkeyp
         words.write_text(words.read_text().replace("c:", "c: the third"))
     arguments = command(folder, init[0.0], out, **({"steps": 2, "batch": 2, "save_every": 1, "resume": True} | options))
     error = refused(monkeypatch, capsys, arguments)
-    assert message in error and "step-0000001 is of another run" in error and [p.name for p in runs.checkpoints(out)] == ["step-0000001"]
+    assert message in error and "step-0000001 is of another run" in error and [p.name for p in checkpoints.list_checkpoints(out)] == ["step-0000001"]
 
 
 def test_another_number_of_processes(folder, init, short, tmp_path, monkeypatch, capsys):

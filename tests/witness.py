@@ -54,7 +54,7 @@ def write_exactly(numbers):
 def witness_drawings_and_answers(model):
     """Two drawings of each category: {name: what was drawn, what nano answers}."""
     found = {}
-    for number, category in enumerate(data.mp100()["categories"]):
+    for number, category in enumerate(data.read_mp100()["categories"]):
         keypoints = data.read_descriptions(HERE / "descriptions" / f"{category['definition']}.txt")
         for index in range(2):
             image, truth, bbox = figures.draw_category(category, SEED, index)
@@ -83,7 +83,7 @@ def witness_drawings_and_answers(model):
 
 
 def witness_density(model):
-    category = data.mp100()["categories"][0]
+    category = data.read_mp100()["categories"][0]
     keypoints = data.read_descriptions(HERE / "descriptions" / f"{category['definition']}.txt")
     image, _, bbox = figures.draw_category(category, SEED, 0)
     found = model.density(image, keypoints[0], tuple(bbox), category=category["name"])

@@ -1,7 +1,7 @@
 """Operations, bytes and memory of CapeLLM on paper: every number of growth.md.
 
-    python docs/growth.py                                       # the tables of growth.md
-    python docs/growth.py --peak 989 --bandwidth 3350 --gpus 8  # other GPUs
+    python -m scripts.growth                                       # the tables of growth.md
+    python -m scripts.growth --peak 989 --bandwidth 3350 --gpus 8  # other GPUs
 
 Operations: 2 for a multiply-add, of matrix products and attention, the latter as its kernels see it: half of the square where
 the mask is causal; of a tree all of it on a GPU, on a CPU block by block.

@@ -1,10 +1,7 @@
 """What a training run leaves in its folder: checkpoints, log.jsonl, curves.png.
 
-    python runs.py runs/a runs/b --out curves.png         # several runs in one picture
-
 A checkpoint is a model folder (config.json, adapter.safetensors) and state.safetensors, what resuming needs. Only rank 0 writes.
 """
-import argparse
 import json
 import os
 import shutil
@@ -17,7 +14,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-import data
 
 
 def whole(tensor, rank):
@@ -44,7 +40,7 @@ def random_states(device, world):
     return torch.stack(states).cpu()
 
 
-def checkpoints(out):
+def list_checkpoints(out):
     """The complete checkpoints of a run, oldest first."""
     return sorted(p for p in Path(out).glob("step-*") if p.name[5:].isdigit())
 
@@ -170,27 +166,3 @@ def tensorboard(out, step):
         return SummaryWriter(out / "tensorboard", purge_step=step + 1)
     except ImportError:
         return None
-
-
-def main():
-    p = argparse.ArgumentParser(description="Draw the loss, learning rate and validation PCK of runs into one picture.")
-    p.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="--out of train.py")
-    p.add_argument("--labels", nargs="+", metavar="NAME", help="one for each run, instead of the folder's name")
-    p.add_argument("--out", type=Path, default=Path("curves.png"), metavar="FILE")
-    a = p.parse_args()
-    for run in a.runs:
-        if not read_log(run):
-            raise FileNotFoundError(f"{run / 'log.jsonl'} not found or empty: give folders that train.py wrote")
-    labels = a.labels or [run.name for run in a.runs]
-    if len(set(labels)) != len(a.runs):
-        raise ValueError(f"--labels: {len(a.runs)} runs need as many different names, not {', '.join(labels)}")
-    a.out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        curves(dict(zip(labels, a.runs)), a.out)
-    except ImportError:
-        raise ValueError("drawing needs matplotlib: pip install matplotlib") from None
-    print(a.out)
-
-
-if __name__ == "__main__":
-    data.run("runs.py", main)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import data
-import density
+from study import density
 
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25)         # mPCK is the mean over these
 PCK = [f"PCK@{t:.2f}" for t in THRESHOLDS]
@@ -227,13 +227,13 @@ def line(label, values):
 
 def definitions(names):
     """{category id: its definition}; a category that is not MP-100's is its own."""
-    known = {(c["id"], c["name"]): c["definition"] for c in data.mp100()["categories"]}
+    known = {(c["id"], c["name"]): c["definition"] for c in data.read_mp100()["categories"]}
     return {id: known.get((id, name), name) for id, name in names.items()}
 
 
 def report(records, names, split, paper=None):
     """What results.json holds, without the settings, and its table. names: {category id: name}; paper: of `published`."""
-    facts, definition = data.mp100(), definitions(names)
+    facts, definition = data.read_mp100(), definitions(names)
     of = {c["id"]: c["definition"] for c in facts["categories"]}
     trained = {of[c] for c in facts["splits"].get(str(split), {"train": []})["train"]}
     group = {c: "definition seen in training" if d in trained else "definition new" if d in of.values() else "not in MP-100"

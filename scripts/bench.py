@@ -1,9 +1,9 @@
 """Measurements that are too long for the tests: beside transformers and peft, paired, on models with random weights.
 
-    python tests/bench.py load                     # time and peak memory of loading a language model
-    python tests/bench.py infer --repeat 3         # 1, 4, 17, 68 keypoints, each asked alone or after the others
-    python tests/bench.py train                    # a step with one pair, and with all pairs of an image
-    python tests/bench.py density                  # the exact density, and the 100 samples that the paper draws for one
+    python -m scripts.bench load                     # time and peak memory of loading a language model
+    python -m scripts.bench infer --repeat 3         # 1, 4, 17, 68 keypoints, each asked alone or after the others
+    python -m scripts.bench train                    # a step with one pair, and with all pairs of an image
+    python -m scripts.bench density                  # the exact density, and the 100 samples that the paper draws for one
 
 The reference does the same work the straightforward way: image and prompt of every keypoint in one batch, `generate` with
 its cache. Both sides read the same weights, inference with the adapters merged. In each repetition both run one after the
@@ -28,14 +28,15 @@ from typing import Callable, NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+import data
+from capellm import CapeLLM
+from dino import DINOv2, DINOv2Config
+from llama import Config, Llama
+from study import density as exact
+from study import instructions
+from support.tokenizer import Tokenizer
 
-import data                                                                                         # noqa: E402
-import density as exact                                                                             # noqa: E402
-from capellm import CapeLLM                                                                         # noqa: E402
-from dino import DINOv2, DINOv2Config                                                               # noqa: E402
-from llama import Config, Llama, Tokenizer                                                          # noqa: E402
+ROOT = Path(__file__).parent.parent
 
 SIDES = ("reference", "ours")
 LLAMA3 = dict(rms_norm_eps=1e-5, rope_theta=500000.0)
@@ -92,7 +93,7 @@ def write_llm(folder, shape, dtype):
 
 def write_tokenizer(file):
     """A vocabulary in Llama 3's format: the bytes, so that digits are single tokens, and each word of a question as one token."""
-    words = re.findall(" ?[A-Za-z]+", data.QUESTION.format(name="", description="")) + [f" {w}" for w in WORDS]
+    words = re.findall(" ?[A-Za-z]+", instructions.QUESTION.format(name="", description="")) + [f" {w}" for w in WORDS]
     tokens = [bytes([i]) for i in range(256)] + [w.encode() for w in dict.fromkeys(words)]
     file.write_text("".join(f"{b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens)))
 
