@@ -27,7 +27,8 @@ from study import instructions
 import data
 from study import density
 from study import metrics
-from capellm import DECODING, CapeLLM
+from capellm import CapeLLM
+from decode import DECODING
 from study.metrics import definitions, scores
 
 DECIDES = ("model", "data", "split", "part", "controls", "occlude", "density", "instruction", "decoding", "cumulative",
@@ -306,16 +307,16 @@ def main():
 
 def chain(model, keypoints, category, size):
     """The tokens of an image, of all its questions and their answers: beyond data.MAX_TOKENS `answer` starts anew on the way."""
-    opening, _ = data.opening(model.tokenizer, model.codec, model.instruction, category, keypoints, keypoints)
-    rounds = sum(len(data.question(model.tokenizer, k, model.instruction) + model.codec.encode(0, 0)) for k in keypoints)
+    opening, _ = data.write_opening(model.tokenizer, model.codec, model.config.instruction, category, keypoints, keypoints)
+    rounds = sum(len(data.write_question(model.tokenizer, k, model.config.instruction) + model.codec.encode(0, 0)) for k in keypoints)
     return 1 + (size // model.vision.config.patch_size) ** 2 + len(opening) + rounds
 
 
 def ask(a, images, device, path, settings, known):
     """{key: record} of (instance, keypoints, control)s, written to the part file at once, and what is wrong with which image."""
     model = CapeLLM.from_pretrained(a.model, torch.bfloat16 if device.type == "cuda" else torch.float32, device)
-    model.instruction = a.instruction or model.instruction
-    size, patch, records, unreadable = a.image_size or model.image_size, model.vision.config.patch_size, {}, set()
+    model.config.instruction = a.instruction or model.config.instruction
+    size, patch, records, unreadable = a.image_size or model.config.image_size, model.vision.config.patch_size, {}, set()
     if size < patch or size % patch:
         fits = max(1, size // patch) * patch
         raise ValueError(f"--image-size {size}: the vision encoder reads patches of {patch}; {fits} or {fits + patch} fits")

@@ -17,7 +17,9 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from support import launch
 import data
 from study import density
-from capellm import DECODING, CapeLLM
+from capellm import CapeLLM, Codec
+from decode import DECODING
+from support import photos
 
 SMALL, LARGE = 768, 1600    # pixels of the longest side: a smaller photo is enlarged, a larger one reduced
 NAMED = 20                  # up to so many keypoints carry their names, more carry numbers and a legend
@@ -46,7 +48,7 @@ def parse_truth(text, square):
     except ValueError:
         raise ValueError(f"--truth {text!r}: expected two numbers x,y in pixels, such as 113,63") from None
     affine = data.crop_affine(square, 1)
-    if not all(map(data.Codec.has_code, data.to_crop([(x, y)], affine, 1)[0])):                     # NaN, too
+    if not all(map(Codec.has_code, data.to_crop([(x, y)], affine, 1)[0])):                     # NaN, too
         (left, top), (right, bottom) = data.to_image(np.array([(0, 0), (1, 1)]), affine, 1).tolist()
         raise ValueError(f"--truth {text} lies outside of the crop, where x is from {left:g} to {right:g} and y from {top:g} to "
                          f"{bottom:g}: there is no density")
@@ -192,7 +194,7 @@ def distribution(model, image, box, keypoint, truth=None, **question):
     """The same of the density of one keypoint. truth: x, y in pixels, inside the crop; question: as for `CapeLLM.answer`."""
     pixels, square = model.look(image, box)[0], box or (0, 0, *image.size)
     (greedy,), _ = model.answer(pixels, [keypoint], **question)
-    found = density.density(model, pixels, keypoint, **question)
+    found = density.compute_density(model, pixels, keypoint, **question)
     best, expected = density.best(found.p, 0.05)
     places = {n: f(found.p) for n, f in (("mode", density.mode), ("median", density.median), ("mean", density.mean))}
     places = {"greedy": greedy, **places, "best for PCK@0.05": best}
@@ -239,7 +241,7 @@ def main():
     devices = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     if (device := a.device or devices[0]) not in devices:
         raise ValueError(f"--device {device} is not available here; use {' or '.join(devices)}")
-    keypoints, image = data.read_descriptions(a.desc), data.open_image(a.image)
+    keypoints, image = data.read_descriptions(a.desc), photos.open_image(a.image)
     keypoint = None if a.density is None else named(keypoints, a.density, a.desc)
     box = None if a.box is None else parse_box(a.box, image.size)
     truth = None if a.truth is None else parse_truth(a.truth, box or (0, 0, *image.size))

@@ -35,6 +35,8 @@ import eval as evaluation
 from study import metrics
 from support import checkpoints
 from capellm import CapeLLM
+from support import check
+from support.folders import CapeLLMConfig
 from lora import LoRALinear
 
 BATCH = 128         # pairs an optimiser step: 4 GPUs x 1 x 32 accumulation steps (Section 4.1)
@@ -153,9 +155,9 @@ def passes(pairs, step, batch, rank, world, micro):
     while True:
         rows, tokens = {}, {}
         for epoch, i in islice(places, batch):
-            view = stream.at(epoch).pairs[i][-1]                # the same for pairs that share an image
+            view = stream.at(epoch).plans[i].view                # the same for pairs that share an image
             rows.setdefault(view, []).append((epoch, i))
-            tokens[view] = tokens.get(view, 0) + stream.pairs.tokens(i)
+            tokens[view] = tokens.get(view, 0) + stream.pairs.count_tokens(i)
         order = [rows[view] for view in sorted(rows, key=tokens.get, reverse=True)]
         parts = pack(order, sizes(batch, world, micro))
         yield from (part or order[-1][-1:] for part in dealt(parts, rank, world))
@@ -170,11 +172,13 @@ def unstoppable(_):
 def collate(items):
     """Images (B, 3, S, S), each with its conversations: neighbours of the same pixels are branches off one image."""
     images, branches = [], []
-    for pixels, ids, labels in items:
-        if not images or not torch.equal(pixels, images[-1]):
+    last = None
+    for pixels, conversation, view in items:
+        if view != last:
             images.append(pixels)
             branches.append([])
-        branches[-1].append((ids, labels))
+        last = view
+        branches[-1].append(conversation)
     return torch.stack(images), branches
 
 
@@ -190,16 +194,16 @@ def open_model(a, device):
     dtype = torch.bfloat16 if device.type == "cuda" and a.tune != "full" else torch.float32
     if a.init:
         model = CapeLLM.from_pretrained(a.init, dtype, place, merge=a.tune == "full")
-        if a.tune == "lora" and not model.config["everything"]:
+        if a.tune == "lora" and not model.config.everything:
             model.adapt(LORA)                                   # one trained with --tune frozen lacks the vision encoder's
     else:
         parts = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": []}[a.tune]
-        model = CapeLLM.assemble(a.vision, a.llm, lora=LORA | {"parts": parts} if parts else None, dtype=dtype, device=place)
+        model = CapeLLM.assemble(CapeLLMConfig(a.vision, a.llm, lora=LORA | {"parts": parts} if parts else None), dtype, place)
     pretraining = instructions.INSTRUCTIONS[a.instruction].pretraining
-    model.instruction = model.config["instruction"] = "base" if pretraining else a.instruction
+    model.config.instruction = "base" if pretraining else a.instruction
     if a.tune == "full":
-        model.config |= {"lora": None, "everything": True}
-    elif model.config["everything"]:
+        model.config.lora, model.config.everything = None, True
+    elif model.config.everything:
         raise ValueError(f"{a.init} holds a model of which everything was trained: go on with --tune full")
     for name in model.adapter():
         frozen = not name.startswith("projection.") if pretraining else a.tune == "frozen" and name.startswith("vision.")
@@ -217,7 +221,7 @@ class Loss(torch.nn.Module):
         self.model = model
 
     def forward(self, pixels, branches):
-        return self.model.loss(pixels, branches)
+        return self.model.loss_of_branches(pixels, branches)
 
 
 def distribute(model, fsdp, device, world):
@@ -232,9 +236,9 @@ def distribute(model, fsdp, device, world):
         for layer in [*model.vision.encoder.layer, *model.llm.model.layers]:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
-        for method in ("loss", "answer"):
+        for method in ("loss", "loss_of_branches", "answer"):
             register_fsdp_forward_method(model, method)
-        return Loss(model), (lambda sync: None) if model.config["everything"] else model.set_requires_gradient_sync
+        return Loss(model), (lambda sync: None) if model.config.everything else model.set_requires_gradient_sync
     if world == 1:
         return Loss(model), lambda sync: None
     parallel = DistributedDataParallel(Loss(model), init_sync=False, gradient_as_bucket_view=True)    # all loaded the same
@@ -263,7 +267,7 @@ def fingerprint(*parts):
 
 def settings_of(a, model, pairs, steps, world):
     """What decides the result of a run, for --resume. Of weight files the size and the first MiB count."""
-    folders = [Path(f) for f in (model.config["vision"], model.config["llm"], a.init) if f]
+    folders = [Path(f) for f in (model.config.vision, model.config.llm, a.init) if f]
     files = [f for folder in folders for f in sorted(folder.iterdir()) if f.suffix in (".json", ".safetensors", ".model")]
     weights = [part for f in files for part in (f.name, f.stat().st_size, open(f, "rb").read(MB))]
     content = [part for i in pairs.instances for part in (i.id, i.image.name, i.category, i.bbox, i.keypoints.tobytes())]
@@ -276,7 +280,7 @@ def settings_of(a, model, pairs, steps, world):
 
 def validate(model, instances, described, rank, world):
     """PCK on validation images. instances: this process's; all processes' records are gathered."""
-    look = lambda i: data.load_crop(i, model.image_size)[0].to(model.device)
+    look = lambda i: data.load_crop(i, model.config.image_size)[0].to(model.device)
     model.eval()
     records = [evaluation.measure(model, i, described[i.category], None, look) for i in instances]
     model.train()
@@ -316,16 +320,18 @@ def train(a):
     out = Path(a.out)
     if checkpoints.list_checkpoints(out) and not a.resume:
         raise ValueError(f"{out} holds checkpoints of an earlier run: add --resume, or choose another --out")
-    instances, described, table = data.check(a.data, a.split, "train", a.descriptions, a.skip_missing)
+    instances, described = data.read_folders(a.data, a.split, "train", a.descriptions)
+    instances, table = check.check_images(instances, a.skip_missing)
     say(table)
     if a.val_every:
-        unseen, described_unseen, _ = data.check(a.data, a.split, "val", a.descriptions, a.skip_missing)
+        unseen, described_unseen = data.read_folders(a.data, a.split, "val", a.descriptions)
+        unseen, _ = check.check_images(unseen, a.skip_missing)
         unseen = [unseen[n * len(unseen) // min(VALIDATION, len(unseen))] for n in range(min(VALIDATION, len(unseen)))]
         unseen = unseen if a.fsdp else unseen[rank::world]      # shards are gathered by all, so all must go the same way
     torch.manual_seed(a.seed)                                   # the same adapters on every process
     model = open_model(a, device).train()
-    trunk = 1 + (model.image_size // model.vision.config.patch_size) ** 2
-    pairs = data.Pairs(instances, described, model.tokenizer, model.codec, model.image_size, a.k, a.seed, rounds=a.rounds, trunk=trunk,
+    trunk = 1 + (model.config.image_size // model.vision.config.patch_size) ** 2
+    pairs = data.Pairs(instances, described, model.tokenizer, model.codec, model.config.image_size, a.k, a.seed, rounds=a.rounds, trunk=trunk,
                        instruction=a.instruction, share=a.share_image)
     if not len(pairs):
         raise ValueError(f"{', '.join(a.data)}: no image has a keypoint inside its box, nothing to train on")
@@ -441,7 +447,7 @@ def refuse(mean, gradient, step, losses, share, places, pairs, rank, world):
     """End a run whose loss or gradient is not finite, before its weights are not: one process names the samples of the passes
     at fault, of all processes; where only the gradient is not finite, of all passes."""
     stream, known = Stream(pairs), not math.isfinite(mean)
-    samples = [stream.at(epoch).name(i) for loss, size, at in zip(losses, share, places)
+    samples = [stream.at(epoch).name_sample(i) for loss, size, at in zip(losses, share, places)
                if size and not (known and math.isfinite(loss)) for epoch, i in at]
     gathered = [samples]
     if world > 1:
@@ -451,7 +457,7 @@ def refuse(mean, gradient, step, losses, share, places, pairs, rank, world):
         sys.exit(2)
     samples = list(dict.fromkeys(s for share in gathered for s in share))
     what = f"loss is {mean}" if known else f"gradient is {gradient}"
-    raise ValueError(f"the {what} at step {step + 1}, from {data.some(samples)}: look at these, or "
+    raise ValueError(f"the {what} at step {step + 1}, from {launch.some(samples)}: look at these, or "
                      "continue with a lower --lr from the last checkpoint in another --out with --init")
 
 

@@ -38,7 +38,9 @@ from study import instructions
 import data
 from support import checkpoints
 import train
-from capellm import CapeLLM
+from capellm import CapeLLM, Codec
+from study.share_image import read_branches
+from support.folders import CapeLLMConfig
 from dino import DINOv2, DINOv2Config
 from llama import Config, Llama
 from support.tokenizer import Tokenizer
@@ -93,7 +95,11 @@ class Grounding(nn.Module):
         eyes, hit = self.eyes(V, item, ids, xy)
         if not words:
             return eyes, {"eyes": eyes, "patch": hit}
-        (Z, tapped), (image, position) = self.model.hidden(pixels, [[t for t, _ in b] for b in branches], tap=POINTER, features=V)
+        layer_out = []
+        hook = self.model.llm.model.layers[POINTER].register_forward_hook(lambda _, x, out: layer_out.append(out))
+        Z, image, position = read_branches(self.model, self.model.projection(V), [[t for t, _ in b] for b in branches])
+        hook.remove()
+        tapped = layer_out[0]
         labels = torch.tensor([t for b in branches for _, l in b for t in l])
         mark = labels != data.IGNORE
         loss = F.cross_entropy(self.model.llm.logits(Z[image[mark], position[mark] - 1]), labels[mark])
@@ -120,7 +126,7 @@ def stretch(pixels, points, rng):
     grid = F.affine_grid(torch.tensor([[[math.exp(-u), 0, 0], [0, math.exp(u), 0]]]), [1, *pixels.shape], align_corners=False)
     pixels = F.grid_sample(pixels[None], grid, padding_mode="border", align_corners=False)[0]
     points[:, :2] = 0.5 + (points[:, :2] - 0.5) * [math.exp(u), math.exp(-u)]
-    points[:, 2] *= data.Codec.has_code(points[:, :2]).all(1)
+    points[:, 2] *= Codec.has_code(points[:, :2]).all(1)
     return pixels[rng.sample(range(3), 3) if rng.random() < 0.3 else [0, 1, 2]], points
 
 
@@ -136,7 +142,7 @@ class Sampler:
         start = {d: sum(map(len, distinct[:n])) for n, d in enumerate(distinct)}
         self.start = {c: start[tuple(d)] for c, d in self.described.items()}
         self.keypoints = sum(map(len, distinct))
-        self.questions = {k: [data.question(tokenizer, k._replace(description="")), data.question(tokenizer, k)]
+        self.questions = {k: [data.write_question(tokenizer, k._replace(description="")), data.write_question(tokenizer, k)]
                           for d in distinct for k in d}
         self.mirror = {}
         for c, d in self.described.items():
@@ -155,7 +161,7 @@ class Sampler:
             if rng.random() < 0.5:                      # mirrored: left and right change names
                 pixels, points = pixels.flip(2), points[self.mirror[i.category]]
                 points[:, 0] = 1 - points[:, 0]
-                points[:, 2] *= data.Codec.has_code(points[:, 0])
+                points[:, 2] *= Codec.has_code(points[:, 0])
             if rounds:
                 pixels, points = stretch(pixels, points, rng)
             visible = [j for j in range(len(points)) if points[j, 2] > 0]
@@ -238,10 +244,10 @@ def export(model, folder):
         tensors = {n: t.to(torch.bfloat16).contiguous() for n, t in backbone.state_dict().items()}
         checkpoints.save(tensors, beside / name / "model.safetensors", {"format": "pt"})
     shutil.copy(folder.parent / "tokenizer.model", beside / "llm")
-    tuned = CapeLLM.assemble(beside / "vision", beside / "llm", SIZE, 3, train.LORA, torch.float32)
+    tuned = CapeLLM.assemble(CapeLLMConfig(str(beside / "vision"), str(beside / "llm"), SIZE, 3, train.LORA), torch.float32)
     tuned.projection.load_state_dict(model.projection.state_dict())
-    tuned.config |= {"vision": "vision", "llm": "llm"}
-    (beside / "config.json").write_text(json.dumps(tuned.config, indent=1) + "\n")
+    tuned.config.vision, tuned.config.llm = "vision", "llm"
+    (beside / "config.json").write_text(tuned.config.to_json())
     checkpoints.save({n: t.contiguous() for n, t in tuned.adapter().items()}, beside / "adapter.safetensors")
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
@@ -273,7 +279,7 @@ def main():
         dist.barrier()
     tokenizer = Tokenizer.from_pretrained(a.out)
     config = Config(vocab_size=tokenizer.vocab_size, **{k: v for k, v in LLM.items() if k != "max_position_embeddings"})
-    model = CapeLLM(DINOv2(DINOv2Config(**VISION)), Llama(config), tokenizer, SIZE, 3)
+    model = CapeLLM(DINOv2(DINOv2Config(**VISION)), Llama(config), tokenizer, CapeLLMConfig("", "", SIZE))
     sampler = Sampler(a.data, tokenizer, model.codec)
     module = Grounding(model, sampler.keypoints)
     optims = optimisers(module)

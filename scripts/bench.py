@@ -29,7 +29,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import data
-from capellm import CapeLLM
+from capellm import CapeLLM, Codec
+from support.folders import CapeLLMConfig
 from dino import DINOv2, DINOv2Config
 from llama import Config, Llama
 from study import density as exact
@@ -106,16 +107,16 @@ def write_model(folder, shape):
     write_backbone(folder / "vision", vision, shape["vision"] | {"model_type": "dinov2"}, shape["dtype"])
     write_llm(folder / "llm", shape["llm"], shape["dtype"])
     write_tokenizer(folder / "llm/tokenizer.model")
-    model = CapeLLM.assemble(folder / "vision", folder / "llm", shape["vision"]["image_size"], 3, LORA, shape["dtype"])
+    model = CapeLLM.assemble(CapeLLMConfig(str(folder / "vision"), str(folder / "llm"), shape["vision"]["image_size"], 3, LORA), shape["dtype"])
     save_file({n: random_like(t, 0.5) for n, t in model.adapter().items()}, folder / "adapter.safetensors")
-    (folder / "config.json").write_text(json.dumps(model.config))
+    (folder / "config.json").write_text(model.config.to_json())
 
 
 def keypoints(n, tokens, tokenizer):
     """n keypoints whose question has this many tokens."""
     rng = random.Random(0)
     words = lambda n: " ".join(rng.choices(WORDS, k=n))
-    rest = tokens - len(data.question(tokenizer, data.Keypoint(words(3), words(1)))) + 1
+    rest = tokens - len(data.write_question(tokenizer, data.Keypoint(words(3), words(1)))) + 1
     return [data.Keypoint(words(3), words(rest)) for _ in range(n)]
 
 
@@ -143,7 +144,7 @@ class Reference(torch.nn.Module):
         self.projection = torch.nn.Linear(*reversed(adapter["projection.weight"].shape), bias=False)
         self.projection.weight.data.copy_(adapter["projection.weight"])
         self.tokenizer = Tokenizer.from_pretrained(folder / "llm")
-        self.codec = c = data.Codec(self.tokenizer)
+        self.codec = c = Codec(self.tokenizer)
         self.template = [*([t] for t in c.open), *[c.ids] * 3, *([t] for t in c.comma), *[c.ids] * 3, *([t] for t in c.close)]
         self.llm.generation_config.update(eos_token_id=None, pad_token_id=0)        # random weights must not end early
         self.to(device)
@@ -173,7 +174,7 @@ class Reference(torch.nn.Module):
     @torch.inference_mode()
     def answer(self, pixels, keypoints, decoding="greedy", cumulative=False):
         """As CapeLLM.answer, without coordinates where it is free. A chain of rounds is read again for each of them."""
-        questions, answers, context = [data.question(self.tokenizer, k) for k in keypoints], [], []
+        questions, answers, context = [data.write_question(self.tokenizer, k) for k in keypoints], [], []
         trunk = 1 + (pixels.shape[1] // self.vision.config.patch_size) ** 2
         size = 1 if cumulative else BATCH
         for i in range(0, len(questions), size):
@@ -294,7 +295,7 @@ def step(model, pixels, pairs):
 
 
 def train(shape, tokenizer, device, _):
-    codec, pixels, rng = data.Codec(tokenizer), pixels_of(shape, device), random.Random(0)
+    codec, pixels, rng = Codec(tokenizer), pixels_of(shape, device), random.Random(0)
     rounds = [(k, (rng.random() * 0.999, rng.random() * 0.999)) for k in keypoints(4 * K, QUESTION["train"], tokenizer)]
     pairs = [data.conversation(tokenizer, codec, rounds[i:i + K]) for i in range(0, len(rounds), K)]
     trunk, entries = trunk_of(shape), shape["llm"]["vocab_size"]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-import data
+from decode import extend as extend_branches
 from llama import KVCache
 
 SIDE = 1000         # values of a coordinate
@@ -36,7 +36,7 @@ class Density(NamedTuple):
 
 
 @torch.inference_mode()
-def density(model, pixels, keypoint, cut=1e-4, category="object", listed=None):
+def compute_density(model, pixels, keypoint, cut=1e-4, category="object", listed=None):
     """Density of the answers to one keypoint's question. model: CapeLLM; pixels (3, S, S); category, listed: as in `answer`.
 
     cut: prefixes of less probability than this are not read; with 0 all are, 111,111 for K = 3. A read prefix gives all that
@@ -44,7 +44,7 @@ def density(model, pixels, keypoint, cut=1e-4, category="object", listed=None):
     """
     if not 0 <= cut <= 1:
         raise ValueError(f"cut is {cut}, expected a probability: 0 reads every prefix, 1 hardly any")
-    codec, (trunk, (question,)) = model.codec, model.context(pixels, [keypoint], category, listed)
+    codec, (trunk, (question,)) = model.codec, model.prepare_questions(pixels, [keypoint], category, listed)
     inner = sum(codec.base ** k for k in range(codec.K - 1))        # prefixes of one coordinate, but for the longest
     room = len(question) + inner + codec.base ** (codec.K - 1) + (GROUP * inner + BATCH) * (1 + len(codec.comma))
     cache = KVCache(model.llm.config, 1, trunk.shape[1] + room, trunk.dtype, model.device)
@@ -101,7 +101,7 @@ def extend(model, cache, rows, feed, keep):
     for i in range(0, len(feed), BATCH):
         seen = F.pad(rows[i:i + BATCH], (0, cache.length - rows.shape[1]))
         part = feed[i:i + BATCH]
-        _, end, log_p = model.extend(cache, seen, [t for tokens in part for t in tokens], list(map(len, part)))
+        _, end, log_p = extend_branches(model, cache, seen, [t for tokens in part for t in tokens], list(map(len, part)))
         p.append(log_p.exp().cpu())
         if keep:
             ends.append(end)
@@ -145,9 +145,13 @@ def entropy(p):
     return float(torch.special.entr(p).sum()) - 2 * math.log(SIDE)
 
 
+def on_grid(y):
+    return 0 <= y < 1 - 0.5 / SIDE
+
+
 def cell(truth):
     """The answer (i, j) that stands for a place (x, y). ValueError where a coordinate has no code: it lies outside the crop."""
-    if not all(map(data.Codec.has_code, truth)):
+    if not all(map(on_grid, truth)):
         raise ValueError(f"{tuple(truth)} lies outside the crop, where coordinates are in [0, 0.9995): it has no density")
     return tuple(min(int(SIDE * y + 0.5), SIDE - 1) for y in truth)
 
@@ -243,7 +247,7 @@ def study(model, pixels, keypoints, truths, greedy, thresholds, rng, **question)
     """
     points, numbers = defaultdict(list), {}
     for keypoint, truth, first in zip(keypoints, truths.tolist(), greedy.tolist()):
-        p, spread, prefixes = density(model, pixels, keypoint, **question)
+        p, spread, prefixes = compute_density(model, pixels, keypoint, **question)
         samples = drawn(p, torch.Generator().manual_seed(rng.getrandbits(32)))
         u = rng.random()
         for name, place in (("mode", mode(p)), ("mean", mean(p)), ("median", median(p)),
@@ -251,6 +255,6 @@ def study(model, pixels, keypoints, truths, greedy, thresholds, rng, **question)
                             (f"mode of {SAMPLES} samples, smoothed", mode(sample_density(*samples)))):
             points[name].append(place)
         numbers[keypoint.name] = {"truth": truth, "greedy": first, "entropy": entropy(p), "spread": spread, "prefixes": prefixes}
-        if all(map(data.Codec.has_code, truth)):
+        if all(map(on_grid, truth)):
             numbers[keypoint.name] |= {"nll": nll(p, truth), "level": level(p, truth, u)}
     return points, numbers

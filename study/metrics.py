@@ -127,7 +127,7 @@ def reading_order(folder, split, part, instances):
     Published is: categories in the order of the annotation file, instances in that in which they are read. Taken here: image by
     image, those of one image as annotated; unusable instances are left out before, and with them categories that have no other.
     """
-    coco = json.loads(data.annotation_file(folder, split, part).read_bytes())
+    coco = json.loads(data.find_annotations(folder, split, part).read_bytes())
     place = {Path(folder) / "images" / image["file_name"]: n for n, image in enumerate(coco["images"])}
     order = sorted(range(len(instances)), key=lambda n: place[instances[n].image])
     members = {c["id"]: [n for n in order if instances[n].category == c["id"]] for c in coco["categories"]}

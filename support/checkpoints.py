@@ -77,7 +77,7 @@ def write(folder, config, tensors, state):
     with written(folder) as beside:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        (beside / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        (beside / "config.json").write_text(config.to_json())
         save(tensors, beside / "adapter.safetensors")
         moments = {f"{name}/{k}": t for name, moments in state["optimiser"].items() for k, t in moments.items()}
         metadata = {k: json.dumps(v) for k, v in state.items() if k not in ("optimiser", "random")}

@@ -1,45 +1,85 @@
-"""Start a command: torchrun's processes, and errors of a user in one line."""
+"""Start a command: torchrun's processes, and a user's errors in one line."""
 
 import os
 import sys
 from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 
+SHOWN = 5  # items in a message
+
+
+class Process(NamedTuple):
+    """Which of `world` processes this is, and the device that it computes on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
 
 def setup():
-    """(rank, world size, device) of this process, under torchrun or alone."""
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    """The Process that runs this, under torchrun or alone."""
+    rank = int(os.environ.get("RANK", 0))
+    world = int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
-    if world > 1:           # long: who is done first waits for the others, and where one fails torchrun ends all
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7))
-    return rank, world, device
+    if world > 1:
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        # Long: who is done first waits for the others, and where one fails torchrun ends all.
+        torch.distributed.init_process_group(backend, timeout=timedelta(days=7))
+    return Process(rank, world, device)
 
 
 def run(name, main):
-    """Call main() as the command `name`: bad input or a full disk is one line on stderr and exit code 2, Ctrl-C is 130."""
+    """Call main() as the command `name`.
+
+    Bad input or a full disk (ValueError, OSError) is one line on stderr and exit code 2, Ctrl-C is
+    exit code 130.
+    """
     code = 0
     try:
         main()
-    except (ValueError, OSError) as e:                  # FileNotFoundError is an OSError
-        text = str(e)
-        if "\nOriginal Traceback" in text:             # a worker of the DataLoader: its error is the last line
-            text = text.strip().rpartition("\n")[2].partition(": ")[2]
-        print(f"{name}: {' '.join(text.split())}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"{name}: {describe_error(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         code = 130
-    except SystemExit as e:
-        if isinstance(e.code, str):
-            print(e.code, file=sys.stderr)
-        code = int(e.code is not None) if not isinstance(e.code, int) else e.code
+    except SystemExit as end:
+        code = read_exit_code(end)
     if torch.distributed.is_initialized():
-        # No teardown: on a busy machine it hung, waiting for threads of the process group that waited for Python's lock.
+        # No teardown: on a busy machine it hung, waiting for threads of the process group that
+        # waited for Python's lock.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     if code:
         sys.exit(code)
+
+
+def describe_error(error):
+    """An error in one line."""
+    text = str(error)
+    # A worker of the DataLoader sends its traceback, which ends with "ValueError: message".
+    if "\nOriginal Traceback" in text:
+        last = text.strip().rpartition("\n")[2]
+        text = last.partition(": ")[2]
+    return " ".join(text.split())
+
+
+def read_exit_code(end):
+    """The exit code of a SystemExit, whose text is printed as Python would."""
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    print(end.code, file=sys.stderr)
+    return 1
+
+
+def some(texts):
+    """The first few of some texts, for a message."""
+    shown = ", ".join(texts[:SHOWN])
+    if len(texts) > SHOWN:
+        shown += f" and {len(texts) - SHOWN} more"
+    return shown

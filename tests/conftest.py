@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from capellm import CapeLLM
+from support.folders import CapeLLMConfig
 from dino import DINOv2, DINOv2Config
 from llama import Config, Llama
 from support.tokenizer import Tokenizer
@@ -60,8 +61,9 @@ def model_folder(tokenizer_file, tiny_tokenizer, tmp_path_factory):
                        for n, t in backbone.state_dict().items()}, folder / name / "model.safetensors")
         (folder / "llm" / "tokenizer.model").write_bytes(tokenizer_file.read_bytes())
         lora = {"rank": 2, "alpha": 4, "dropout": 0.0, "parts": ["vision", "llm"]}
-        model = CapeLLM.assemble(folder / "vision", folder / "llm", VISION["image_size"], 3, lora)
+        model = CapeLLM.assemble(CapeLLMConfig(str(folder / "vision"), str(folder / "llm"), VISION["image_size"], 3, lora))
         adapter = {n: torch.randn_like(t) * t.shape[-1] ** -0.5 for n, t in model.adapter().items()}
         save_file(adapter, folder / "adapter.safetensors")
-    (folder / "config.json").write_text(json.dumps(model.config | {"vision": "vision", "llm": "llm"}))
+    model.config.vision, model.config.llm = "vision", "llm"
+    (folder / "config.json").write_text(model.config.to_json())
     return folder

@@ -66,7 +66,7 @@ def photos(n, seed=0):
 def conversations(model, sizes, seed=0):
     """A (ids, labels) of each size in rounds."""
     rng, names = np.random.default_rng(seed), iter(keypoints(sum(sizes), seed))
-    return [data.conversation(model.tokenizer, model.codec, [(next(names), rng.uniform(0, 0.999, 2)) for _ in range(n)]) for n in sizes]
+    return [data.write_conversation(model.tokenizer, model.codec, [(next(names), rng.uniform(0, 0.999, 2)) for _ in range(n)]) for n in sizes]
 
 
 def sequence(model, pixels, ids):
@@ -166,7 +166,7 @@ def naive_answer(model, pixels, keypoint, choose=lambda ids, p: int(p.argmax()),
     choose: token ids so far and p of the digits -> one of them; by default greedy."""
     tokenizer, K = model.tokenizer, model.codec.K
     digits = tokenizer.digit3_ids if K == 1 else tokenizer.digit_ids
-    ids, probability, values = [*before, *data.question(tokenizer, keypoint)], 1.0, []
+    ids, probability, values = [*before, *data.write_question(tokenizer, keypoint)], 1.0, []
     for opening in ("[0.", ",0."):
         ids, text = ids + tokenizer.encode_continuation(opening), ""
         for _ in range(K):
@@ -300,7 +300,7 @@ def test_repeated_keypoints_read_every_prefix_once(model, decoding):
     hook.remove()
     codes = [f"{1000 * x:03.0f}{1000 * y:03.0f}" for x, y in points]
     prefixes = [len({(k, code[:n]) for k, code in zip(asked, codes)}) for n in range(1, 6)]
-    questions = [data.question(model.tokenizer, k) + model.codec.open for k in several]
+    questions = [data.write_question(model.tokenizer, k) + model.codec.open for k in several]
     beginnings = 2 * len(os.path.commonprefix(questions))                # of three questions, read once
     assert sum(fed) == 1 + 4 + sum(map(len, questions)) - beginnings + sum(prefixes) + len(model.codec.comma) * prefixes[2]
     assert (prefixes == [3] * 5) == (decoding == "greedy")
@@ -320,7 +320,7 @@ def test_questions_that_are_too_long_are_refused(model):
     """By name, before the language model reads them."""
     long, passes = data.Keypoint("nose", "very " * 3000 + "long"), []
     hook = model.llm.register_forward_pre_hook(lambda *inputs: passes.append(inputs))
-    for ask in (lambda: model.answer(photos(1)[0], [*keypoints(2), long]), lambda: density.density(model, photos(1)[0], long)):
+    for ask in (lambda: model.answer(photos(1)[0], [*keypoints(2), long]), lambda: density.compute_density(model, photos(1)[0], long)):
         with pytest.raises(ValueError, match="'nose': the image and its question take .* tokens, more than 2048"):
             ask()
     hook.remove()
@@ -333,7 +333,7 @@ def naive_chain(model, pixels, asked, order, decoding, limit):
     """Each round behind a whole conversation of the earlier ones, written anew; a new conversation where it would be too long."""
     rounds, found = [], {}
     for i in order:
-        write = lambda rounds: data.conversation(model.tokenizer, model.codec, rounds)[0]
+        write = lambda rounds: data.write_conversation(model.tokenizer, model.codec, rounds)[0]
         if 1 + len(model.vision(pixels[None])[0]) + len(write([*rounds, (asked[i], (0, 0))])) > limit:
             rounds = []
         choose = naive_choice(model, pixels, decoding, uniform(0, asked[i]))
@@ -365,7 +365,7 @@ def test_a_chain_reads_every_token_once(model):
     hook = model.llm.register_forward_pre_hook(lambda module, inputs: fed.append(inputs[0].shape[1]))
     points, _ = model.answer(pixels, asked, cumulative=True)
     hook.remove()
-    ids, _ = data.conversation(model.tokenizer, model.codec, list(zip(asked, points)))
+    ids, _ = data.write_conversation(model.tokenizer, model.codec, list(zip(asked, points)))
     end = 1 + len(model.codec.close) + 1                                 # nothing follows the last digit, bracket and end of text
     assert sum(fed) == 1 + 4 + len(ids) - end
 
@@ -421,7 +421,7 @@ def test_the_thousand_codes_share_one_probability(model):
     ((x, y),), (probability,) = model.answer(pixels, [keypoint])
     codes = torch.tensor([[n // 100, n // 10 % 10, n % 10] for n in range(1000)])
     digits = torch.tensor(model.tokenizer.digit_ids)
-    ids, shares = data.question(model.tokenizer, keypoint) + model.tokenizer.encode_continuation("[0."), []
+    ids, shares = data.write_question(model.tokenizer, keypoint) + model.tokenizer.encode_continuation("[0."), []
     for answered in (x, y):
         start = sequence(model, pixels, ids).expand(1000, -1, -1)
         Z = model.llm(torch.cat([start, model.llm.embed(digits[codes[:, :2]])], 1))[:, -3:]
@@ -596,7 +596,7 @@ def test_answers_follow_the_models_instruction(model_folder, instruction):
     asked = [listed[2], listed[0]]
     coordinates, probability = model.answer(pixels, asked, category="grey_cat", listed=listed)
     for keypoint, found, p in zip(asked, coordinates, probability):
-        ids, _ = data.conversation(model.tokenizer, model.codec, [(keypoint, found)], instruction, "grey_cat", listed)
+        ids, _ = data.write_conversation(model.tokenizer, model.codec, [(keypoint, found)], instruction, "grey_cat", listed)
         with torch.no_grad():
             Z, _ = model.hidden(pixels[None], [[ids]])
             log_p = model.llm.logits(Z[0], torch.tensor(model.codec.ids)).log_softmax(-1)

@@ -17,6 +17,9 @@ from PIL import Image, ImageOps
 from support import launch
 from study import instructions
 import data
+from capellm import Codec
+from support import photos
+from support import check
 from support.tokenizer import Tokenizer
 
 LLAMA3 = Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model"
@@ -40,7 +43,7 @@ def one_line(error):
 @pytest.mark.parametrize("name, K", [("llama3", 3), ("llama3", 1), ("v1", 3), ("v3", 3), ("tiny", 3)])
 def test_all_codes(tokenizers, name, K):
     tokenizer = tokenizers[name]
-    codec = data.Codec(tokenizer, K)
+    codec = Codec(tokenizer, K)
     for n in range(1000):
         digits = codec.digits(n / 1000)
         assert digits == ([n] if K == 1 else [n // 100, n // 10 % 10, n % 10])
@@ -53,7 +56,7 @@ def test_all_codes(tokenizers, name, K):
 @pytest.mark.parametrize("name", ["v1", "v3", "tiny"])
 def test_three_digit_tokens_are_refused_where_there_are_none(tokenizers, name):
     with pytest.raises(ValueError, match="K = 1") as error:
-        data.Codec(tokenizers[name], 1)
+        Codec(tokenizers[name], 1)
     one_line(error)
 
 
@@ -61,23 +64,23 @@ def test_three_digit_tokens_are_refused_where_there_are_none(tokenizers, name):
 @settings(deadline=None)
 @given(y=st.floats(0, 0.9995, exclude_max=True))
 def test_codec_is_exact_to_half_a_thousandth(tokenizers, K, y):
-    codec = data.Codec(tokenizers["llama3"], K)
+    codec = Codec(tokenizers["llama3"], K)
     for number in (y, np.float32(y)):
-        if data.Codec.has_code(number):
+        if Codec.has_code(number):
             assert abs(codec.value(codec.digits(number)) - float(number)) <= 0.0005 + (1e-12 if number is y else 1e-7)
 
 
 @settings(deadline=None)
 @given(y=st.one_of(st.floats(max_value=-1e-300), st.floats(0.9995)))
 def test_outside_has_no_code(tokenizers, y):
-    codec = data.Codec(tokenizers["llama3"])
+    codec = Codec(tokenizers["llama3"])
     assert not codec.has_code(y)
     with pytest.raises(ValueError, match="has no code"):
         codec.encode(0.5, y)
 
 
 def test_ends_of_the_range(tokenizers):
-    codec = data.Codec(tokenizers["llama3"])
+    codec = Codec(tokenizers["llama3"])
     assert codec.digits(np.nextafter(0.9995, 0)) == [9, 9, 9] and codec.digits(-0.0) == [0, 0, 0]
     assert codec.digits(0.0005) == [0, 0, 1] and codec.digits(0.00049) == [0, 0, 0]
     for y in (float("nan"), float("inf"), -float("inf"), 0.9995, 1.0, -1e-9):
@@ -210,7 +213,7 @@ def test_exif_is_ignored_in_the_data_set_and_obeyed_in_a_photo(tmp_path):
     image.save(tmp_path / "x.png", exif=exif)
     instance = data.Instance(1, tmp_path / "x.png", 1, np.array([[5, 5, 2]], np.float32), (0, 0, 20, 20))
     torch.testing.assert_close(data.load_crop(instance, 20)[0], data.crop(image, data.crop_affine((0, 0, 20, 20), 20), 20))
-    assert np.array_equal(np.array(data.open_image(tmp_path / "x.png")), np.rot90(np.array(image), -1))
+    assert np.array_equal(np.array(photos.open_image(tmp_path / "x.png")), np.rot90(np.array(image), -1))
 
 
 def test_images_that_cannot_be_read(tmp_path):
@@ -266,7 +269,7 @@ def test_photos_annotated_upright_and_stored_turned(tmp_path, orientation):
 @given(n=st.integers(1, 70), k=st.integers(1, 9), seed=st.integers(0, 99))
 def test_fixed_rounds(n, k, seed):
     indices = random.Random(seed).sample(range(100), n)
-    groups = data.fixed_rounds(indices, k, random.Random(seed), None, None)
+    groups = data.group_fixed(indices, k, random.Random(seed), None, None)
     assert len(groups) == -(-n // k) and all(len(g) == k for g in groups)
     assert {i for g in groups for i in g} == set(indices)                # all are asked, nothing else is
     once = [i for g in groups for i in g][:n]
@@ -274,17 +277,17 @@ def test_fixed_rounds(n, k, seed):
     if n >= k:
         filling = groups[-1][n - (len(groups) - 1) * k:]
         assert len(set(filling)) == len(filling) and not set(filling) & set(groups[-1][:k - len(filling)])
-    assert groups == data.fixed_rounds(indices, k, random.Random(seed), None, None)
+    assert groups == data.group_fixed(indices, k, random.Random(seed), None, None)
 
 
 @settings(deadline=None)
 @given(lengths=st.lists(st.integers(1, 80), min_size=1, max_size=70), room=st.integers(80, 2000), seed=st.integers(0, 99))
 def test_dynamic_rounds(lengths, room, seed):
     indices = random.Random(seed).sample(range(len(lengths)), random.Random(seed).randint(1, len(lengths)))
-    groups = data.dynamic_rounds(indices, 4, random.Random(seed), lengths, room)
+    groups = data.group_dynamic(indices, 4, random.Random(seed), lengths, room)
     assert sorted(i for g in groups for i in g) == sorted(indices)       # each once, nothing else
     assert all(0 < sum(lengths[i] for i in g) <= room for g in groups)
-    assert groups == data.dynamic_rounds(indices, 4, random.Random(seed), lengths, room)
+    assert groups == data.group_dynamic(indices, 4, random.Random(seed), lengths, room)
 
 
 def test_dynamic_groups_are_cycles_of_a_random_permutation():
@@ -292,7 +295,7 @@ def test_dynamic_groups_are_cycles_of_a_random_permutation():
     n, draws, rng = 6, 6000, random.Random(0)
     ours, cycles = np.zeros(n + 1), np.zeros(n + 1)
     for _ in range(draws):
-        for group in data.dynamic_rounds(range(n), 4, rng, [10] * n, 10 * n):
+        for group in data.group_dynamic(range(n), 4, rng, [10] * n, 10 * n):
             ours[len(group)] += 1
         following = rng.sample(range(n), n)
         while left := {i for i, j in enumerate(following) if j is not None}:
@@ -306,7 +309,7 @@ def test_dynamic_groups_are_cycles_of_a_random_permutation():
 
 
 def test_dynamic_sizes_are_uniform_up_to_what_fits():
-    firsts = [len(data.dynamic_rounds(range(40), 4, random.Random(i), [100] * 40, 799)[0]) for i in range(2100)]
+    firsts = [len(data.group_dynamic(range(40), 4, random.Random(i), [100] * 40, 799)[0]) for i in range(2100)]
     counts = np.bincount(firsts, minlength=9)
     assert counts[0] == 0 and len(counts) == 9 and counts[8] == 0        # seven rounds of 100 tokens fit
     np.testing.assert_allclose(counts[1:8], 300, atol=5 * 300 ** 0.5)
@@ -316,12 +319,12 @@ def test_dynamic_sizes_are_uniform_up_to_what_fits():
 @given(n=st.integers(1, 70), k=st.integers(1, 9), seed=st.integers(0, 99))
 def test_locllm_rounds(n, k, seed):
     indices = random.Random(seed).sample(range(100), n)
-    (group,) = data.locllm_rounds(indices, k, random.Random(seed), None, None)
+    (group,) = data.group_locllm(indices, k, random.Random(seed), None, None)
     assert len(group) == len(set(group)) == min(k, n) and set(group) <= set(indices)
 
 
 def test_locllm_asks_each_keypoint_equally_often():
-    groups = [data.locllm_rounds(range(12), 4, random.Random(seed), None, None)[0] for seed in range(3000)]
+    groups = [data.group_locllm(range(12), 4, random.Random(seed), None, None)[0] for seed in range(3000)]
     np.testing.assert_allclose(np.bincount(np.ravel(groups)), 1000, atol=5 * (3000 * 1 / 3 * 2 / 3) ** 0.5)
 
 
@@ -331,10 +334,10 @@ SPECIAL = ["<|end_of_text|>", "<|begin_of_text|>", "<|eot_id|>", "</s>", "<s>", 
 @pytest.mark.parametrize("name", ["llama3", "v1", "v3", "tiny"])
 def test_labels_lie_exactly_on_the_answers(tokenizers, name):
     tokenizer = tokenizers[name]
-    codec, rng = data.Codec(tokenizer), random.Random(0)
+    codec, rng = Codec(tokenizer), random.Random(0)
     rounds = [(data.Keypoint(f"{s} corner", f"Near {s}, below {s}." * (i % 2)), (rng.random() * 0.99, rng.random() * 0.99))
               for i, s in enumerate(SPECIAL)]
-    ids, labels = data.conversation(tokenizer, codec, rounds)
+    ids, labels = data.write_conversation(tokenizer, codec, rounds)
     assert len(ids) == len(labels) and all(label in (data.IGNORE, token) for token, label in zip(ids, labels))
     runs, previous = [], data.IGNORE                                     # of labelled tokens, and the text between them
     for token, label in zip(ids, labels):
@@ -355,7 +358,7 @@ def test_labels_lie_exactly_on_the_answers(tokenizers, name):
 
 
 def test_a_keypoint_without_description(tokenizers):
-    text = tokenizers["llama3"].decode(data.question(tokenizers["llama3"], data.Keypoint("left eye", "")))
+    text = tokenizers["llama3"].decode(data.write_question(tokenizers["llama3"], data.Keypoint("left eye", "")))
     assert "left eye" in text and "description" not in text and "  " not in text
 
 
@@ -607,7 +610,7 @@ def cells(table):
 
 def test_check_of_sound_data(boats):
     folder = boats()
-    instances, described, table = data.check([folder], descriptions=boats.texts)
+    instances, described, table = check.check_images([folder], descriptions=boats.texts)
     plain, names = data.read_split(folder)
     assert [i.id for i in instances] == list(range(12)) == [i.id for i in plain] and names == {7: "boat"}
     assert described == data.describe(plain, names, boats.texts)
@@ -619,7 +622,7 @@ def test_check_counts_what_it_leaves_out(boats):
     folder = boats(at1={"keypoints": [60.5, 10, 2, 30, 40, 1]}, at2={"keypoints": [10, 10, 2, -1, 40, 1]},
                    at3={"keypoints": [0] * 6}, at4={"bbox": [5, 5, 0, 40]}, at5={"bbox": [70, 5, 9, 9], "keypoints": [-5, -5, 0, 9, 0, 0]},
                    at6={"keypoints": [0, 0, 2, 60, 50, 2]}, at7={"keypoints": [-9, 0, 0, 30, 30, 2]})
-    instances, _, table = data.check([folder], descriptions=boats.texts)
+    instances, _, table = check.check_images([folder], descriptions=boats.texts)
     assert [i.id for i in instances] == [i.id for i in data.read_split(folder)[0]] == [0, 1, 2, 6, 7, 8, 9, 10, 11]
     expected = dict.fromkeys(data.PROBLEMS, 0) | {"empty box": 2, "no keypoint": 2, "keypoint outside": 2}
     assert cells(table) == dict.fromkeys(("all", "boat (7)"), {"instances": 12, "usable": 9} | expected)
@@ -648,17 +651,17 @@ def damaged(boats):
 
 def test_check_names_images_that_cannot_be_used(boats, damaged, capsys, monkeypatch):
     with pytest.raises(ValueError) as error:
-        data.check([damaged], descriptions=boats.texts)
+        check.check_images([damaged], descriptions=boats.texts)
     shown = capsys.readouterr().out
     with monkeypatch.context() as other_rank, pytest.raises(ValueError):
         other_rank.setenv("RANK", "1")
-        data.check([damaged], descriptions=boats.texts)
+        check.check_images([damaged], descriptions=boats.texts)
     assert capsys.readouterr().out == ""
     text, images = one_line(error), damaged / "images"
     assert f"2 of 12 images missing: {images}/00.jpg, {images}/01.png;" in text
     assert f"4 of 12 images unreadable: {images}/02.jpg, {images}/03.png, {images}/04.jpg, {images}/05.png;" in text
     assert f"1 of 12 images other size: {images}/06.jpg (50 x 60, annotated 60 x 50). " in text and "--skip-missing" in text
-    instances, _, table = data.check([damaged], descriptions=boats.texts, skip_missing=True)
+    instances, _, table = check.check_images([damaged], descriptions=boats.texts, skip_missing=True)
     assert shown == f"{table}\n" and capsys.readouterr().out == ""
     assert [i.id for i in instances] == [7, 8, 9, 10, 11]
     expected = dict.fromkeys(data.PROBLEMS, 0) | {"instances": 12, "usable": 5, "missing": 2, "unreadable": 4, "other size": 1}
@@ -676,9 +679,9 @@ def test_check_names_five_and_the_number_of_all(boats):
     for file in (folder / "images").iterdir():
         file.unlink()
     with pytest.raises(ValueError, match="12 of 12 images missing: .*04.jpg and 7 more. Correct") as error:
-        data.check([folder], descriptions=boats.texts)
+        check.check_images([folder], descriptions=boats.texts)
     assert "05.png" not in one_line(error)
-    instances, _, table = data.check([folder], descriptions=boats.texts, skip_missing=True)
+    instances, _, table = check.check_images([folder], descriptions=boats.texts, skip_missing=True)
     assert instances == [] and cells(table)["all"]["missing"] == 12
 
 
@@ -704,23 +707,23 @@ def test_check_of_several_folders(boats):
     """Rows by category, only of those with something to report; an id stands for one category."""
     (boats.texts / "kite.txt").write_text("tip:\ntail:\n")
     first, second = boats(3), boats(4, (8, "kite"), "kites", at0={"bbox": [5, 5, 0, 0]})
-    instances, described, table = data.check([first, second], descriptions=boats.texts)
+    instances, described, table = check.check_images([first, second], descriptions=boats.texts)
     assert [(i.category, i.id) for i in instances] == [(7, 0), (7, 1), (7, 2), (8, 1), (8, 2), (8, 3)]
     assert set(described) == {7, 8}
     assert list(cells(table)) == ["all", "kite (8)"] and cells(table)["all"]["instances"] == 7
     third = boats(1, (7, "kite"), "clash")
     with pytest.raises(ValueError, match="category 7 is kite in .*clash, boat elsewhere") as error:
-        data.check([first, third], descriptions=boats.texts)
+        check.check_images([first, third], descriptions=boats.texts)
     one_line(error)
     (boats.texts / "kite.txt").unlink()
     with pytest.raises(FileNotFoundError, match="kite.txt is missing") as error:
-        data.check([first, second], descriptions=boats.texts)
+        check.check_images([first, second], descriptions=boats.texts)
     one_line(error)
 
 
 def test_a_category_without_usable_instances_needs_no_description(boats):
     nothing = {"keypoints": []}
-    instances, described, table = data.check([boats(2, (9, "cloud"), at0=nothing, at1=nothing)], descriptions=boats.texts)
+    instances, described, table = check.check_images([boats(2, (9, "cloud"), at0=nothing, at1=nothing)], descriptions=boats.texts)
     assert (instances, described) == ([], {}) and cells(table)["cloud (9)"]["no keypoint"] == 2
 
 
@@ -747,7 +750,7 @@ def described(skirts):
 
 def asked(pairs, tokenizer, described):
     """The items of an epoch, and each one's keypoints as its token ids tell: [(instance, [keypoint, ...])]."""
-    questions = [data.question(tokenizer, k) for k in described[1]]
+    questions = [data.write_question(tokenizer, k) for k in described[1]]
     seen = []
     for (n, _, _), (pixels, ids, labels) in zip(pairs.pairs, pairs):
         group, at = [], 0
@@ -766,7 +769,7 @@ ASKABLE = [list(range(8)), list(range(5)), [0, 1, 2, 5, 6, 7], [0], [0, 1, 2]]  
 
 def test_every_askable_keypoint_is_asked_once_an_epoch(skirts, described, tokenizers):
     tokenizer = tokenizers["llama3"]
-    pairs = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=4, augment=False)
+    pairs = data.Pairs(skirts, described, tokenizer, Codec(tokenizer), 28, k=4, augment=False)
     for epoch in range(3):
         pairs.set_epoch(epoch)
         questions = asked(pairs, tokenizer, described)
@@ -779,7 +782,7 @@ def test_every_askable_keypoint_is_asked_once_an_epoch(skirts, described, tokeni
 @pytest.mark.parametrize("rounds, trunk", [("dynamic", 257), ("dynamic", 2048 - 200), ("locllm", 257)])
 def test_dynamic_and_locllm_pairs(skirts, described, tokenizers, rounds, trunk):
     tokenizer = tokenizers["llama3"]
-    pairs = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=3, augment=False, rounds=rounds, trunk=trunk)
+    pairs = data.Pairs(skirts, described, tokenizer, Codec(tokenizer), 28, k=3, augment=False, rounds=rounds, trunk=trunk)
     sizes = set()
     for epoch in range(12):
         pairs.set_epoch(epoch)
@@ -801,8 +804,8 @@ def test_dynamic_and_locllm_pairs(skirts, described, tokenizers, rounds, trunk):
 def test_the_token_limit_is_kept_before_training(skirts, described, tokenizers, rounds, k):
     """The longest pair that can occur, of all groups that can be drawn, just fits; one token more is refused."""
     tokenizer = tokenizers["llama3"]
-    codec = data.Codec(tokenizer)
-    length = [len(data.conversation(tokenizer, codec, [(keypoint, (0, 0))])[0]) for keypoint in described[1]]
+    codec = Codec(tokenizer)
+    length = [len(data.write_conversation(tokenizer, codec, [(keypoint, (0, 0))])[0]) for keypoint in described[1]]
 
     def groups(askable):
         size = {"fixed": k, "dynamic": 1, "locllm": min(k, len(askable))}[rounds]
@@ -822,13 +825,13 @@ def test_the_token_limit_is_kept_before_training(skirts, described, tokenizers, 
 def test_pairs_need_a_round(skirts, described, tokenizers):
     tokenizer = tokenizers["llama3"]
     with pytest.raises(ValueError, match="--k 0"):
-        data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=0)
+        data.Pairs(skirts, described, tokenizer, Codec(tokenizer), 28, k=0)
 
 
 @pytest.mark.parametrize("rounds", data.ROUNDS)
 def test_groups_do_not_depend_on_workers(skirts, described, tokenizers, rounds):
     tokenizer = tokenizers["llama3"]
-    pairs = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=3, rounds=rounds)
+    pairs = data.Pairs(skirts, described, tokenizer, Codec(tokenizer), 28, k=3, rounds=rounds)
     epochs = []
     for epoch in (3, 4):
         pairs.set_epoch(epoch)
@@ -838,7 +841,7 @@ def test_groups_do_not_depend_on_workers(skirts, described, tokenizers, rounds):
             assert torch.equal(pixels, other) and [ids, labels] == rest
         epochs.append(pairs.pairs)
     assert epochs[0] != epochs[1]
-    again = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=3, rounds=rounds)
+    again = data.Pairs(skirts, described, tokenizer, Codec(tokenizer), 28, k=3, rounds=rounds)
     again.set_epoch(3)
     assert again.pairs == epochs[0]
 
@@ -849,7 +852,7 @@ def test_pairs_that_share_an_image(skirts, described, tokenizers, seed, epoch, k
     """The same pairs as else, those of an image side by side, and one augmentation for them, which leaves each a keypoint."""
     tokenizer = tokenizers["llama3"]
     for rounds in data.ROUNDS:
-        alone, shared = (data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k, seed, rounds=rounds, share=share)
+        alone, shared = (data.Pairs(skirts, described, tokenizer, Codec(tokenizer), 28, k, seed, rounds=rounds, share=share)
                          for share in (False, True))
         for pairs in (alone, shared):
             pairs.set_epoch(epoch)
@@ -873,14 +876,14 @@ def test_tokens_are_counted_before_loading(skirts, described, tokenizers):
     """To the token where nothing is drawn and nothing leaves the crop."""
     tokenizer = tokenizers["llama3"]
     for instruction in ("base", "list", "steps"):
-        pairs = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, augment=False, rounds="dynamic",
+        pairs = data.Pairs(skirts, described, tokenizer, Codec(tokenizer), 28, augment=False, rounds="dynamic",
                            instruction=instruction)
         assert [pairs.tokens(i) for i in range(len(pairs))] == [len(ids) for _, ids, _ in pairs]
 
 
 def test_a_pair_tells_which_sample_it_is(skirts, described, tokenizers):
     tokenizer = tokenizers["llama3"]
-    pairs = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=2, augment=False)
+    pairs = data.Pairs(skirts, described, tokenizer, Codec(tokenizer), 28, k=2, augment=False)
     views = {f"{i.image} (annotation {i.id}, skirt)": data.load_crop(i, 28)[0] for i in skirts}
     assert {pairs.name(i) for i in range(len(pairs))} == set(views)
     assert all(torch.equal(pixels, views[pairs.name(i)]) for i, (pixels, _, _) in enumerate(pairs))
@@ -888,7 +891,7 @@ def test_a_pair_tells_which_sample_it_is(skirts, described, tokenizers):
 
 def test_answers_are_the_keypoints_places(skirts, described, tokenizers):
     tokenizer = tokenizers["llama3"]
-    pairs = data.Pairs(skirts, described, tokenizer, data.Codec(tokenizer), 28, k=1, augment=False)
+    pairs = data.Pairs(skirts, described, tokenizer, Codec(tokenizer), 28, k=1, augment=False)
     for (n, (j,), _), (pixels, ids, labels) in zip(pairs.pairs, pairs):
         text = tokenizer.decode([t for t in labels if t != data.IGNORE][:-1])
         expected = (skirts[n].keypoints[j, :2] - [10, 4]) / 40
@@ -900,7 +903,7 @@ def test_pairs_depend_on_seed_and_epoch_alone(skirts, described, tokenizers):
     tokenizer = tokenizers["llama3"]
 
     def epoch(seed, epoch, instances=skirts, first=()):
-        pairs = data.Pairs(instances, described, tokenizer, data.Codec(tokenizer), 28, k=4, seed=seed)
+        pairs = data.Pairs(instances, described, tokenizer, Codec(tokenizer), 28, k=4, seed=seed)
         for e in (*first, epoch):
             pairs.set_epoch(e)
         return pairs
@@ -917,20 +920,20 @@ def test_pairs_depend_on_seed_and_epoch_alone(skirts, described, tokenizers):
 
 
 def test_augmentation_keeps_its_bounds_and_answers_follow(skirts, described, tokenizers):
-    draws = [data.augmentation(random.Random(i)) for i in range(2000)]
+    draws = [data.draw_augmentation(random.Random(i)) for i in range(2000)]
     scales, angles = np.array(draws).T
     assert scales.min() == 0.7 and scales.max() == 1.3 and abs(angles).max() <= np.deg2rad(40)
     assert 0.45 < (angles == 0).mean() < 0.55
     tokenizer = tokenizers["llama3"]
-    pairs = data.Pairs(skirts[3:4], described, tokenizer, data.Codec(tokenizer), 28, k=1)
+    pairs = data.Pairs(skirts[3:4], described, tokenizer, Codec(tokenizer), 28, k=1)
     image = Image.open(skirts[3].image)
     for epoch in range(20):                                              # one keypoint: where it leaves the crop, the plain crop is taken
         pairs.set_epoch(epoch)
         pixels, ids, labels = pairs[0]
         answer = json.loads(tokenizer.decode([t for t in labels if t != data.IGNORE][:-1]))
-        affine = data.crop_affine(skirts[3].bbox, 28, *data.augmentation(random.Random(pairs.pairs[0][2][1])))
+        affine = data.crop_affine(skirts[3].bbox, 28, *data.draw_augmentation(random.Random(pairs.pairs[0][2][1])))
         place = data.to_crop(skirts[3].keypoints[:1, :2], affine, 28)
-        if not data.Codec.has_code(place).all():
+        if not Codec.has_code(place).all():
             affine = data.crop_affine(skirts[3].bbox, 28)
         np.testing.assert_allclose(data.to_image([answer], affine, 28)[0], skirts[3].keypoints[0, :2], atol=0.04)
         torch.testing.assert_close(pixels, data.crop(image, affine, 28))
@@ -972,8 +975,8 @@ def spoken(tokenizer, ids):
 def test_instructions_read_as_in_the_paper(tokenizers, instruction, expected):
     """Figures 2, 6 and 7, in Llama 3's tokens, whose decoding is exact; only what the ASSISTANT says carries a label."""
     tokenizer = tokenizers["llama3"]
-    codec, rounds = data.Codec(tokenizer), [(SAMPLE, (0.25, 0.5)), (BARE, (0.123, 0.999))]
-    ids, labels = data.conversation(tokenizer, codec, rounds, instruction, "grey_cat", [SAMPLE, BARE, data.Keypoint("tail", "")])
+    codec, rounds = Codec(tokenizer), [(SAMPLE, (0.25, 0.5)), (BARE, (0.123, 0.999))]
+    ids, labels = data.write_conversation(tokenizer, codec, rounds, instruction, "grey_cat", [SAMPLE, BARE, data.Keypoint("tail", "")])
     assert spoken(tokenizer, ids) == expected
     answers = [turn.split("ASSISTANT:")[1] for turn in expected]
     assert spoken(tokenizer, [l for l in labels if l != data.IGNORE]) == answers
@@ -984,7 +987,7 @@ def test_step_by_step_qa_names_what_is_there(tokenizers):
     """Figure 8: all names in the list, those of the conversation in the answer, then the name at each place."""
     tokenizer = tokenizers["llama3"]
     rounds = [(BARE, (0.1, 0.2)), (SAMPLE, (0.25, 0.5))]
-    ids, labels = data.conversation(tokenizer, data.Codec(tokenizer), rounds, "steps-qa", "grey_cat", [SAMPLE, BARE, data.Keypoint("tail", "")])
+    ids, labels = data.write_conversation(tokenizer, Codec(tokenizer), rounds, "steps-qa", "grey_cat", [SAMPLE, BARE, data.Keypoint("tail", "")])
     first, second, *names = spoken(tokenizer, ids)
     assert first == "Joint list: left eye, nose, tail." + OBJECT
     assert second.endswith("The grey cat in the image seems to have several joints in the list, named nose, left eye. "
@@ -996,9 +999,9 @@ def test_step_by_step_qa_names_what_is_there(tokenizers):
 
 def test_digits_are_single_tokens_wherever_coordinates_stand(tokenizers):
     for tokenizer in tokenizers.values():
-        codec = data.Codec(tokenizer)
+        codec = Codec(tokenizer)
         for instruction in ("base", "direct-qa", "steps-qa"):
-            ids, _ = data.conversation(tokenizer, codec, [(SAMPLE, (0.123, 0.456))], instruction, "cat", [SAMPLE])
+            ids, _ = data.write_conversation(tokenizer, codec, [(SAMPLE, (0.123, 0.456))], instruction, "cat", [SAMPLE])
             point = codec.point(0.123, 0.456)
             assert [i for i in range(len(ids)) if ids[i:i + len(point)] == point], instruction
 
@@ -1006,18 +1009,18 @@ def test_digits_are_single_tokens_wherever_coordinates_stand(tokenizers):
 def test_varied_questions(tokenizers):
     """Each phrasing names the keypoint and comes up in training; at inference the first is asked; all stay apart."""
     tokenizer = tokenizers["llama3"]
-    codec, rng = data.Codec(tokenizer), random.Random(0)
+    codec, rng = Codec(tokenizer), random.Random(0)
     assert len(set(instructions.ASKS)) == len(instructions.ASKS) >= 20 and all(ask.count("{name}") == 1 for ask in instructions.ASKS)
-    ask = lambda rng: spoken(tokenizer, data.conversation(tokenizer, codec, [(SAMPLE, (0.25, 0.5))], "diverse", rng=rng)[0])[0]
+    ask = lambda rng: spoken(tokenizer, data.write_conversation(tokenizer, codec, [(SAMPLE, (0.25, 0.5))], "diverse", rng=rng)[0])[0]
     seen = {ask(rng) for _ in range(500)}
     assert len(seen) == len(instructions.ASKS) and all("left eye" in s and SAMPLE.description in s and s.endswith("[0.250,0.500]") for s in seen)
-    assert ask(None) == BASE and tokenizer.decode(data.question(tokenizer, SAMPLE, "diverse")) == BASE.split("[")[0]
+    assert ask(None) == BASE and tokenizer.decode(data.write_question(tokenizer, SAMPLE, "diverse")) == BASE.split("[")[0]
 
 
 def test_random_replacement_takes_half(tokenizers):
     tokenizer, rng = tokenizers["llama3"], random.Random(1)
-    codec = data.Codec(tokenizer)
-    ask = lambda rng: tokenizer.decode(data.conversation(tokenizer, codec, [(SAMPLE, (0.25, 0.5))], "random", rng=rng)[0])
+    codec = Codec(tokenizer)
+    ask = lambda rng: tokenizer.decode(data.write_conversation(tokenizer, codec, [(SAMPLE, (0.25, 0.5))], "random", rng=rng)[0])
     texts = [ask(rng) for _ in range(1000)]
     replaced = sum(instructions.REPLACED in t and SAMPLE.description not in t for t in texts)
     assert 440 < replaced < 560 and all((instructions.REPLACED in t) != (SAMPLE.description in t) for t in texts)     # 3.8 standard deviations
@@ -1032,7 +1035,7 @@ def test_words_are_data(tokenizers, name, description, instruction):
     """Whatever a name or description holds, it stands there as text: no end of text but the answers', no field filled in."""
     tokenizer = tokenizers["llama3"]
     keypoint = data.Keypoint(name, description)
-    ids, labels = data.conversation(tokenizer, data.Codec(tokenizer), [(keypoint, (0.5, 0.25))], instruction, "cat", [keypoint, SAMPLE])
+    ids, labels = data.write_conversation(tokenizer, Codec(tokenizer), [(keypoint, (0.5, 0.25))], instruction, "cat", [keypoint, SAMPLE])
     text = tokenizer.decode(ids)
     turns = sum(answer != "" for _, answer in instructions.INSTRUCTIONS[instruction].opening) + 1
     assert ids.count(tokenizer.eos_id) == turns and max(ids) <= tokenizer.eos_id and tokenizer.bos_id not in ids
@@ -1042,7 +1045,7 @@ def test_words_are_data(tokenizers, name, description, instruction):
 @pytest.mark.parametrize("instruction", list(instructions.INSTRUCTIONS))
 def test_pairs_of_every_instruction_fit(skirts, described, tokenizers, instruction):
     """What Pairs promises to fit does: no item is longer than the room computed for its category."""
-    pairs = data.Pairs(skirts, described, tokenizers["v3"], data.Codec(tokenizers["v3"]), 28, k=4, trunk=5, instruction=instruction)
+    pairs = data.Pairs(skirts, described, tokenizers["v3"], Codec(tokenizers["v3"]), 28, k=4, trunk=5, instruction=instruction)
     longest = 0
     for epoch in range(3):
         pairs.set_epoch(epoch)
@@ -1076,7 +1079,7 @@ def test_show(tokenizers, instruction):
 def test_show_marks_each_token(tokenizers):
     text = data.show(tokenizers["llama3"], [SAMPLE, BARE], "base", "cat")
     assert "«[|0|.|1|2|3|,|0|.|4|5|6|]|<end of text>»" in text and text.count("«") == 2 and SAMPLE.description in text
-    asked = sum(len(data.question(tokenizers["llama3"], keypoint)) for keypoint in (SAMPLE, BARE))
+    asked = sum(len(data.write_question(tokenizers["llama3"], keypoint)) for keypoint in (SAMPLE, BARE))
     assert f"{asked + 28} tokens after the image, 28 of them count" in text
 
 
@@ -1144,14 +1147,14 @@ def test_images_stored_smaller_or_larger_than_annotated(boats):
     plain = data.load_crop(data.read_split(folder)[0][1], 28)
     for f in (2, 3):
         image.resize((60 * f, 50 * f), Image.Resampling.NEAREST).save(file)
-        instances, _, table = data.check([folder], descriptions=boats.texts)
+        instances, _, table = check.check_images([folder], descriptions=boats.texts)
         assert f"boat (7): stored images are the annotated ones x {f} (1); annotations follow" in table
         pixels, points = data.load_crop(instances[1], 28)
         np.testing.assert_array_equal(points, plain[1])
         assert (pixels - plain[0]).abs().max() < 0.2 < plain[0].std()
     image.resize((60, 25)).save(file)
     with pytest.raises(ValueError, match="1 of 3 images other size: .*01.png .60 x 25, annotated 60 x 50"):
-        data.check([folder], descriptions=boats.texts)
+        check.check_images([folder], descriptions=boats.texts)
     with pytest.raises(ValueError, match="01.png is 60 x 25 pixels, annotated as 60 x 50") as error:
         data.load_crop(instances[1], 28)
     one_line(error)
@@ -1183,7 +1186,7 @@ def test_large_descriptions(tmp_path, tokenizers):
     described = {1: data.read_descriptions(path)}
     instance = data.Instance(0, tmp_path / "x.png", 1, np.array([[5, 5, 2], [6, 6, 2]], np.float32), (0, 0, 20, 20), (20, 20), "thing")
     with pytest.raises(ValueError, match="thing.* more than 2048: lower --k or shorten its descriptions") as error:
-        data.Pairs([instance], described, tokenizers["v3"], data.Codec(tokenizers["v3"]), 28)
+        data.Pairs([instance], described, tokenizers["v3"], Codec(tokenizers["v3"]), 28)
     one_line(error)
 
 

@@ -18,7 +18,7 @@ VALUES = np.arange(1000) / 1000
 def prefixes(model, pixels, keypoint, digits):
     """Probabilities (n, 2 K + 1) of the prefixes of 0, 1, ... 2 K digits of answers (n, 2 K), by plain sequences."""
     tokenizer, codec, digits = model.tokenizer, model.codec, torch.as_tensor(digits)
-    start = data.question(tokenizer, keypoint) + tokenizer.encode_continuation("[0.")
+    start = data.write_question(tokenizer, keypoint) + tokenizer.encode_continuation("[0.")
     comma, ids = tokenizer.encode_continuation(",0."), torch.tensor(codec.ids)
     text = torch.cat([ids[digits[:, :codec.K]], torch.tensor(comma).expand(len(digits), -1), ids[digits[:, codec.K:]]], 1)
     x = torch.cat([sequence(model, pixels, start).expand(len(digits), -1, -1), model.llm.embed(text)], 1)
@@ -32,7 +32,7 @@ def prefixes(model, pixels, keypoint, digits):
 def brute_force(model3):
     """All 1000 x 1000 answers of a model with one token a coordinate: (keypoint, pixels, p)."""
     (keypoint,), pixels, codec = keypoints(1), photos(1)[0], model3.codec
-    ids, start = torch.tensor(codec.ids), data.question(model3.tokenizer, keypoint) + codec.open
+    ids, start = torch.tensor(codec.ids), data.write_question(model3.tokenizer, keypoint) + codec.open
     x = sequence(model3, pixels, start)
     p = model3.llm.logits(model3.llm(x)[0, -1], ids).double().softmax(0)
     behind = torch.cat([ids[:, None], torch.tensor(codec.comma).expand(1000, -1)], 1)
@@ -42,7 +42,7 @@ def brute_force(model3):
 
 def test_all_answers_equal_brute_force(model3, brute_force):
     keypoint, pixels, expected = brute_force
-    found = density.density(model3, pixels, keypoint, cut=0)
+    found = density.compute_density(model3, pixels, keypoint, cut=0)
     torch.testing.assert_close(found.p, expected, rtol=1e-3, atol=1e-9)
     assert found.spread == 0 and found.prefixes == 1 + 1000
 
@@ -51,7 +51,7 @@ def test_all_answers_equal_brute_force(model3, brute_force):
 def test_no_probability_is_wrong_by_more_than_was_spread(model3, brute_force, cut):
     """The set that shows the largest difference is the one where p is too large: total variation."""
     keypoint, pixels, expected = brute_force
-    found = density.density(model3, pixels, keypoint, cut)
+    found = density.compute_density(model3, pixels, keypoint, cut)
     read = expected.sum(1) >= cut
     assert float((found.p - expected).clamp(min=0).sum()) <= found.spread + 1e-6
     assert found.spread == pytest.approx(float(expected[~read].sum()), abs=1e-6) and found.prefixes == 1 + int(read.sum())
@@ -64,7 +64,7 @@ def test_no_probability_is_wrong_by_more_than_was_spread(model3, brute_force, cu
 def test_answers_and_blocks_of_three_digits(model, cut):
     """Answers drawn from the density and at random: read to the end they have their own probability, else their block's share."""
     (keypoint,), pixels = keypoints(1, seed=5), photos(1, seed=5)[0]
-    found = density.density(model, pixels, keypoint, cut)
+    found = density.compute_density(model, pixels, keypoint, cut)
     generator = torch.Generator().manual_seed(0)
     answers = torch.multinomial(found.p.flatten(), 100, generator=generator)
     answers = torch.cat([answers, torch.randint(10 ** 6, (60,), generator=generator)])
@@ -82,7 +82,7 @@ def test_answers_and_blocks_of_three_digits(model, cut):
 
 def test_a_smaller_cut_reads_more_and_spreads_less(model):
     (keypoint,), pixels = keypoints(1, seed=5), photos(1, seed=5)[0]
-    found = [density.density(model, pixels, keypoint, cut) for cut in (1, 0.03, 3e-3, 3e-4)]
+    found = [density.compute_density(model, pixels, keypoint, cut) for cut in (1, 0.03, 3e-3, 3e-4)]
     assert all(a.spread > b.spread - 1e-9 and a.prefixes < b.prefixes for a, b in zip(found, found[1:]))
     assert found[-1].spread < 0.8
     for a in found:
@@ -94,17 +94,17 @@ def test_a_smaller_cut_reads_more_and_spreads_less(model):
 @pytest.mark.parametrize("batch, group", [(1, 5), (7, 1), (1000, 1000)])
 def test_batches_and_groups_change_nothing(model, monkeypatch, batch, group):
     (keypoint,), pixels = keypoints(1, seed=5), photos(1, seed=5)[0]
-    expected = density.density(model, pixels, keypoint, 2e-3)
+    expected = density.compute_density(model, pixels, keypoint, 2e-3)
     monkeypatch.setattr(density, "BATCH", batch)
     monkeypatch.setattr(density, "GROUP", group)
-    found = density.density(model, pixels, keypoint, 2e-3)
+    found = density.compute_density(model, pixels, keypoint, 2e-3)
     torch.testing.assert_close(found.p, expected.p, rtol=1e-3, atol=1e-12)
     assert found.prefixes == expected.prefixes
 
 
 def test_a_cut_is_a_probability(model):
     with pytest.raises(ValueError, match="cut is 1.5, expected a probability"):
-        density.density(model, photos(1)[0], keypoints(1)[0], 1.5)
+        density.compute_density(model, photos(1)[0], keypoints(1)[0], 1.5)
 
 
 # What follows from p: a rectangle of even mass, a Gaussian far from the borders, atoms
@@ -303,7 +303,7 @@ def test_the_question_of_a_density_is_that_of_answers(model, monkeypatch):
     """An instruction that lists all keypoints leads to another density, which holds what `answer` finds."""
     asked, pixels = keypoints(3, seed=5), photos(1, seed=5)[0]
     monkeypatch.setattr(model, "instruction", "list")
-    alone, listed = (density.density(model, pixels, asked[0], cut=1e-6, **more).p for more in ({}, {"listed": asked}))
+    alone, listed = (density.compute_density(model, pixels, asked[0], cut=1e-6, **more).p for more in ({}, {"listed": asked}))
     assert float((alone - listed).abs().sum()) > 0.01
     for p, together in ((alone, asked[:1]), (listed, asked)):
         (place, *_), (probability, *_) = model.answer(pixels, together)

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import data
+from capellm import Codec
 from capellm import CapeLLM
 from dino import DINOv2, DINOv2Config
 from llama import BLOCK, Config, KVCache, Llama
@@ -118,7 +119,7 @@ def test_operations_of_the_official_models():
 def test_operations_of_answers(model, way, K, monkeypatch):
     """And the tokens in their cache. A chain has room for two rounds."""
     asked, m = [data.Keypoint(f"part {i:02}", "It sees.") for i in range(K)], M._replace(V=model.llm.config.vocab_size)
-    q, = {len(data.question(model.tokenizer, k)) for k in asked}
+    q, = {len(data.write_question(model.tokenizer, k)) for k in asked}
     limit, lengths = 1 + V.N + 2 * (q + growth.answer()), []
     monkeypatch.setattr(data, "MAX_TOKENS", limit)
     monkeypatch.setattr(growth, "LIMIT", limit)
@@ -131,7 +132,7 @@ def test_operations_of_answers(model, way, K, monkeypatch):
 
     monkeypatch.setattr(model.llm, "forward", watched)
     found = count(lambda: model.answer(torch.randn(3, 56, 56), asked, cumulative=way == "cumulative"))
-    shared = len(os.path.commonprefix([data.question(model.tokenizer, k) for k in asked]))
+    shared = len(os.path.commonprefix([data.write_question(model.tokenizer, k) for k in asked]))
     passes = list(getattr(growth, way)(K, q, V, m, block=BLOCK, **{"shared": shared} if way == "single" else {}))
     assert lengths == [p.cache for p in passes]
     assert found - square(m, passes[0].tokens) == growth.operations(passes, V, m)
@@ -164,10 +165,10 @@ def test_operations_of_training(tiny_tokenizer, rounds, monkeypatch):
     """Forward and backward, on one trunk, in one block, as on a GPU; but for the gradients that the first vision layer does not need."""
     monkeypatch.setattr("llama.BLOCK", 10 ** 6)
     m = M._replace(V=tiny_tokenizer.vocab_size)
-    model, codec = capellm_of(V, m, tiny_tokenizer, lora=True).train(), data.Codec(tiny_tokenizer)
+    model, codec = capellm_of(V, m, tiny_tokenizer, lora=True).train(), Codec(tiny_tokenizer)
     keypoint = data.Keypoint("eye", "It sees.")
-    conversations = [data.conversation(tiny_tokenizer, codec, [(keypoint, (0.123, 0.456))] * n) for n in rounds]
-    pixels, q = torch.randn(1, 3, 56, 56), len(data.question(tiny_tokenizer, keypoint))
+    conversations = [data.write_conversation(tiny_tokenizer, codec, [(keypoint, (0.123, 0.456))] * n) for n in rounds]
+    pixels, q = torch.randn(1, 3, 56, 56), len(data.write_question(tiny_tokenizer, keypoint))
     forward = count(lambda: model.loss(pixels, [conversations]))
     both = count(lambda: model.loss(pixels, [conversations])[0].backward())
     layers, rest, backward = growth.training(V, m, rounds, q, shared=True)
@@ -224,18 +225,18 @@ def test_activations(v, m, tokens, again):
 def test_what_is_counted_in_the_data():
     """Tokens in Llama 3's vocabulary, and groups of k."""
     tokenizer = Tokenizer(Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model")
-    facts, codec = data.read_mp100(), data.Codec(tokenizer)
+    facts, codec = data.read_mp100(), Codec(tokenizer)
     definitions = {c["id"]: c["definition"] for c in facts["categories"]}
     described = [data.read_descriptions(data.HERE / f"descriptions/{definitions[i]}.txt") for i in facts["splits"]["1"]["train"]]
     assert growth.mp100("train") == [len(d) for d in described]
-    lengths = [len(data.question(tokenizer, keypoint)) for d in described for keypoint in d]
+    lengths = [len(data.write_question(tokenizer, keypoint)) for d in described for keypoint in d]
     assert round(sum(lengths) / len(lengths)) == growth.QUESTION
-    assert len(os.path.commonprefix([data.question(tokenizer, keypoint) for d in described for keypoint in d])) == growth.SHARED
+    assert len(os.path.commonprefix([data.write_question(tokenizer, keypoint) for d in described for keypoint in d])) == growth.SHARED
     assert (len(codec.open), len(codec.comma), len(codec.close)) == (growth.OPEN, growth.COMMA, growth.CLOSE)
     for digits in (1, 3):
-        assert len(data.Codec(tokenizer, digits).encode(0, 0)) == growth.answer(digits)
+        assert len(Codec(tokenizer, digits).encode(0, 0)) == growth.answer(digits)
         assert sum(growth.steps(0, digits)) == growth.answer(digits) - growth.CLOSE - growth.END - 1
-    groups = [len(data.fixed_rounds(range(len(d)), growth.ROUNDS, random.Random(0), [], 0)) for d in described]
+    groups = [len(data.group_fixed(range(len(d)), growth.ROUNDS, random.Random(0), [], 0)) for d in described]
     assert groups == [-(-len(d) // growth.ROUNDS) for d in described]
 
 

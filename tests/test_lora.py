@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import lora
 from dino import DINOv2, DINOv2Config
 from llama import Config, Llama
-from lora import LoRALinear, add_lora, lora_state_dict, merge_lora
+from lora import LoRALinear, add_lora, merge_lora
 
 VISION = ("query", "value")
 
@@ -38,7 +38,7 @@ def pair(dtype=torch.float32, rank=4, alpha=12, dropout=0.0):
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(VISION))
     theirs = get_peft_model(theirs, config)
     randomise(ours)
-    for name, tensor in lora_state_dict(ours).items():
+    for name, tensor in adapters_of(ours).items():
         layer, _, side = name.rpartition(".")
         theirs.get_submodule(f"base_model.model.{layer}.{side}.default").weight.data.copy_(tensor)
     return ours, theirs
@@ -56,7 +56,7 @@ def test_outputs_and_gradients_equal_peft():
     weights = torch.randn_like(features)
     (features * weights).sum().backward()
     (expected * weights).sum().backward()
-    for name in lora_state_dict(ours):
+    for name in adapters_of(ours):
         layer, _, side = name.rpartition(".")
         grad = theirs.get_submodule(f"base_model.model.{layer}.{side}.default").weight.grad
         assert grad.abs().max() > 0
@@ -119,7 +119,7 @@ def test_bf16_base_keeps_fp32_adapters():
     assert features.dtype == torch.bfloat16
     assert torch.equal(features, theirs(PIXELS))
     features.float().square().mean().backward()
-    assert all(ours.get_parameter(name).grad.dtype == torch.float32 for name in lora_state_dict(ours))
+    assert all(ours.get_parameter(name).grad.dtype == torch.float32 for name in adapters_of(ours))
     merge_lora(ours)
     assert {p.dtype for p in ours.parameters()} == {torch.bfloat16}
     assert (ours(PIXELS).float() - features.float()).abs().mean() < 0.02 * features.float().abs().mean()
@@ -146,7 +146,7 @@ def test_starts_from_the_distribution_of_peft():
 
 def test_adapters_travel_through_a_file(tmp_path):
     ours, _ = pair()
-    adapters = lora_state_dict(ours)
+    adapters = adapters_of(ours)
     assert set(adapters) == {f"encoder.layer.{i}.attention.attention.{part}.lora_{side}"
                              for i in range(2) for part in VISION for side in "AB"}
     save_file(adapters, tmp_path / "adapter.safetensors")
@@ -163,7 +163,7 @@ def test_llama_equals_peft():
     theirs = get_peft_model(copy.deepcopy(ours), LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
     add_lora(ours, ("q_proj", "v_proj"), dropout=0.0)
     randomise(ours)
-    for name, tensor in lora_state_dict(ours).items():
+    for name, tensor in adapters_of(ours).items():
         layer, _, side = name.rpartition(".")
         theirs.get_submodule(f"base_model.model.{layer}.{side}.default").weight.data.copy_(tensor)
     x = torch.randn(1, 7, 32)
@@ -183,7 +183,7 @@ def test_parameter_counts_of_the_paper():
         count = sum(p.numel() for p in module.parameters() if p.requires_grad)
         assert count == layers * sum(8 * (width + out) for out in outputs)
         assert count == (786_432 if module is model else 3_407_872)
-        assert {tensor.device.type for tensor in lora_state_dict(module).values()} == {"meta"}
+        assert {tensor.device.type for tensor in adapters_of(module).values()} == {"meta"}
 
 
 def test_errors_name_the_culprit():

@@ -32,7 +32,7 @@ def scores(model, tmp_path_factory):
     instances, names = data.read_split(folder, 1, "test")
     described = data.describe(instances, names)
     prepared, _ = evaluation.controls(SimpleNamespace(data=folder, split=1, part="test"), instances, names, described)
-    look = lambda instance: data.load_crop(instance, model.image_size)[0]
+    look = lambda instance: data.load_crop(instance, model.config.image_size)[0]
     records = [evaluation.measure(model, i, described[i.category], p, look) for i, p in zip(instances, prepared)]
     found = metrics.summary(records)
     return {"": found} | found["controls"]

@@ -13,6 +13,7 @@ from PIL import Image, ImageCms
 
 from support import launch
 import data
+from support import photos
 from study import density
 import sample
 from capellm import CapeLLM
@@ -232,7 +233,7 @@ def photographs(photo):
 def test_every_kind_of_photo_opens(work, photo):
     for name, (image, options, look, tolerance) in photographs(photo).items():
         image.save(work / name, **options)
-        opened = data.open_image(work / name)
+        opened = photos.open_image(work / name)
         error = np.abs(np.asarray(opened, float) - np.asarray(look.convert("RGB"), float)).mean()
         assert opened.mode == "RGB" and opened.size == photo.size and error <= tolerance, (name, opened, error)
 

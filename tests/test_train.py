@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from support import launch
 import data
+from capellm import Codec
 import eval as evaluation
 from study import metrics
 from support import checkpoints
@@ -114,7 +115,7 @@ def test_images_of_equal_ids_stay_apart(folder, init):
             for epoch, i in passed:
                 pixels, ids, labels = pairs[i]
                 n, group, (_, seed) = pairs.pairs[i]
-                views = [data.load_crop((instances + swapped)[n], 28, *how)[0] for how in (data.augmentation(random.Random(seed)), ())]
+                views = [data.load_crop((instances + swapped)[n], 28, *how)[0] for how in (data.draw_augmentation(random.Random(seed)), ())]
                 assert any(torch.equal(pixels, view) for view in views)
 
 
@@ -749,7 +750,7 @@ def test_a_loss_or_gradient_that_is_not_finite_names_its_samples(folder, init, t
     error = refused(monkeypatch, capsys, command(folder, init[0.0], tmp_path / "out", save_every=1))
     instances, names = data.read_split(folder)
     tokenizer = CapeLLM.from_pretrained(init[0.0]).tokenizer
-    pairs = data.Pairs(instances, data.describe(instances, names, folder), tokenizer, data.Codec(tokenizer), 28)
+    pairs = data.Pairs(instances, data.describe(instances, names, folder), tokenizer, Codec(tokenizer), 28)
     pixels, [[(ids, labels)]] = seen[10]                                 # steps of 8 pairs, one a pass
     named = [i for i in range(8, 16) if torch.equal(pairs[i][0], pixels[0]) and pairs[i][1:] == (ids, labels)]
     assert len(named) == 1 and f"the {what} is nan at step 2, from " in error

@@ -24,7 +24,7 @@ HERE = Path(__file__).parents[1]
 sys.path.insert(0, str(HERE))
 
 import data  # noqa: E402  the path above comes first
-import density as exact  # noqa: E402
+from study import density as exact  # noqa: E402
 import figures  # noqa: E402
 from capellm import CapeLLM  # noqa: E402
 

@@ -1,0 +1,270 @@
+"""The same answers as `CapeLLM.locate_slowly`, fast: a tree of tokens (Sections 4.1 and 4.3).
+
+What is asked of the language model is never one long text. It is one image, many questions about
+it, and for each answer several digits. These tokens form a tree: a token sees its ancestors and
+itself, nothing else, and its position is its depth. An image of two tokens, a and b, and two
+questions of one token, c and d:
+
+                            sees   a b c d   position
+        a -- b --+-- c         a   1 . . .   0
+                 |             b   1 1 . .   1
+                 +-- d         c   1 1 1 .   2
+                               d   1 1 . 1   2
+
+The image is the trunk; questions are branches off it; the digits of an answer grow its branch.
+Cumulative reasoning chains the questions instead. The row of a new token is the row of its parent
+and a 1 for itself: `grow_tree`. The template `[0.` `,0.` is known and is fed with the digits.
+
+The model is an argument everywhere: this file imports nothing of capellm.py.
+"""
+
+import random
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from llama import KVCache
+from support.passes import count_room, count_round, count_shared, split_into_passes
+
+ALL = slice(None)
+# Contrastive search: digits that are compared, and alpha. Table 9 states alpha only.
+CANDIDATES = 5
+ALPHA = 0.6
+
+
+def grow_tree(rows, lengths):
+    """Extend n branches by chains of new tokens.
+
+    rows (n, S) bool: what of the S tokens so far the end of each branch sees; lengths: n numbers of
+    new tokens. Returns the mask (N, S + N) and the positions (N,) of the N = sum(lengths) new
+    tokens, branch by branch. A branch forks by standing twice among `rows`; the rows of the new
+    ends, mask[cumsum(lengths) - 1], are what the next step grows from.
+    """
+    branch = torch.repeat_interleave(torch.as_tensor(lengths))  # (N,), of each new token
+    branch = send(branch, rows.device)
+    chain = (branch[:, None] == branch).tril()
+    mask = torch.cat((rows[branch], chain), dim=1)
+    return mask, mask.sum(1) - 1
+
+
+def send(values, device):
+    """Numbers as a tensor on the device."""
+    # CUDA takes a copy of them at once: nobody waits for the work that it has queued.
+    return torch.as_tensor(values).to(device, non_blocking=torch.device(device).type == "cuda")
+
+
+def find_exact_device(model):
+    """The device that decides on digits, in float64: Apple's (MPS) has none."""
+    return torch.device("cpu") if model.device.type == "mps" else model.device
+
+
+# Table 9: how a digit is chosen. From log p of the digits (n, base) to logits, of which one is
+# drawn.
+
+
+def keep_all(log_p):
+    return log_p
+
+
+def sharpen(log_p, temperature):
+    return log_p / temperature
+
+
+def keep_likeliest(log_p, k=torch.inf, mass=torch.inf):
+    """The k likeliest digits, or the fewest that hold the mass; -inf elsewhere. Ties: the lower."""
+    p, order = log_p.exp().sort(dim=-1, descending=True, stable=True)
+    before = p.cumsum(-1) - p
+    rank = torch.arange(p.shape[-1], device=p.device)
+    kept = (before < mass) & (rank < k)
+    return log_p.masked_fill(~kept.scatter(-1, order, kept), -torch.inf)
+
+
+DECODING = {
+    "greedy": partial(keep_likeliest, k=1),
+    "sampling": keep_all,
+    "temperature": partial(sharpen, temperature=0.6),
+    "top-3": partial(keep_likeliest, k=3),
+    "top-5": partial(keep_likeliest, k=5),
+    "nucleus": partial(keep_likeliest, mass=0.92),
+    "contrastive": None,  # reads hidden states, too: see `contrast`
+}
+
+
+class Answer(NamedTuple):
+    """The 2 K digits of an answer, x before y, and their probability: Eq. 6."""
+
+    digits: list
+    probability: float
+
+
+def answer(model, trunk, questions, draws, decoding, cumulative, limit) -> list[Answer]:
+    """Answers to all questions about one image.
+
+    trunk (1, N, D): what all questions follow, embedded; questions: token ids of each, up to the
+    first digit; draws (n, 2 K): numbers in [0, 1) that digits are drawn with; cumulative: False,
+    True or "confidence"; limit: tokens that a chain may have.
+    """
+    if decoding not in DECODING:
+        known = ", ".join(DECODING)
+        raise ValueError(f"decoding {decoding!r} is not known: choose one of {known}")
+    if cumulative not in (False, True, "confidence"):
+        raise ValueError(f"cumulative is {cumulative!r}, expected False, True or 'confidence'")
+    N = trunk.shape[1]
+    # What all questions begin with is read once.
+    shared = 0 if cumulative is True else count_shared(questions)
+    if shared:
+        beginning = torch.tensor([questions[0][:shared]], device=model.device)
+        trunk = torch.cat([trunk, model.llm.embed(beginning)], 1)
+    chain = limit - N if cumulative else 0
+    room = count_room(model.codec, questions, chain, CANDIDATES)
+    tree = Tree(model, trunk, N + room, decoding)
+    if cumulative is True:
+        return answer_in_chain(tree, questions, draws, range(len(questions)), limit)
+    answers = answer_side_by_side(tree, questions, draws, shared)
+    if cumulative == "confidence":
+        surest_first = sorted(range(len(answers)), key=lambda i: -answers[i].probability)
+        tree.truncate(N)
+        answers = answer_in_chain(tree, questions, draws, surest_first, limit)
+    return answers
+
+
+def draw_numbers(keypoints, seed, n):
+    """n numbers in [0, 1) for each keypoint: (K, n) in float64.
+
+    They depend on the seed, the keypoint's words and how often the list held them before.
+    """
+    generators = {k: random.Random(f"{seed} {k.name}: {k.description}") for k in keypoints}
+    rows = [[generators[k].random() for _ in range(n)] for k in keypoints]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def answer_side_by_side(tree, questions, draws, shared):
+    """Each question is a branch off the trunk, which holds their `shared` first tokens."""
+    start = tree.cache.length
+    answers = [None] * len(questions)
+    for part in split_into_passes(questions):
+        branches = [questions[i][shared:] for i in part]
+        for i, found in zip(part, tree.answer(branches, draws[part]), strict=True):
+            answers[i] = found
+        tree.truncate(start)
+    return answers
+
+
+def answer_in_chain(tree, questions, draws, order, limit):
+    """Cumulative reasoning (Section 4.3): a question follows all earlier ones and their answers.
+
+    Where the next round would lead beyond the limit, a new chain starts behind the trunk.
+    """
+    codec, start = tree.model.codec, tree.cache.length
+    answers = [None] * len(questions)
+    # What ends the round before: its last digit is decided, but not yet read.
+    ending = []
+    for i in order:
+        tokens = tree.cache.length + len(ending) + count_round(codec, questions[i])
+        if tokens > limit:
+            tree.truncate(start)
+            ending = []
+        (answers[i],) = tree.answer([ending + questions[i]], draws[i:i + 1])
+        last = codec.ids[answers[i].digits[-1]]
+        ending = [last, *codec.close, codec.eos_id]
+    return answers
+
+
+class Tree:
+    """The tokens of one image that the model has read, and how digits are chosen."""
+
+    def __init__(self, model, trunk, length, decoding):
+        self.model, self.decoding = model, decoding
+        self.cache = KVCache(model.llm.config, 1, length, trunk.dtype, model.device)
+        # (S, D): hidden states of all tokens, which contrastive search compares.
+        self.hidden = model.llm(trunk, cache=self.cache)[0]
+
+    def truncate(self, n):
+        """Forget all but the first n tokens."""
+        self.cache.truncate(n)
+        self.hidden = self.hidden[:n]
+
+    def answer(self, questions, draws) -> list[Answer]:
+        """Answers to n questions off the tokens read so far, digit by digit.
+
+        Answers to the same question share a branch as long as their digits are the same. Digits
+        stay on the device until the end: nobody waits for them.
+        """
+        model, codec, base = self.model, self.model.codec, self.model.codec.base
+        distinct = list(dict.fromkeys(map(tuple, questions)))
+        repeated = len(distinct) < len(questions)
+        exact = find_exact_device(model)
+        # The branch that an answer is on.
+        branch = send([distinct.index(tuple(question)) for question in questions], exact)
+        draws, ids, comma = (send(v, exact) for v in (draws, codec.ids, codec.comma))
+        rows = torch.ones(len(distinct), self.cache.length, dtype=torch.bool, device=model.device)
+        tokens = [token for question in distinct for token in question]
+        lengths = [len(question) for question in distinct]
+        digits, log_probability = [], 0
+        for step in range(2 * codec.K):
+            if step:
+                # A fork is a branch and its next digit, as one number.
+                fork = branch * base + digits[-1]
+                if repeated:
+                    # How many forks differ, a GPU has to tell.
+                    fork, branch = fork.unique(return_inverse=True)
+                template = comma if step == codec.K else comma[:0]
+                tokens = torch.cat([ids[fork % base, None], template.expand(len(fork), -1)], 1)
+                lengths = [tokens.shape[1]] * len(fork)
+                rows = rows[fork // base]
+                tokens = tokens.flatten()
+            every = self.decoding == "contrastive"
+            ends = extend(model, self.cache, rows, tokens, lengths, every)
+            rows = ends.rows
+            if every:
+                self.hidden = torch.cat([self.hidden, ends.hidden])
+                digits.append(self.contrast(rows, ends.log_p)[branch])
+            else:
+                cdf = DECODING[self.decoding](ends.log_p).softmax(-1).cumsum(-1)[branch]
+                digits.append((cdf / cdf[:, -1:] <= draws[:, step, None]).sum(-1))
+            log_probability = log_probability + ends.log_p[branch, digits[-1]]
+        digits = torch.stack(digits, 1).tolist()
+        return list(map(Answer, digits, log_probability.exp().tolist()))
+
+    def contrast(self, rows, log_p):
+        """Contrastive search (Su et al. 2022, Eq. 5): a digit (n,) for each branch.
+
+        Of the likeliest digits v it takes that with the largest (1 - alpha) p(v) - alpha max_j
+        cos(h_v, h_j). h_v: the hidden state of v, were it next; h_j: those of its ancestors.
+        """
+        model, length = self.model, self.cache.length
+        exact = find_exact_device(model)
+        log_p, digits = log_p.topk(CANDIDATES)
+        tokens = send(model.codec.ids, exact)[digits.flatten()]
+        candidates = rows.repeat_interleave(CANDIDATES, 0)
+        h = extend(model, self.cache, candidates, tokens, [1] * len(tokens)).hidden
+        self.cache.truncate(length)
+        cosine = F.normalize(h.float(), dim=-1) @ F.normalize(self.hidden.float(), dim=-1).T
+        cosine = cosine.view(len(rows), CANDIDATES, -1).masked_fill(~rows[:, None], -1)
+        closest = cosine.amax(-1).to(exact)
+        score = (1 - ALPHA) * log_p.exp() - ALPHA * closest
+        return digits.gather(1, score.argmax(1, keepdim=True))[:, 0]
+
+
+class Ends(NamedTuple):
+    """The ends of n branches: hidden states (n, D), rows (n, S), log p (n, base) of a digit."""
+
+    hidden: torch.Tensor
+    rows: torch.Tensor
+    log_p: torch.Tensor
+
+
+def extend(model, cache, rows, tokens, lengths, every=False) -> Ends:
+    """Read new tokens at the ends of n branches.
+
+    rows (n, S): what the ends see; tokens (N,): chains of these n lengths. log_p is of the digit
+    that follows: a factor of Eq. 6, in float64. every: hidden states of all N tokens instead.
+    """
+    ends = send(torch.tensor(lengths).cumsum(0) - 1, model.device)
+    mask, positions = grow_tree(rows, lengths)
+    x = model.llm.embed(send(tokens, model.device))[None]
+    Z = model.llm(x, positions, mask, cache, read=ALL if every else ends)[0]
+    logits = model.llm.logits(Z[ends] if every else Z, send(model.codec.ids, model.device))
+    return Ends(Z, mask[ends], logits.to(find_exact_device(model)).double().log_softmax(-1))
