@@ -1,8 +1,7 @@
 """The vision encoder: DINOv2 S, B, L or g, with or without registers, from official checkpoints.
 
-CapeLLM's f_phi (Section 3.1; ViT-L/14): a photo becomes one feature per patch, taken after the
-last LayerNorm. Oquab et al., "DINOv2" (2023); registers: Darcet et al. (2023). Module names are the
-names in the checkpoint.
+CapeLLM's f_phi (Section 3.1; ViT-L/14): one feature per patch, taken after the last LayerNorm.
+Oquab et al. (2023); registers: Darcet et al. (2023). Module names are those of the checkpoint.
 
     model = DINOv2.from_pretrained("dinov2-large")  # a folder: config.json and model.safetensors
     features = model(pixels)                        # (B, 3, 224, 224) -> (B, 256, 1024)
@@ -64,14 +63,13 @@ class Embeddings(nn.Module):
     def positions(self, height, width):
         """The positional table for height x width patches, (1, 1 + height * width, C).
 
-        It is resampled in fp32 by the rules of the original release, with which the weights were
-        trained: plain models pass a scale factor that is 0.1 patch too large (transformers passes
-        the size), models with registers pass the size, antialiased.
+        Resampled in fp32 by the rules of the original release: plain models pass a scale factor
+        0.1 patch too large (transformers passes the size), models with registers the size.
         """
         if (height, width) == (self.grid, self.grid):
             return self.position_embeddings
         table = self.position_embeddings.float()
-        patches = table[:, 1:].transpose(1, 2).unflatten(2, (self.grid, -1))  # (1, C, grid, grid)
+        patches = table[:, 1:].unflatten(1, (self.grid, -1)).permute(0, 3, 1, 2)  # (1, C, h, w)
         if self.registers:
             patches = F.interpolate(patches, size=(height, width), mode="bicubic", antialias=True)
         else:
@@ -152,8 +150,7 @@ class Layer(nn.Module):
 class DINOv2(nn.Module):
     """Normalised pixels (B, 3, H, W) -> features (B, N, C) of the patches, row by row.
 
-    The CLS token and registers are left out. It computes in the dtype of its weights. ValueError
-    unless H and W are multiples of the patch size.
+    Computes in the dtype of its weights. ValueError unless H, W are multiples of the patch size.
     """
 
     def __init__(self, config):

@@ -259,7 +259,7 @@ class Config:
                 f"{self.num_key_value_heads} key-value heads: need a divisor, and an even width"
             )
         if self.rope_type not in ("default", "llama3"):
-            raise ValueError(f"rope type {self.rope_type!r} is not 'default' or 'llama3'")
+            raise ValueError(f"rope type {self.rope_type!r} is not supported, only 'llama3'")
         missing = SCALING - set(self.rope_scaling or {})
         if self.rope_type == "llama3" and missing:
             raise ValueError(f"rope scaling lacks {', '.join(sorted(missing))}")

@@ -1,3 +1,5 @@
-"""Plumbing that a reader of the method can skip: official weights and tokenizers, checkpoints, starting
-commands, checking data, drawing pictures. The files in front use it; it imports nothing of them.
+"""Plumbing that a reader of the method can skip.
+
+Official weights and tokenizers, model folders and checkpoints, starting commands, checking data,
+packing batches, drawing pictures. The files in front use it.
 """

@@ -1,4 +1,4 @@
-"""The official config.json of a backbone, read into a dataclass: what is not implemented is refused."""
+"""The official config.json of a backbone, in a dataclass; what is not implemented is refused."""
 
 import json
 from dataclasses import MISSING, fields

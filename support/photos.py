@@ -1,4 +1,4 @@
-"""Image files as users hand them over: read upright as RGB, and compared with what was annotated."""
+"""Image files as users hand them over, and as they are compared with their annotations."""
 
 import warnings
 from contextlib import contextmanager

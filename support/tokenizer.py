@@ -84,8 +84,9 @@ class Tokenizer:
             file = Path(path) / name
             if file.is_file():
                 return cls(file)
+        original = Path(path) / "original"
         raise FileNotFoundError(
-            f"no tokenizer.model in {path} or {Path(path) / 'original'}: copy the official one there"
+            f"no tokenizer.model in {path} or {original}: copy the official one there"
         )
 
     def find_tokens(self, texts):

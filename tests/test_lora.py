@@ -21,6 +21,10 @@ def vision(dtype=torch.float32):
     return DINOv2(DINOv2Config(32, 2, 2, image_size=56)).requires_grad_(False).to(dtype)
 
 
+def adapters_of(module):
+    return {n: t for n, t in module.state_dict().items() if n.endswith((".lora_A", ".lora_B"))}
+
+
 def randomise(model):
     """Random adapters: a B of zeros would hide everything."""
     torch.manual_seed(1)
@@ -64,7 +68,7 @@ def test_outputs_and_gradients_equal_peft():
 
 
 def test_dropout_falls_where_peft_lets_it_fall(monkeypatch):
-    monkeypatch.setattr(lora, "dropped", lambda x, p: F.dropout(torch.ones_like(x), p) == 0)      # the same draws as theirs
+    monkeypatch.setattr(lora, "draw_dropout", lambda x, p: F.dropout(torch.ones_like(x), p) == 0)      # the same draws as theirs
     ours, theirs = pair(dropout=0.5)
     results = []
     for model in (ours.train(), theirs.train()):
@@ -79,7 +83,7 @@ def test_dropout_falls_where_peft_lets_it_fall(monkeypatch):
 def test_dropout_drops_each_with_its_probability(p):
     """Rate, neighbours (cut from one draw), rows and draws: all within five standard deviations of independence."""
     torch.manual_seed(0)
-    a, b = (lora.dropped(torch.empty(501, 399), p) for _ in range(2))
+    a, b = (lora.draw_dropout(torch.empty(501, 399), p) for _ in range(2))
     pairs = {"rate": a, "next": a[:, 1:] & a[:, :-1], "third": a[:, 3:] & a[:, :-3], "row": a[1:] & a[:-1], "draw": a & b}
     for name, both in pairs.items():
         expected = p if name == "rate" else p * p
