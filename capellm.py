@@ -6,8 +6,8 @@
     photo -> DINOv2 -> W_proj -> V ----+
     question -> embedding -> T --------+-> [BOS; V; T] -> Llama -> digit logits -> x, y
 
-First the method as the paper states it: the digit codec, Equations 1 to 6 and the loss. Then the
-same answers, fast, by `decode.py`, and the model folder.
+First the method as the paper states it: the digit codec, Equations 1 to 6, the loss. Then the same
+answers, fast (`decode.py`), and the model folder.
 """
 
 from dataclasses import replace
@@ -25,25 +25,23 @@ from llama import Llama
 from lora import add_lora, merge_lora
 from study import density, share_image
 from support.folders import CapeLLMConfig, read_folder, read_tensors
+from support.passes import check_length, draw_numbers
 from support.tokenizer import Tokenizer
 
 
 class Codec:
     """Coordinates as tokens: `[0.abc,0.def]`, three decimals each (Section 3.1).
 
-    A coordinate y in [0, 0.9995) has the code round(1000 y) in 0 ... 999, written as K = 3 digits,
-    or as one token (K = 1) where the vocabulary has all three-digit numbers. What lies outside of
-    the crop has no code and is refused.
+    A coordinate y in [0, 0.9995) has the code round(1000 y), 0 to 999, written as K = 3 digits, or
+    as one token (K = 1) where the vocabulary has all three-digit numbers. What lies outside of the
+    crop has no code and is refused.
     """
 
     def __init__(self, tokenizer, K=3):
         self.K, self.base = K, 1000 if K == 1 else 10
         self.ids = tokenizer.digit3_ids if K == 1 else tokenizer.digit_ids
         if K not in (1, 3) or self.ids is None:
-            raise ValueError(
-                f"coordinates cannot be factorised over K = {K} tokens with this tokenizer; "
-                "use K = 3"
-            )
+            raise ValueError(f"no coordinates of K = {K} tokens with this tokenizer; use K = 3")
         self.open = tokenizer.encode_continuation("[0.")
         self.comma = tokenizer.encode_continuation(",0.")
         self.close = tokenizer.encode_continuation("]")
@@ -171,26 +169,19 @@ class CapeLLM(nn.Module):
         """`loss` where an image has a list of conversations, and is computed once for them."""
         return share_image.compute_loss(self, pixels, branches)
 
-    # The same answers, fast.
-
     @torch.inference_mode()
-    def locate(
-        self, image, keypoints, box=None, decoding="greedy", cumulative=False, seed=0,
-        category="object",
-    ):
+    def locate(self, image, keypoints, box=None, decoding="greedy", cumulative=False, seed=0,
+               category="object") -> list["Point"]:
         """Where are these keypoints? By default greedy, in single rounds (Section 4.1).
 
         image: PIL image; keypoints: list of Keypoint (name, description); box: x, y, w, h of the
-        object in pixels (default: the whole image); the others: see `answer`. Returns a list of
-        Point in the image's own pixels. Every answer lies inside the (square) crop.
+        object in pixels (default: the whole image); the others: see `answer`. Points are in the
+        image's own pixels. Every answer lies inside the (square) crop.
         """
         pixels, affine = self.look(image, box)
         found = self.answer(pixels, keypoints, decoding, cumulative, seed, category)
-        places = data.to_image(found.coordinates, affine, self.config.image_size)
-        points = []
-        for (x, y), probability in zip(places, found.probabilities, strict=True):
-            points.append(Point(float(x), float(y), float(probability)))
-        return points
+        places = data.to_image(found.coordinates, affine, self.config.image_size).reshape(-1, 2)
+        return list(map(Point, places[:, 0].tolist(), places[:, 1].tolist(), found.probabilities))
 
     def density(self, image, keypoint, box=None, **question):
         """How likely is each place of the crop? A density.Density; question: as of `answer`."""
@@ -204,10 +195,8 @@ class CapeLLM(nn.Module):
         return data.crop(image.convert("RGB"), affine, size).to(self.device), affine
 
     @torch.inference_mode()
-    def answer(
-        self, pixels, keypoints, decoding="greedy", cumulative=False, seed=0, category="object",
-        listed=None,
-    ):
+    def answer(self, pixels, keypoints, decoding="greedy", cumulative=False, seed=0,
+               category="object", listed=None) -> "Answers":
         """Answers about pixels (3, S, S), relative to them. S: any multiple of the patch (Table 8).
 
         decoding: a name of decode.DECODING (Table 9); what it draws depends on the seed and the
@@ -217,46 +206,33 @@ class CapeLLM(nn.Module):
         (default: those asked), are for instructions that name them.
         """
         trunk, questions = self.prepare_questions(pixels, keypoints, category, listed)
-        K = self.codec.K
-        draws = decode.draw_numbers(keypoints, seed, 2 * K)
-        answers = decode.answer(
-            self, trunk, questions, draws, decoding, cumulative, data.MAX_TOKENS
-        )
-        coordinates = []
-        for digits, _ in answers:
-            coordinates.append([self.codec.value(digits[:K]), self.codec.value(digits[K:])])
-        return Answers(coordinates, [answer.probability for answer in answers])
+        K, value = self.codec.K, self.codec.value
+        draws = draw_numbers(keypoints, seed, 2 * K)
+        limit = data.MAX_TOKENS
+        answers = decode.answer(self, trunk, questions, draws, decoding, cumulative, limit)
+        places = [[value(digits[:K]), value(digits[K:])] for digits, _ in answers]
+        return Answers(places, [probability for _, probability in answers])
 
     def prepare_questions(self, pixels, keypoints, category="object", listed=None):
-        """What is asked about an image (3, S, S). ValueError where a question is too long.
+        """What all questions about an image (3, S, S) follow, embedded (1, N, D), and their ids.
 
-        Returns what all questions follow, embedded (1, N, D), and the token ids of each up to the
-        first digit.
+        The ids end before the first digit. ValueError where a question is too long.
         """
+        tokenizer, instruction = self.tokenizer, self.config.instruction
         listed = listed or keypoints
-        instruction = self.config.instruction
-        opening = data.write_opening(
-            self.tokenizer, self.codec, instruction, category, listed, listed
-        )
+        opening = data.write_opening(tokenizer, self.codec, instruction, category, listed, listed)
         ids = torch.tensor([opening.ids], dtype=torch.long, device=self.device)
         trunk = self.sequence(self.image_tokens(pixels[None]), ids)
         questions = []
         for keypoint in keypoints:
-            question = data.write_question(self.tokenizer, keypoint, instruction) + self.codec.open
-            tokens = trunk.shape[1] + len(question)
-            if tokens > data.MAX_TOKENS:
-                raise ValueError(
-                    f"{keypoint.name[:60]!r}: the image and its question take {tokens} tokens, "
-                    f"more than {data.MAX_TOKENS}: shorten its name or description"
-                )
+            question = data.write_question(tokenizer, keypoint, instruction) + self.codec.open
+            check_length(keypoint, trunk.shape[1] + len(question), data.MAX_TOKENS)
             questions.append(question)
         return trunk, questions
 
     @property
     def device(self):
         return self.projection.weight.device
-
-    # The model folder.
 
     @classmethod
     def assemble(cls, config: CapeLLMConfig, dtype=None, device="cpu"):
@@ -274,14 +250,12 @@ class CapeLLM(nn.Module):
 
         lora: {"rank", "alpha", "dropout", "parts"}, of the parts "vision" and "llm".
         """
-        places = {
-            "vision": (self.vision, ("query", "value")),
-            "llm": (self.llm, ("q_proj", "v_proj")),
-        }
+        names = {"vision": ("query", "value"), "llm": ("q_proj", "v_proj")}
         present = self.config.lora or lora | {"parts": []}
         missing = [part for part in lora["parts"] if part not in present["parts"]]
+        settings = present["rank"], present["alpha"], present["dropout"]
         for part in missing:
-            add_lora(*places[part], present["rank"], present["alpha"], present["dropout"])
+            add_lora(getattr(self, part), names[part], *settings)
         self.config.lora = present | {"parts": present["parts"] + missing}
 
     @classmethod
@@ -296,12 +270,11 @@ class CapeLLM(nn.Module):
 
     def adapter(self):
         """What a model folder holds beside its backbones: LoRA and projection, or everything."""
-        tensors = {}
-        for name, p in self.named_parameters():
-            small = name.startswith("projection.") or name.endswith((".lora_A", ".lora_B"))
-            if small or self.config.everything:
-                tensors[name] = p.detach()
-        return tensors
+        ends = "projection.weight", ".lora_A", ".lora_B"
+        tensors = {name: p.detach() for name, p in self.named_parameters()}
+        if self.config.everything:
+            return tensors
+        return {name: tensor for name, tensor in tensors.items() if name.endswith(ends)}
 
     def load_adapter(self, folder):
         """Load adapter.safetensors of a model folder; every tensor checked by name and shape."""
@@ -312,22 +285,16 @@ class CapeLLM(nn.Module):
 
 
 class Point(NamedTuple):
-    """x, y in pixels of the image; probability: the product over the answer's digits, Eq. 6."""
-
-    x: float
+    x: float  # in pixels of the image
     y: float
-    probability: float
+    probability: float  # the product over the answer's digits, Eq. 6
 
 
 class Losses(NamedTuple):
-    """total: what is trained; digits: the mean over digits alone, without gradient."""
-
-    total: torch.Tensor
-    digits: torch.Tensor
+    total: torch.Tensor  # what is trained
+    digits: torch.Tensor  # the mean over digits alone, without gradient
 
 
 class Answers(NamedTuple):
-    """coordinates: [x, y] of each keypoint, relative to the crop, and their probabilities."""
-
-    coordinates: list
+    coordinates: list  # [x, y] of each keypoint, relative to the crop
     probabilities: list

@@ -21,7 +21,8 @@ from PIL import Image
 from study.instructions import BECAUSE, INSTRUCTIONS, REPLACED, TELL, TELL_NOTHING
 from support import check, launch, photos
 from support.coco import Instance, find_annotations, read_coco
-from support.descriptions import DESCRIPTIONS, Keypoint, describe
+from support.descriptions import Keypoint
+from support.descriptions import describe as describe
 from support.descriptions import read_descriptions as read_descriptions
 from support.descriptions import read_mp100 as read_mp100
 
@@ -44,28 +45,10 @@ def read_split(folder, split=1, part="train"):
     return instances, {i.category: i.name for i in instances}
 
 
-def read_folders(folders, split=1, part="train", descriptions=DESCRIPTIONS):
-    """All instances of some data folders, and {category id: list[Keypoint]} of usable ones."""
-    instances, names, described = [], {}, {}
-    for folder in folders:
-        more = read_annotations(folder, split, part)
-        for i in more:
-            if names.setdefault(i.category, i.name) != i.name:
-                raise ValueError(
-                    f"category {i.category} is {i.name} in {folder}, "
-                    f"{names[i.category]} elsewhere: change an id"
-                )
-        usable = [i for i in more if i.usable]
-        described |= describe(usable, {i.category: i.name for i in usable}, descriptions)
-        instances += more
-    return instances, described
-
-
 def crop_affine(bbox, size, scale=1.0, angle=0.0):
     """The 2x3 matrix from crop pixels to image pixels, for the box made square (longest side).
 
-    bbox: x, y, w, h in pixels; size: the crop's side in pixels; scale > 1 shows more; angle in
-    radians.
+    bbox: x, y, w, h; size: the crop's side in pixels; scale > 1 shows more; angle in radians.
     """
     x, y, w, h = bbox
     s = max(w, h) * scale / size
@@ -105,11 +88,11 @@ def load_crop(instance, size, scale=1.0, angle=0.0):
     with photos.open_annotated(instance) as image:
         factor = photos.find_factor(image.size, instance.size)
         side = max(instance.bbox[2:]) * scale * factor
-        affine_stored = affine * factor
+        stored = affine * factor
         # A JPEG much larger than the crop is decoded at 1/2, 1/4 or 1/8: still fine enough.
         if side > 2 * size:
-            affine_stored = affine_stored / photos.draft(image, size / side)
-        pixels = crop(image.convert("RGB"), affine_stored, size)
+            stored = stored / photos.draft(image, size / side)
+        pixels = crop(image.convert("RGB"), stored, size)
     points = to_crop(instance.keypoints[:, :2], affine, size)
     return pixels, np.concatenate([points, instance.keypoints[:, 2:]], 1)
 
@@ -231,12 +214,10 @@ def group_dynamic(indices, k, rng, lengths, room):
     for all of a group. Where all n fit, the groups are distributed as the cycles of a random
     permutation: a keypoint is in a group of each size equally often.
     """
-    order = rng.sample(list(indices), len(indices))
-    groups = []
+    order, groups = rng.sample(list(indices), len(indices)), []
     while order:
         totals = itertools.accumulate(lengths[j] for j in order)
-        fitting = sum(total <= room for total in totals)
-        size = rng.randint(1, fitting)
+        size = rng.randint(1, sum(total <= room for total in totals))
         groups.append(order[:size])
         order = order[size:]
     return groups
@@ -251,17 +232,15 @@ ROUNDS = {"fixed": group_fixed, "dynamic": group_dynamic, "locllm": group_locllm
 
 
 class Plan(NamedTuple):
-    """A pair before it is loaded: an instance's position, the keypoints asked, and its view."""
+    """A pair before it is loaded."""
 
-    instance: int
-    group: list
+    instance: int  # its position
+    group: list  # keypoints that are asked
     view: tuple  # (instance, seed): pairs of one view share the image and its augmentation
 
 
 class Pair(NamedTuple):
-    """An image (3, S, S) and the conversation about it."""
-
-    pixels: torch.Tensor
+    pixels: torch.Tensor  # (3, S, S)
     conversation: Conversation
     view: tuple
 
@@ -272,7 +251,7 @@ class Pairs(torch.utils.data.Dataset):
     k: rounds of a pair (fixed, locllm); trunk: tokens before the conversation, 1 + patches; share:
     images are shuffled, not pairs, and all pairs of an image have one view. Groups and augmentation
     depend on (seed, epoch, instance) alone. Where the augmentation moves all of a group's keypoints
-    out of the crop, the image is taken without it. ValueError where a pair can exceed MAX_TOKENS.
+    out of the crop, it is left out. ValueError where a pair can exceed MAX_TOKENS.
     """
 
     def __init__(
@@ -340,10 +319,9 @@ class Pairs(torch.utils.data.Dataset):
             rng = random.Random(f"{self.seed} {epoch} {c} {instance.id}")
             group = ROUNDS[self.rounds]
             groups = group(self.askable[n], self.k, rng, self.lengths[c], self.room[c])
+            seeds = [rng.random() for _ in groups]
             if self.share:
-                seeds = [rng.random()] * len(groups)
-            else:
-                seeds = [rng.random() for _ in groups]
+                seeds = seeds[:1] * len(groups)
             plans = [Plan(n, g, (n, seed)) for g, seed in zip(groups, seeds, strict=True)]
             images += [plans] if self.share else [[plan] for plan in plans]
         random.Random(f"{self.seed} {epoch}").shuffle(images)
@@ -398,4 +376,4 @@ class Pairs(torch.utils.data.Dataset):
 
 
 if __name__ == "__main__":
-    launch.run("data.py", lambda: check.main(read_folders, load_crop))
+    launch.run("data.py", lambda: check.main(load_crop))

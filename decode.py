@@ -18,7 +18,6 @@ and a 1 for itself: `grow_tree`. The template `[0.` `,0.` is known and is fed wi
 The model is an argument everywhere: this file imports nothing of capellm.py.
 """
 
-import random
 from functools import partial
 from typing import NamedTuple
 
@@ -128,16 +127,6 @@ def answer(model, trunk, questions, draws, decoding, cumulative, limit) -> list[
         tree.truncate(N)
         answers = answer_in_chain(tree, questions, draws, surest_first, limit)
     return answers
-
-
-def draw_numbers(keypoints, seed, n):
-    """n numbers in [0, 1) for each keypoint: (K, n) in float64.
-
-    They depend on the seed, the keypoint's words and how often the list held them before.
-    """
-    generators = {k: random.Random(f"{seed} {k.name}: {k.description}") for k in keypoints}
-    rows = [[generators[k].random() for _ in range(n)] for k in keypoints]
-    return torch.tensor(rows, dtype=torch.float64)
 
 
 def answer_side_by_side(tree, questions, draws, shared):

@@ -320,11 +320,11 @@ def train(a):
     out = Path(a.out)
     if checkpoints.list_checkpoints(out) and not a.resume:
         raise ValueError(f"{out} holds checkpoints of an earlier run: add --resume, or choose another --out")
-    instances, described = data.read_folders(a.data, a.split, "train", a.descriptions)
+    instances, described = check.read_folders(a.data, a.split, "train", a.descriptions)
     instances, table = check.check_images(instances, a.skip_missing)
     say(table)
     if a.val_every:
-        unseen, described_unseen = data.read_folders(a.data, a.split, "val", a.descriptions)
+        unseen, described_unseen = check.read_folders(a.data, a.split, "val", a.descriptions)
         unseen, _ = check.check_images(unseen, a.skip_missing)
         unseen = [unseen[n * len(unseen) // min(VALIDATION, len(unseen))] for n in range(min(VALIDATION, len(unseen)))]
         unseen = unseen if a.fsdp else unseen[rank::world]      # shards are gathered by all, so all must go the same way

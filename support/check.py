@@ -17,8 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from support import photos
-from support.coco import Instance, find_annotations
-from support.descriptions import DESCRIPTIONS
+from support.coco import Instance, find_annotations, read_coco
+from support.descriptions import DESCRIPTIONS, describe
 from support.launch import some
 from support.pictures import draw_contact_sheet
 
@@ -42,6 +42,23 @@ class Checked(NamedTuple):
 
     instances: list
     table: str
+
+
+def read_folders(folders, split=1, part="train", descriptions=DESCRIPTIONS):
+    """All instances of some data folders, and {category id: list[Keypoint]} of usable ones."""
+    instances, names, described = [], {}, {}
+    for folder in folders:
+        more = read_coco(find_annotations(folder, split, part), Path(folder) / "images")
+        for i in more:
+            if names.setdefault(i.category, i.name) != i.name:
+                raise ValueError(
+                    f"category {i.category} is {i.name} in {folder}, "
+                    f"{names[i.category]} elsewhere: change an id"
+                )
+        usable = [i for i in more if i.usable]
+        described |= describe(usable, {i.category: i.name for i in usable}, descriptions)
+        instances += more
+    return instances, described
 
 
 def check_images(instances, skip_missing=False) -> Checked:
@@ -169,8 +186,8 @@ def write_complaint(faults):
     return "; ".join(parts)
 
 
-def main(read_folders, load_crop):
-    """The command `python data.py --check`. read_folders, load_crop: of data.py."""
+def main(load_crop):
+    """The command `python data.py --check`. load_crop: of data.py."""
     parser = argparse.ArgumentParser(
         description="Look at the data before training: compare annotations with images.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

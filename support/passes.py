@@ -1,6 +1,9 @@
-"""How many questions the language model reads in one pass, and what room its cache needs."""
+"""Around a pass of the language model: its questions, its random numbers, and the cache's room."""
 
 import os
+import random
+
+import torch
 
 # Questions in one pass: each pass reads all weights, but attention grows with the square.
 BRANCHES = 32
@@ -48,3 +51,21 @@ def count_room(codec, questions, chain, candidates):
     chained = sum(count_round(codec, question) for question in questions)
     digits = len(codec.encode(0, 0)) + candidates
     return max(side_by_side, min(chained, chain)) + min(len(questions), ANSWERS) * digits
+
+
+def draw_numbers(keypoints, seed, n):
+    """n numbers in [0, 1) for each keypoint: (K, n) in float64.
+
+    They depend on the seed, the keypoint's words and how often the list held them before.
+    """
+    generators = {k: random.Random(f"{seed} {k.name}: {k.description}") for k in keypoints}
+    rows = [[generators[k].random() for _ in range(n)] for k in keypoints]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def check_length(keypoint, tokens, limit):
+    if tokens > limit:
+        raise ValueError(
+            f"{keypoint.name[:60]!r}: the image and its question take {tokens} tokens, "
+            f"more than {limit}: shorten its name or description"
+        )
