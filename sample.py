@@ -18,7 +18,7 @@ from study import figure5
 from support.files import write_whole
 from support.launch import run
 from support.pictures import draw_keypoints
-from support.sample_options import check_files, choose_device, parse_box
+from support.sample_options import check_options, choose_device, parse_box
 
 
 def parse_arguments():
@@ -63,19 +63,6 @@ def parse_arguments():
     return args
 
 
-def check_arguments(args):
-    check_files(args.image, args.desc, args.out, args.json)
-    if args.density is not None and (args.cumulative or args.decoding != "greedy"):
-        raise ValueError(
-            "--density covers every answer to its question: leave --decoding and --cumulative out"
-        )
-    if args.truth is not None and args.density is None:
-        raise ValueError(
-            "--truth is compared with the density of one keypoint: "
-            "name it with --density, or leave --truth out"
-        )
-
-
 def format_table(names, points):
     """Lines to print: each keypoint with its place in the photo's pixels and its probability."""
     width = max(len("keypoint"), *map(len, names))
@@ -87,7 +74,7 @@ def format_table(names, points):
 
 def main():
     args = parse_arguments()
-    check_arguments(args)
+    check_options(args)
     device = choose_device(args.device)
 
     keypoints = data.read_descriptions(args.desc)

@@ -1,4 +1,4 @@
-"""What a user may ask of sample.py: a device, a box, files to write. It says no in one line."""
+"""The options of sample.py: which contradict each other, what a device and a box may be."""
 
 import torch
 from PIL import Image
@@ -40,15 +40,27 @@ def parse_box(text, size):
     return left, top, right - left, bottom - top
 
 
-def check_files(image, desc, out, json):
-    """Raises ValueError if a file would be overwritten, or a picture has no known format."""
-    files = [path.resolve() for path in (image, desc, out, json) if path is not None]
-    if len(set(files)) < len(files):
+def check_options(args):
+    """Raises ValueError if options contradict each other, or would overwrite what is read."""
+    files = [args.image, args.desc, args.out]
+    if args.json is not None:
+        files.append(args.json)
+    if len({path.resolve() for path in files}) < len(files):
         raise ValueError(
             "--image, --desc, --out and --json name one file twice: choose another --out or --json"
         )
-    if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
+    suffix = args.out.suffix
+    if Image.registered_extensions().get(suffix.lower()) not in Image.SAVE:
         raise ValueError(
-            f"--out {out}: no picture format is called {out.suffix or 'nothing'!r}; "
+            f"--out {args.out}: no picture format is called {suffix or 'nothing'!r}; "
             "use .png or .jpg"
+        )
+    if args.density is not None and (args.cumulative or args.decoding != "greedy"):
+        raise ValueError(
+            "--density covers every answer to its question: leave --decoding and --cumulative out"
+        )
+    if args.truth is not None and args.density is None:
+        raise ValueError(
+            "--truth is compared with the density of one keypoint: "
+            "name it with --density, or leave --truth out"
         )

@@ -56,16 +56,16 @@ def test_heat_lies_where_the_mass_is(box, x, y):
 
 def test_a_truth_is_two_numbers_inside_the_crop():
     # The box made square is x from 1 to 31, y from 6 to 36.
-    square = (4, 6, 24, 30)
-    assert figure5.parse_truth("16.5, 21", square) == (16.5, 21)
-    assert figure5.to_relative((16, 21), square) == pytest.approx((0.5, 0.5))
-    assert figure5.to_pixels([(0.5, 0.5), (0, 1)], square) == [[16, 21], [1, 36]]
+    box = (4, 6, 24, 30)
+    assert figure5.parse_truth("16.5, 21", box) == (16.5, 21)
+    assert figure5.to_relative((16, 21), box) == pytest.approx((0.5, 0.5))
+    assert figure5.to_pixels([(0.5, 0.5), (0, 1)], box) == [[16, 21], [1, 36]]
     for text in ("0.9,21", "31,21", "16,5.9", "16,36", "nan,21", "inf,21"):
         with pytest.raises(ValueError, match=f"--truth {text} lies outside of the crop"):
-            figure5.parse_truth(text, square)
+            figure5.parse_truth(text, box)
     for text in ("", "16", "16,21,3", "16,two"):
         with pytest.raises(ValueError, match="expected two numbers x,y in pixels"):
-            figure5.parse_truth(text, square)
+            figure5.parse_truth(text, box)
 
 
 def test_a_keypoint_is_found_by_its_name():
