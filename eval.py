@@ -299,7 +299,7 @@ def main():
         for file in a.out.glob("instances.part*.jsonl"):
             file.unlink()
     if a.sheet:
-        page, missing = pictures.draw_sheet([(instances[n], r) for n, r in found.items()], data.load_crop, data.MEAN, data.STD)
+        page, missing = pictures.draw_sheet([(instances[n], r) for n, r in found.items()], data.load_crop)
         write(a.out, {"sheet.png": page.save})
         faults += [f"left empty in sheet.png: {error}" for error in missing]
     sys.exit("\n".join(f"eval.py: {fault}" for fault in faults) or 0)       # exit code 1 where there are any

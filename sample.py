@@ -13,10 +13,12 @@ import json
 from pathlib import Path
 
 import data
-from capellm import DECODING, CapeLLM
+from capellm import CapeLLM
+from decode import DECODING
 from study import figure5
 from support.files import write_whole
 from support.launch import run
+from support.photos import open_image
 from support.pictures import draw_keypoints
 from support.sample_options import check_options, choose_device, parse_box
 
@@ -79,7 +81,7 @@ def main():
 
     keypoints = data.read_descriptions(args.desc)
     names = [keypoint.name for keypoint in keypoints]
-    photo = data.open_image(args.image)
+    photo = open_image(args.image)
     frame, keypoint, truth = None, None, None
     if args.density is not None:
         keypoint = figure5.find_keypoint(keypoints, args.density, args.desc)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 import data
+from capellm import Codec
 from study import density
 from support.pictures import SMOOTH
 
@@ -80,7 +81,7 @@ def parse_truth(text, box):
         ) from None
     with np.errstate(invalid="ignore"):  # NaN and infinity have no code, either
         relative = to_relative((x, y), box)
-    if not all(data.Codec.has_code(v) for v in relative):
+    if not all(Codec.has_code(v) for v in relative):
         (left, top), (right, bottom) = to_pixels([(0, 0), (1, 1)], box)
         raise ValueError(
             f"--truth {text} lies outside of the crop, where x is from {left:g} to {right:g} "
@@ -107,8 +108,8 @@ def measure_density(model, image, box, keypoint, truth=None, **question):
     inside the crop; question: category and listed, as for `CapeLLM.answer`.
     """
     pixels, _ = model.look(image, box)
-    (greedy,), _ = model.answer(pixels, [keypoint], **question)
-    found = density.density(model, pixels, keypoint, **question)
+    (greedy,) = model.answer(pixels, [keypoint], **question).coordinates
+    found = density.compute_density(model, pixels, keypoint, **question)
     best, expected = density.best(found.p, 0.05)
     places = (greedy, density.mode(found.p), density.median(found.p), density.mean(found.p), best)
     numbers = {"keypoint": keypoint.name}

@@ -10,6 +10,7 @@ from colorsys import hsv_to_rgb
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 # Pillow's lines and discs have hard edges: all is drawn so many times larger, then averaged.
@@ -25,6 +26,10 @@ NAMED = 20
 TILE, GAP, KEY, TITLE, CAPTION = 272, 14, 34, 30, 58
 SHOWN = 4
 TRUTH, ANSWER = (50, 150, 255), (255, 140, 0)
+
+# What data.crop normalises pixels with, (3, 1, 1).
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 # The contact sheet: the height of the line above a tile, and a tile's side, in pixels.
 LINE, THUMB = 14, 160
@@ -200,13 +205,12 @@ class Sheet(NamedTuple):
     faults: list
 
 
-def draw_sheet(measured, load_crop, mean, std):
+def draw_sheet(measured, load_crop):
     """The best, median and worst of an evaluation's images, truth joined to answer (Figure 3).
 
-    measured: a list of (data.Instance, record), where a record holds "NME", "PCK@0.20" and
+    measured: a list of (Instance, record), where a record holds "NME", "PCK@0.20" and
     "predictions": {name: (x, y) in pixels} of the labelled keypoints, in order; load_crop:
-    data.load_crop; mean, std: those of its pixels. An image that cannot be read leaves its tile
-    empty. Returns a Sheet.
+    data.load_crop. An image that cannot be read leaves its tile empty. Returns a Sheet.
     """
     rows = choose_rows(measured)
     columns = max(2, len(rows["best"]))
@@ -222,7 +226,7 @@ def draw_sheet(measured, load_crop, mean, std):
         for column, (instance, record) in enumerate(shown):
             left = GAP + column * (TILE + GAP)
             try:
-                tile = draw_tile(instance, record, load_crop, mean, std)
+                tile = draw_tile(instance, record, load_crop)
             except (ValueError, FileNotFoundError) as error:
                 faults.append(str(error))
                 continue
@@ -266,7 +270,7 @@ def draw_key(pen, width):
     write_text(pen, width - GAP, 18, error, anchor="rm")
 
 
-def draw_tile(instance, record, load_crop, mean, std):
+def draw_tile(instance, record, load_crop):
     """An instance's crop with truths and answers, SMOOTH times as large as it will be shown."""
     truths = instance.keypoints[instance.keypoints[:, 2] > 0, :2]
     answers = np.reshape(list(record["predictions"].values()), (-1, 2))
@@ -275,7 +279,7 @@ def draw_tile(instance, record, load_crop, mean, std):
     labelled = np.ones((len(both), 1))
     instance = instance._replace(keypoints=np.concatenate([both, labelled], 1))
     pixels, points = load_crop(instance, SMOOTH * TILE, 1.1)
-    tile = to_image(pixels, mean, std)
+    tile = to_image(pixels)
     both = SMOOTH * TILE * points[:, :2]
     truths, answers = both[: len(truths)].tolist(), both[len(truths) :].tolist()
     pen = ImageDraw.Draw(tile)
@@ -290,17 +294,16 @@ def draw_tile(instance, record, load_crop, mean, std):
     return tile
 
 
-def to_image(pixels, mean, std):
-    """Pixels (3, H, W), normalised by mean and std (3, 1, 1), as a PIL image."""
-    colours = (255 * (pixels * std + mean)).round().clamp(0, 255).byte()
+def to_image(pixels):
+    """Pixels (3, H, W), normalised as DINOv2 expects them, as a PIL image."""
+    colours = (255 * (pixels * STD + MEAN)).round().clamp(0, 255).byte()
     return Image.fromarray(colours.permute(1, 2, 0).numpy())
 
 
-def draw_contact_sheet(instances, load_crop, mean, std):
+def draw_contact_sheet(instances, load_crop):
     """One image of each category, its crop with the labelled keypoints. An RGB image.
 
-    instances: list of data.Instance; load_crop, mean, std: as for draw_sheet. Raises what
-    load_crop raises.
+    instances: list of Instance; load_crop: data.load_crop. Raises what load_crop raises.
     """
     first = {}
     for instance in instances:
@@ -315,7 +318,7 @@ def draw_contact_sheet(instances, load_crop, mean, std):
         title = f"{category} {first[category].name}"
         pen.text((left + 2, top + 1), title[: THUMB // 6], "black")
         pixels, points = load_crop(first[category], THUMB)
-        tile = to_image(pixels, mean, std)
+        tile = to_image(pixels)
         tile_pen = ImageDraw.Draw(tile)
         for x, y in THUMB * points[points[:, 2] > 0, :2]:
             tile_pen.ellipse((x - 2, y - 2, x + 2, y + 2), "red", "white")

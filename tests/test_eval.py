@@ -535,7 +535,7 @@ def test_sheet_shows_truth_and_answer_where_they_are(monkeypatch, capsys, model_
     side, corner = 1.1 * max(i.bbox[2:]), np.array(i.bbox[:2]) + np.array(i.bbox[2:]) / 2 - 0.55 * max(i.bbox[2:])
     relative = np.array([(0.2, 0.9), (0.5, 0.9), (0.9, 0.9)])[:len(truths)]                        # apart from the truths
     record = {"NME": 0.1, "PCK@0.20": 0, "predictions": dict(zip("abc", (corner + relative * side).tolist()))}
-    page, missing = pictures.draw_sheet([(i, record)], data.load_crop, data.MEAN, data.STD)
+    page, missing = pictures.draw_sheet([(i, record)], data.load_crop)
     assert not missing
     for points, colour in ((relative, pictures.ANSWER), ((truths - corner) / side, pictures.TRUTH)):
         for x, y in (points * pictures.TILE).astype(int).tolist():

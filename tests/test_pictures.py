@@ -61,7 +61,7 @@ def instances(tmp_path):
 
 
 def draw_sheet(measured):
-    return pictures.draw_sheet(measured, data.load_crop, data.MEAN, data.STD)
+    return pictures.draw_sheet(measured, data.load_crop)
 
 
 def record(error, *answers):
@@ -120,7 +120,7 @@ def test_an_unreadable_image_leaves_its_tile_empty(instances):
 
 
 def test_a_contact_sheet_holds_one_image_of_each_category_and_its_labelled_keypoints(instances):
-    page = pictures.draw_contact_sheet(instances, data.load_crop, data.MEAN, data.STD)
+    page = pictures.draw_contact_sheet(instances, data.load_crop)
     assert page.size == (2 * pictures.THUMB, pictures.LINE + pictures.THUMB)
     pixels = np.asarray(page)
     red = (pixels == (255, 0, 0)).all(2)
@@ -138,7 +138,7 @@ def test_pixels_become_the_colours_they_were(instances):
     """Undoing data.crop gives the image back, to the bit, where nothing is resampled."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8))
     pixels = data.crop(image, data.crop_affine((0, 0, 28, 28), 28), 28)
-    again = pictures.to_image(pixels, data.MEAN, data.STD)
+    again = pictures.to_image(pixels)
     assert np.array_equal(np.asarray(again), np.asarray(image))
-    beyond = pictures.to_image(torch.tensor([-9.0, 0, 9]).view(3, 1, 1), data.MEAN, data.STD)
+    beyond = pictures.to_image(torch.tensor([-9.0, 0, 9]).view(3, 1, 1))
     assert beyond.getpixel((0, 0)) == (0, 116, 255)

@@ -16,7 +16,7 @@ import data
 import sample
 from capellm import CapeLLM
 from study import density, figure5
-from support import launch, pictures
+from support import launch, photos, pictures
 
 ROOT = Path(__file__).parent.parent
 BASE = ["--image", "x.png", "--desc", "d.txt", "--device", "cpu"]
@@ -285,7 +285,7 @@ def photographs(photo):
 def test_every_kind_of_photo_opens(work, photo):
     for name, (image, options, look, tolerance) in photographs(photo).items():
         image.save(work / name, **options)
-        opened = data.open_image(work / name)
+        opened = photos.open_image(work / name)
         error = np.abs(np.asarray(opened, float) - np.asarray(look.convert("RGB"), float)).mean()
         assert opened.mode == "RGB" and opened.size == photo.size and error <= tolerance, (
             name,
