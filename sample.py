@@ -35,8 +35,14 @@ def parse_arguments():
         "--box", metavar="x,y,w,h",
         help="the object, in pixels of the upright photo (default: all of it)",
     )
-    asked.add_argument("--density", metavar="NAME", help="draw instead where this keypoint may be")
-    asked.add_argument("--truth", metavar="x,y", help="its true place in pixels, to compare with")
+    asked.add_argument(
+        "--density", metavar="NAME",
+        help="show instead where this keypoint may be, over all answers at once",
+    )
+    asked.add_argument(
+        "--truth", metavar="x,y",
+        help="where it is, in pixels: shown and compared with the density (Figure 5)",
+    )
     model = parser.add_argument_group("the model and how it answers")
     model.add_argument(
         "--model", type=Path, default=data.HERE / "nano", metavar="FOLDER",
@@ -51,7 +57,10 @@ def parse_arguments():
         "--cumulative", nargs="?", const=True, default=False, choices=["confidence"],
         help="each question follows the earlier answers; with 'confidence' the surest first",
     )
-    model.add_argument("--device", choices=["cpu", "cuda", "mps"], help="default: the fastest")
+    model.add_argument(
+        "--device", choices=["cpu", "cuda", "mps"],
+        help="default: cuda or mps where available, else cpu",
+    )
     written = parser.add_argument_group("what is written")
     written.add_argument(
         "--out", type=Path, metavar="FILE",
