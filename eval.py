@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from support import launch
+from support import launch, pictures
 from study import instructions
 import data
 from study import density
@@ -299,7 +299,7 @@ def main():
         for file in a.out.glob("instances.part*.jsonl"):
             file.unlink()
     if a.sheet:
-        page, missing = metrics.sheet([(instances[n], r) for n, r in found.items()])
+        page, missing = pictures.draw_sheet([(instances[n], r) for n, r in found.items()], data.load_crop)
         write(a.out, {"sheet.png": page.save})
         faults += [f"left empty in sheet.png: {error}" for error in missing]
     sys.exit("\n".join(f"eval.py: {fault}" for fault in faults) or 0)       # exit code 1 where there are any

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from support import launch
+from support import launch, pictures
 import data
 from study import density
 import eval as evaluation
@@ -529,17 +529,17 @@ def test_the_papers_number_is_of_the_same_words(monkeypatch, capsys, model_folde
 def test_sheet_shows_truth_and_answer_where_they_are(monkeypatch, capsys, model_folder, folder, tmp_path):
     assert run(monkeypatch, capsys, command(model_folder, folder, "--sheet", "--out", tmp_path / "out"))[0] == 0
     with Image.open(tmp_path / "out" / "sheet.png") as page:
-        assert page.mode == "RGB" and page.width == 2 * (metrics.TILE + metrics.GAP) + metrics.GAP      # of six, in three rows
+        assert page.mode == "RGB" and page.width == 2 * (pictures.TILE + pictures.GAP) + pictures.GAP      # of six, in three rows
     i = data.read_split(folder, 1, "test")[0][0]
     truths = i.keypoints[i.keypoints[:, 2] > 0, :2]
     side, corner = 1.1 * max(i.bbox[2:]), np.array(i.bbox[:2]) + np.array(i.bbox[2:]) / 2 - 0.55 * max(i.bbox[2:])
     relative = np.array([(0.2, 0.9), (0.5, 0.9), (0.9, 0.9)])[:len(truths)]                        # apart from the truths
     record = {"NME": 0.1, "PCK@0.20": 0, "predictions": dict(zip("abc", (corner + relative * side).tolist()))}
-    page, missing = metrics.sheet([(i, record)])
+    page, missing = pictures.draw_sheet([(i, record)], data.load_crop)
     assert not missing
-    for points, colour in ((relative, metrics.ANSWER), ((truths - corner) / side, metrics.TRUTH)):
-        for x, y in (points * metrics.TILE).astype(int).tolist():
-            assert page.getpixel((metrics.GAP + x, 64 + y)) == colour
+    for points, colour in ((relative, pictures.ANSWER), ((truths - corner) / side, pictures.TRUTH)):
+        for x, y in (points * pictures.TILE).astype(int).tolist():
+            assert page.getpixel((pictures.GAP + x, 64 + y)) == colour
     i.image.unlink()                                # answered before: its numbers count, its tile is empty
     arguments = command(model_folder, folder, "--sheet", "--resume", "--out", tmp_path / "out")
     before = read(tmp_path / "out")

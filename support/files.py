@@ -1,0 +1,23 @@
+"""Write a file so that what stands under its name is whole.
+
+    with write_whole(Path("out/answers.json")) as partial:
+        partial.write_text("{}")
+"""
+
+from contextlib import contextmanager
+
+
+@contextmanager
+def write_whole(path):
+    """A name beside `path` to write to: renamed when the block is done, removed if it fails.
+
+    The name keeps the suffix, from which Pillow learns the format. Missing folders are made.
+    Raises OSError if the disk is full or `path` cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

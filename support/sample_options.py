@@ -1,0 +1,66 @@
+"""The options of sample.py: which contradict each other, what a device and a box may be."""
+
+import torch
+from PIL import Image
+
+
+def choose_device(name=None):
+    """The device of this name, or the fastest one. Raises ValueError if it is not available."""
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
+    if name is None:
+        return available[0]
+    if name not in available:
+        raise ValueError(f"--device {name} is not available here; use {' or '.join(available)}")
+    return name
+
+
+def parse_box(text, size):
+    """`x,y,w,h` in pixels, clipped to an image of size (width, height), as MP-100's boxes are.
+
+    Returns (x, y, w, h). Raises ValueError if that is no box or lies outside of the image.
+    """
+    try:
+        x, y, w, h = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"--box {text!r}: expected four numbers x,y,w,h in pixels, such as 86,40,54,53"
+        ) from None
+    left, top = max(x, 0.0), max(y, 0.0)
+    right, bottom = min(x + w, float(size[0])), min(y + h, float(size[1]))
+    # True for NaN, too.
+    if not (right > left and bottom > top):
+        raise ValueError(
+            f"--box {text} (x,y,w,h) has no part inside the image, "
+            f"which is {size[0]} x {size[1]} pixels"
+        )
+    return left, top, right - left, bottom - top
+
+
+def check_options(args):
+    """Raises ValueError if options contradict each other, or would overwrite what is read."""
+    files = [args.image, args.desc, args.out]
+    if args.json is not None:
+        files.append(args.json)
+    if len({path.resolve() for path in files}) < len(files):
+        raise ValueError(
+            "--image, --desc, --out and --json name one file twice: choose another --out or --json"
+        )
+    suffix = args.out.suffix
+    if Image.registered_extensions().get(suffix.lower()) not in Image.SAVE:
+        raise ValueError(
+            f"--out {args.out}: no picture format is called {suffix or 'nothing'!r}; "
+            "use .png or .jpg"
+        )
+    if args.density is not None and (args.cumulative or args.decoding != "greedy"):
+        raise ValueError(
+            "--density covers every answer to its question: leave --decoding and --cumulative out"
+        )
+    if args.truth is not None and args.density is None:
+        raise ValueError(
+            "--truth is compared with the density of one keypoint: "
+            "name it with --density, or leave --truth out"
+        )

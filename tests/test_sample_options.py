@@ -1,0 +1,41 @@
+"""What sample.py may be asked for: a box inside the photo, a device that is there."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support import sample_options
+
+lengths = st.floats(1, 500)
+
+
+@given(st.floats(-300, 600), st.floats(-300, 600), lengths, lengths)
+def test_a_box_is_what_it_has_in_common_with_the_photo(x, y, w, h):
+    size = 400, 300
+    inside = x < size[0] and y < size[1] and x + w > 0 and y + h > 0
+    if not inside:
+        with pytest.raises(ValueError, match="no part inside the image, which is 400 x 300 pixels"):
+            sample_options.parse_box(f"{x},{y},{w},{h}", size)
+        return
+    left, top, width, height = sample_options.parse_box(f"{x},{y},{w},{h}", size)
+    assert (left, top) == (max(x, 0), max(y, 0)) and width > 0 and height > 0
+    assert left + width == pytest.approx(min(x + w, size[0]))
+    assert top + height == pytest.approx(min(y + h, size[1]))
+
+
+@pytest.mark.parametrize(
+    "cuda, mps, fastest", [(True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_the_fastest_device_that_is_there(monkeypatch, cuda, mps, fastest):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert sample_options.choose_device() == fastest
+    assert sample_options.choose_device("cpu") == "cpu"
+    for name, there in (("cuda", cuda), ("mps", mps)):
+        if there:
+            assert sample_options.choose_device(name) == name
+        else:
+            expected = f"--device {name} is not available here; use "
+            with pytest.raises(ValueError, match=expected):
+                sample_options.choose_device(name)
