@@ -1,6 +1,8 @@
 """What several test files share: a model folder in the final format, small enough to build in a moment."""
 import io
 import json
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -10,9 +12,11 @@ from safetensors.torch import save_file
 from capellm import CapeLLM
 from support.folders import CapeLLMConfig
 from dino import DINOv2, DINOv2Config
+from helpers import randomise
 from llama import Config, Llama
 from support.tokenizer import Tokenizer
 
+LLAMA3 = Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model"
 VISION = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
 LLM = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
 
@@ -67,3 +71,22 @@ def model_folder(tokenizer_file, tiny_tokenizer, tmp_path_factory):
     model.config.vision, model.config.llm = "vision", "llm"
     (folder / "config.json").write_text(model.config.to_json())
     return folder
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    """The folder's model with weights that differ clearly; its adapters and projection train."""
+    model = randomise(CapeLLM.from_pretrained(model_folder, merge=False))
+    for name in model.adapter():
+        model.get_parameter(name).requires_grad_(True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model3():
+    """A tiny model on the published Llama 3 vocabulary, which has all three-digit tokens: K = 1."""
+    vision = DINOv2(DINOv2Config(16, 1, 2, image_size=28))
+    shape = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
+    llm = Llama(Config(vocab_size=128256, **shape))
+    config = CapeLLMConfig("", "", image_size=28, K=1)
+    return randomise(CapeLLM(vision, llm, Tokenizer(LLAMA3), config)).eval()

@@ -1,0 +1,62 @@
+"""What tests of the method share: random models, keypoints, images, conversations."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+import data
+
+WORDS = (
+    "left right upper lower front rear inner outer tip base eye ear knee wheel corner of the near "
+    "above middle"
+).split()
+
+
+def randomise(model, seed=0):
+    """Weights so large that logits, and so greedy choices, differ clearly; no adapter is zero."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() == 2:
+                p.normal_(std=p.shape[1] ** -0.5 * (1.5 if "lora_" not in name else 0.7))
+        model.llm.model.embed_tokens.weight.normal_()
+    return model
+
+
+def keypoints(n, seed=0):
+    rng = np.random.default_rng(seed)
+    found = []
+    for i in range(n):
+        name = f"{' '.join(rng.choice(WORDS, 3))} {i}"
+        description = " ".join(rng.choice(WORDS, rng.integers(0, 12)))
+        found.append(data.Keypoint(name, description))
+    return found
+
+
+def photos(n, seed=0):
+    return torch.randn(n, 3, 28, 28, generator=torch.Generator().manual_seed(seed))
+
+
+def conversations(model, sizes, seed=0):
+    """A Conversation of each size in rounds."""
+    rng = np.random.default_rng(seed)
+    names = iter(keypoints(sum(sizes), seed))
+    found = []
+    for n in sizes:
+        rounds = [(next(names), rng.uniform(0, 0.999, 2)) for _ in range(n)]
+        found.append(data.write_conversation(model.tokenizer, model.codec, rounds))
+    return found
+
+
+def embed_sequence(model, pixels, ids):
+    """[BOS; V; T] of one image, embedded (1, 1 + N + T, D): Equations 1 to 3 by hand."""
+    F_v = model.vision(pixels[None])[0]
+    V = F_v @ model.projection.weight.T
+    E = model.llm.model.embed_tokens.weight
+    return torch.cat([E[[model.tokenizer.bos_id]], V, E[ids]])[None]
+
+
+def photo(width=90, height=70, seed=0):
+    """A photo of noise."""
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(values)
