@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from capellm import CapeLLM
-from support.folders import CapeLLMConfig
 from dino import DINOv2, DINOv2Config
 from helpers import randomise
 from llama import Config, Llama
+from support.folders import CapeLLMConfig
 from support.tokenizer import Tokenizer
 
 LLAMA3 = Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model"

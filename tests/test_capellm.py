@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import conversations, embed_sequence, keypoints, photo, photos
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import data
 from capellm import CapeLLM
+from helpers import conversations, embed_sequence, keypoints, photo, photos
 from support import checkpoints
 from support.folders import CapeLLMConfig
 

@@ -3,15 +3,17 @@
 import copy
 import os
 import random
+import re
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import embed_sequence, keypoints, photo, photos
 
 import data
-from decode import DECODING
+import decode
+from decode import DECODING, grow_tree
+from helpers import embed_sequence, keypoints, photo, photos
 from study import density
 from support import passes
 from support.passes import BRANCHES
@@ -23,6 +25,18 @@ def locate(model, pixels, keypoint, choose=None, before=()):
     if choose is None:
         return model.locate_slowly(pixels, ids)
     return model.locate_slowly(pixels, ids, choose)
+
+
+def test_the_worked_example():
+    """The mask and the positions in the file's docstring are what grow_tree gives."""
+    drawn = re.findall(r"([abcd])   ([1.] [1.] [1.] [1.])   (\d)$", decode.__doc__, re.MULTILINE)
+    chain, depth = grow_tree(torch.zeros(1, 0, dtype=torch.bool), [2])
+    trunk = chain[-1:]
+    branches, more = grow_tree(trunk.repeat(2, 1), [1, 1])
+    mask = torch.cat([F.pad(chain, (0, 2)), branches])
+    for row, position, (_, sees, at) in zip(mask, [*depth, *more], drawn, strict=True):
+        assert [int(seen) for seen in row] == [int(sign == "1") for sign in sees.split()]
+        assert position == int(at)
 
 
 @torch.inference_mode()
@@ -265,8 +279,10 @@ def test_a_chain_reads_every_token_once(model):
     )
     points, _ = model.answer(pixels, asked, cumulative=True)
     hook.remove()
-    ids, _ = data.write_conversation(model.tokenizer, model.codec, list(zip(asked, points, strict=True)))
-    end = 1 + len(model.codec.close) + 1  # nothing follows the last digit, bracket and end of text
+    rounds = list(zip(asked, points, strict=True))
+    ids, _ = data.write_conversation(model.tokenizer, model.codec, rounds)
+    # Nothing follows the last digit: no bracket, no end of text.
+    end = 1 + len(model.codec.close) + 1
     assert sum(fed) == 1 + 4 + len(ids) - end
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers import conversations, embed_sequence, photos
 
+from helpers import conversations, embed_sequence, photos
 from study.share_image import read_branches
 
 

@@ -1,7 +1,7 @@
 """A witness to refactoring: what nano draws, answers and learns must stay the same to the bit.
 
-    OMP_NUM_THREADS=1 python tests/witness.py --write witness.json      # before a change
-    OMP_NUM_THREADS=1 python tests/witness.py --compare witness.json    # after it, on the same machine
+    python tests/witness.py --write witness.json      # before a change
+    python tests/witness.py --compare witness.json    # after it, on the same machine
 
 It records 200 drawings of all categories, nano's answers to them (single-round, cumulative,
 sampled), one density, one evaluation, and 20 training steps each of three kinds. Numbers are
@@ -24,9 +24,9 @@ HERE = Path(__file__).parents[1]
 sys.path.insert(0, str(HERE))
 
 import data  # noqa: E402  the path above comes first
-from study import density as exact  # noqa: E402
 import figures  # noqa: E402
 from capellm import CapeLLM  # noqa: E402
+from study import density as exact  # noqa: E402
 
 SEED = 12345
 TRAININGS = {
