@@ -91,11 +91,15 @@ DECODING = {
 }
 
 
-class Answer(NamedTuple):
-    """The 2 K digits of an answer, x before y, and their probability: Eq. 6."""
+def draw_digits(log_p, decoding, u):
+    """A digit (n,) for each row of log p (n, base): where its cumulative probability exceeds u."""
+    cdf = DECODING[decoding](log_p).softmax(-1).cumsum(-1)
+    return (cdf / cdf[:, -1:] <= u[:, None]).sum(-1)
 
-    digits: list
-    probability: float
+
+class Answer(NamedTuple):
+    digits: list  # 2 K, x before y
+    probability: float  # of these digits: Eq. 6
 
 
 def answer(model, trunk, questions, draws, decoding, cumulative, limit) -> list[Answer]:
@@ -211,8 +215,7 @@ class Tree:
                 self.hidden = torch.cat([self.hidden, ends.hidden])
                 digits.append(self.contrast(rows, ends.log_p)[branch])
             else:
-                cdf = DECODING[self.decoding](ends.log_p).softmax(-1).cumsum(-1)[branch]
-                digits.append((cdf / cdf[:, -1:] <= draws[:, step, None]).sum(-1))
+                digits.append(draw_digits(ends.log_p[branch], self.decoding, draws[:, step]))
             log_probability = log_probability + ends.log_p[branch, digits[-1]]
         digits = torch.stack(digits, 1).tolist()
         return list(map(Answer, digits, log_probability.exp().tolist()))
@@ -238,11 +241,9 @@ class Tree:
 
 
 class Ends(NamedTuple):
-    """The ends of n branches: hidden states (n, D), rows (n, S), log p (n, base) of a digit."""
-
-    hidden: torch.Tensor
-    rows: torch.Tensor
-    log_p: torch.Tensor
+    hidden: torch.Tensor  # (n, D), of the ends of n branches
+    rows: torch.Tensor  # (n, S): what they see
+    log_p: torch.Tensor  # (n, base), of the digit that follows
 
 
 def extend(model, cache, rows, tokens, lengths, every=False) -> Ends:
