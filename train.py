@@ -296,7 +296,7 @@ def train(a):
         say(f"nothing in {a.vision}, {a.llm} and data/mp100: training the embedded nano model on the drawings in data/figures")
         a.init, a.data = str(data.HERE / "nano"), ["data/figures"]
         if rank == 0 and not Path("data/figures").exists():
-            import figures
+            import drawings.scene as figures
             figures.write_dataset("data/figures")
         if world > 1:
             dist.barrier()

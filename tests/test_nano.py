@@ -11,7 +11,7 @@ from PIL import Image
 
 import data
 import eval as evaluation
-import figures
+import drawings.scene as figures
 import metrics
 from capellm import CapeLLM
 from nano import pretrain

@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE))
 
 import data  # noqa: E402  the path above comes first
 import density as exact  # noqa: E402
-import figures  # noqa: E402
+import drawings.scene as figures  # noqa: E402
 from capellm import CapeLLM  # noqa: E402
 
 SEED = 12345

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import data
-import figures
+import drawings.scene as figures
 
 CATEGORIES = data.mp100()["categories"]
 BY_NAME = {c["definition"]: c for c in reversed(CATEGORIES)}             # the first category of each definition
@@ -149,7 +149,7 @@ def test_what_is_refused(tmp_path, monkeypatch, capsys, arguments, message):
     (tmp_path / "keep").write_text("mine")
     monkeypatch.setattr(sys, "argv", ["figures.py", *(a.format(tmp_path) for a in arguments)])
     with pytest.raises(SystemExit) as exit:
-        runpy.run_path(str(data.HERE / "figures.py"), run_name="__main__")
+        runpy.run_module("drawings.scene", run_name="__main__")
     error = capsys.readouterr().err
     assert exit.value.code == 2 and message in error and "Traceback" not in error
     assert [p.name for p in tmp_path.iterdir()] == ["keep"] and (tmp_path / "keep").read_text() == "mine"

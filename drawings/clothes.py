@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from figures import ball, limb, line, shade, sheet
+from drawings.scene import ball, limb, line, shade, sheet
 
 TEXTURES = ("stripes", "bands", "spots", "patches", "check", "dots")
 SKIN = ((255, 219, 188), (236, 188, 150), (198, 140, 100), (141, 88, 56), (92, 58, 40))

@@ -5,8 +5,8 @@ a stand-in in its layout: COCO annotations of the five splits, keypoints in MP-1
 Each figure is a small 3D scene of balls, limbs, sheets and lines, turned, projected orthographically and painted back
 to front; creatures.py and goods.py hold one template per keypoint definition. The same seed draws the same images.
 
-    python figures.py --out data/figures                  # 20,000 images in a few minutes
-    python figures.py --sheet sheet.png                   # one image each of 40 categories, keypoints dotted
+    python -m drawings.scene --out data/figures                  # 20,000 images in a few minutes
+    python -m drawings.scene --sheet sheet.png                   # one image each of 40 categories, keypoints dotted
 
 Axes of a figure: x to the right, y down, z towards the viewer, about 1 in size. Unturned it faces the viewer, so the
 subject's own right is at negative x.
@@ -272,8 +272,8 @@ def draw(template, look, rng):
 
 def templates():
     """The templates {definition: function} and the looks {category name: dict} of both kinds of things."""
-    import creatures                             # here, because they import the primitives above
-    import goods
+    from drawings import animals as creatures  # here, because they import the primitives above
+    from drawings import clothes as goods
     return {**creatures.TEMPLATES, **goods.TEMPLATES}, {**creatures.LOOKS, **goods.LOOKS}
 
 

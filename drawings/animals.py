@@ -5,7 +5,7 @@ and the view; `look` says how a category differs from the others of its definiti
 """
 import numpy as np
 
-from figures import ball, limb, line, rotation, shade, sheet
+from drawings.scene import ball, limb, line, rotation, shade, sheet
 
 BLACK, WHITE, PINK, HORN = (35, 30, 30), (240, 238, 232), (225, 150, 150), (205, 190, 150)
 BROWN, GREY, TAN, CREAM, RED = (120, 80, 50), (140, 140, 140), (195, 155, 105), (235, 220, 190), (190, 90, 40)
