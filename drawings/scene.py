@@ -1,360 +1,353 @@
-"""MP-100 redrawn: the same 100 categories, keypoints and splits as drawings, so that everything runs with no download.
+"""Draws an image of a category: pose a figure, paint its parts back to front, hide its keypoints.
 
-MP-100 (Xu et al. 2022; Sec. 4.1 of the paper) is gathered from eleven sources under eleven licences. This file draws
-a stand-in in its layout: COCO annotations of the five splits, keypoints in MP-100's order, hidden ones as 0, 0, 0.
-Each figure is a small 3D scene of balls, limbs, sheets and lines, turned, projected orthographically and painted back
-to front; creatures.py and goods.py hold one template per keypoint definition. The same seed draws the same images.
+    image, keypoints, box = draw_category(category, seed=0, index=0)
 
-    python -m drawings.scene --out data/figures                  # 20,000 images in a few minutes
-    python -m drawings.scene --sheet sheet.png                   # one image each of 40 categories, keypoints dotted
-
-Axes of a figure: x to the right, y down, z towards the viewer, about 1 in size. Unturned it faces the viewer, so the
-subject's own right is at negative x.
+The same seed draws the same image. shapes.py has the axes, catalogue.py the templates.
 """
-import argparse
-import json
-from dataclasses import dataclass
-from functools import partial
-from multiprocessing import Pool
-from pathlib import Path
+
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
-from data import mp100, run
+from drawings.catalogue import find_template
+from drawings.shapes import CIRCLE, Texture, find_inside, project, rotation, shade
 
-TOLERANCE = 0.04   # how far in front of a keypoint, in object units, a part must lie to hide it
+TOLERANCE = 0.04  # how far in front of a keypoint, in object units, a part must lie to hide it
 SUPERSAMPLE = 2
-TEXTURES = {"stripes": 0.075, "bands": 0.16, "check": 0.13, "dots": 0.09, "spots": 0.07, "patches": 0.13}  # spacing
-ANGLES = np.arange(24) * np.pi / 12
-CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1)                                       # (24, 2)
-FRONT, REAR = CIRCLE[np.arange(-6, 7)], CIRCLE[6:19]    # its halves at +x and at -x
+SPACINGS = {  # between the marks of a texture, in object units
+    "stripes": 0.075,
+    "bands": 0.16,
+    "check": 0.13,
+    "dots": 0.09,
+    "spots": 0.07,
+    "patches": 0.13,
+}
 
 
-@dataclass
-class Part:
-    """A primitive in object units. texture: None, a name, or (name, second colour); names: TEXTURES."""
-    kind: str
-    points: np.ndarray              # (n, 3)
-    size: object                    # ball: (3, 3) axes as columns; limb: the two radii; line: width
-    colour: tuple
-    bias: float = 0.0
-    texture: object = None
-    outline: object = None
-    boxed: bool = True              # whether the object's box encloses it
+class Spots(NamedTuple):
+    """A texture of spots, in units of their spacing."""
+
+    jitter: float  # of their places
+    radius: float
+    spread: float  # of the radius
 
 
-def ball(centre, radii, colour, rot=None, bias=0.0, texture=None):
-    """Ellipsoid with half axes `radii` along the columns of `rot` (3, 3)."""
-    axes = np.diag(radii) if rot is None else np.asarray(rot) * np.asarray(radii)
-    return Part("ball", np.array([centre], float), axes, colour, bias, texture)
+SPOTS = {
+    "dots": Spots(0, 0.28, 0),
+    "spots": Spots(0.25, 0.27, 0.08),
+    "patches": Spots(0.2, 0.4, 0.08),
+}
 
 
-def limb(a, b, ra, rb, colour, bias=0.0, texture=None):
-    """Tapered capsule from a (3) with radius ra to b (3) with radius rb."""
-    return Part("limb", np.array([a, b], float), (ra, rb), colour, bias, texture)
+class Backdrop(NamedTuple):
+    name: str
+    grid: int  # random colours from side to side, blown up to the image
+    spread: float  # of these colours
 
 
-def sheet(points, colour, smooth=False, bias=0.0, texture=None, outline=None):
-    """Filled polygon through `points` (n, 3); smooth: through a closed Catmull-Rom curve."""
-    points = np.asarray(points, float)
-    if smooth:
-        before, after, later = (np.roll(points, k, 0) for k in (1, -1, -2))
-        t = np.linspace(0, 1, 6)[:-1, None, None]
-        points = 0.5 * (2 * points + (after - before) * t + (2 * before - 5 * points + 4 * after - later) * t ** 2
-                        + (3 * points - before - 3 * after + later) * t ** 3)               # (5, n, 3)
-        points = points.transpose(1, 0, 2).reshape(-1, 3)
-    return Part("sheet", points, None, colour, bias, texture, outline)
+BACKDROPS = (
+    Backdrop("plain", 1, 0),
+    Backdrop("gradient", 2, 25),
+    Backdrop("blobs", 7, 18),
+    Backdrop("horizon", 2, 12),
+    Backdrop("texture", 2, 10),
+    Backdrop("grain", 48, 12),
+)
 
 
-def line(points, width, colour, bias=0.0):
-    """Stroked polyline through `points` (n, 3), width in object units."""
-    return Part("line", np.asarray(points, float), width, colour, bias)
+class Canvas(NamedTuple):
+    """Where a figure comes to lie in an image: at pixel xy * scale + shift."""
+
+    size: np.ndarray  # (W, H), whole numbers
+    scale: float
+    shift: np.ndarray  # (2,)
+
+    def enlarge(self, factor):
+        size = tuple(int(side) for side in self.size * factor)
+        return Canvas(size, self.scale * factor, self.shift * factor)
 
 
-def shade(colour, factor):
-    """The colour made darker (factor < 1) or lighter."""
-    return tuple(int(min(255, max(0, c * factor))) for c in colour)
+class Extent(NamedTuple):
+    """The corners of the object's box in object units."""
+
+    low: np.ndarray  # (2,)
+    high: np.ndarray  # (2,)
 
 
-def rotation(yaw=0.0, pitch=0.0, roll=0.0):
-    """(3, 3): turn by yaw (positive: the face goes to image right), tilt by pitch (positive: seen from above), roll."""
-    (cy, cp, cr), (sy, sp, sr) = np.cos([yaw, pitch, roll]), np.sin([yaw, pitch, roll])
-    return (np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
-            @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]]))
+class Drawing(NamedTuple):
+    image: Image.Image
+    keypoints: np.ndarray  # (K, 3): x, y in pixels and 2; 0, 0, 0 where hidden
+    box: np.ndarray  # (4,): x, y, w, h in pixels
 
 
-def project(part, turn):
-    """Outline (n, 2), texture axes (2, 2), points and size of a part after the turn (3, 3)."""
-    points, size, axes = part.points @ turn.T, part.size, turn[:2, :2].T
-    outline = points[:, :2]
-    if part.kind == "ball":                      # the outline of an ellipsoid is the ellipse of P Sigma P^T
-        size = turn @ part.size                                                              # (3, 3)
-        covariance = size[:2] @ size[:2].T
-        root = np.linalg.cholesky(covariance + 1e-9 * np.eye(2))
-        outline = points[0, :2] + CIRCLE @ root.T
-        axes = size[:2].T[np.argsort(-(size[:2] ** 2).sum(0))[:2]]
-    elif part.kind == "limb":
-        (a, b), (ra, rb) = points[:, :2], size
-        along, length = b - a, np.hypot(*(b - a))
-        if length <= abs(ra - rb) + 1e-6:
-            outline = (a if ra > rb else b) + CIRCLE * max(ra, rb)
+# ------------------------------------------------------------------ pose
+
+
+def choose_canvas(rng, extent, boxed):
+    """Size, scale and place at random; one object in twenty is cut off by the frame. `boxed`:
+    whether the box holds all parts; else room is left for those beside it."""
+    sides = np.array([192, 192 * rng.uniform(0.8, 1.25)])
+    size = sides[:: rng.choice([1, -1])] * rng.uniform(0.9, 1.15)
+    size = size.round().astype(int)
+    fill = rng.uniform(0.62, 0.97) if boxed else rng.uniform(0.5, 0.8)
+    low, high = extent
+    scale = fill * (size / (high - low)).min()
+    off_frame = 0.3 if rng.random() < 0.05 else 0
+    room = size - scale * (high - low)
+    shift = room * rng.uniform(0.05 - off_frame, 0.95 + off_frame, 2) - scale * low
+    shift += off_frame * rng.uniform(-0.4, 0.4, 2) * size
+    return Canvas(size, scale, shift)
+
+
+def choose_box(rng, extent, canvas):
+    """The object's box in pixels (4,): a little loose, as annotators draw it, within the image."""
+    low, high = (corner * canvas.scale + canvas.shift for corner in extent)
+    margin = rng.uniform(0, 0.12, (2, 2)) * (extent.high - extent.low) * canvas.scale
+    corner = np.maximum(low - margin[0], 0)
+    return np.concatenate([corner, np.minimum(high + margin[1], canvas.size) - corner])
+
+
+# ------------------------------------------------------------------ paint
+
+
+def paint_polygon(pen, outline, colour):
+    pen.polygon(outline.ravel().tolist(), fill=colour)
+
+
+def paint_stripes(marks, centre, extent, along, across, step, steps, width):
+    """White lines along one direction, a step apart across it."""
+    pen = ImageDraw.Draw(marks)
+    for at in centre + step * steps[:, None] * across:
+        ends = [*(at - along * extent), *(at + along * extent)]
+        pen.line(ends, fill=255, width=max(1, int(width)))
+
+
+def paint_spots(marks, centre, u, v, step, steps, pattern, rng):
+    """Discs, or ragged patches, on a grid whose rows are shifted by half a step in turn."""
+    pen, spots = ImageDraw.Draw(marks), SPOTS[pattern]
+    i, j = np.meshgrid(steps, steps)
+    jitter = rng.uniform(-spots.jitter, spots.jitter, (*i.shape, 2))
+    grid = centre + step * ((i + j % 2 / 2)[..., None] * u + j[..., None] * v + jitter)
+    seen = ((grid > -step) & (grid < np.array(marks.size) + step)).all(2)
+    for x, y in grid[seen]:
+        radius = step * (spots.radius + spots.spread * rng.uniform(-1, 1))
+        if pattern == "patches":
+            paint_polygon(pen, [x, y] + radius * rng.uniform(0.8, 1.3, (6, 1)) * CIRCLE[::4], 255)
         else:
-            u = along / length
-            frame = np.stack([u, [-u[1], u[0]]])                                             # (2, 2)
-            outline = np.concatenate([b + FRONT @ frame * rb,
-                                      a + REAR @ frame * ra])
-            axes = frame
-    return outline, axes, points, size
+            pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=255)
 
 
-def inside(points, polygon):
-    """Which of `points` (K, 2) lie inside `polygon` (n, 2): even-odd rule. Returns (K,) bool."""
-    (x0, y0), (x1, y1) = polygon.T, np.roll(polygon, -1, 0).T
-    x, y = points[:, :1], points[:, 1:]
-    crosses = (y0 > y) != (y1 > y)                                                           # (K, n)
-    return (crosses & (x < x0 + (y - y0) * (x1 - x0) / np.where(y1 == y0, 1, y1 - y0))).sum(1) % 2 == 1
-
-
-def hidden_by(part, projected, keypoints):
-    """Which turned keypoints (K, 3) lie clearly behind a projected ball, limb or sheet. Returns (K,) bool."""
-    outline, _, points, size = projected
-    xy, z = keypoints[:, :2], keypoints[:, 2]
-    if part.kind == "ball":                      # compare with the middle of the chord, so that surfaces hide only
-        sigma = size @ size.T                    # what is on the far side
-        inverse = np.linalg.inv(sigma[:2, :2] + 1e-9 * np.eye(2))
-        offset = xy - points[0, :2]
-        middle = points[0, 2] + offset @ inverse @ sigma[:2, 2]
-        return ((offset @ inverse * offset).sum(1) < 0.95) & (middle > z + TOLERANCE)
-    if part.kind == "limb":                      # behind its axis, or behind the ball at either end
-        (a, b), along = points[:, :2], points[1] - points[0]
-        t = np.clip((xy - a) @ along[:2] / (along[:2] @ along[:2] + 1e-9), 0, 1)             # (K,)
-        off = np.hypot(*(xy - a - t[:, None] * along[:2]).T)
-        hidden = (off < size[0] + t * (size[1] - size[0])) & (points[0, 2] + t * along[2] > z + TOLERANCE)
-        for end, radius in zip(points, size):
-            hidden |= (np.hypot(*(xy - end[:2]).T) < radius) & (end[2] > z + radius + TOLERANCE)
-        return hidden
-    plane, *_ = np.linalg.lstsq(np.c_[points[:, :2], np.ones(len(points))], points[:, 2], rcond=None)
-    depth = np.clip(xy @ plane[:2] + plane[2], points[:, 2].min(), points[:, 2].max())
-    middle = outline.mean(0)                 # what lies on the rim belongs to the sheet
-    return inside(xy, middle + 0.95 * (outline - middle)) & (depth > z + TOLERANCE)
-
-
-def paint_texture(image, outline, axes, texture, colour, scale, rng):
-    """Draw a texture (see Part) inside `outline` (n, 2), all in pixels, along `axes`."""
-    name, second = texture if isinstance(texture, tuple) else (texture, shade(colour, 0.55 if sum(colour) > 200 else 2))
-    low, high = np.floor(outline.min(0)).astype(int), np.ceil(outline.max(0)).astype(int) + 1
-    low, high = np.maximum(low, 0), np.minimum(high, image.size)
+def paint_texture(image, outline, grain, texture, colour, scale, rng):
+    """Paint a texture inside `outline` (n, 2), in pixels, along `grain` (2, 2); a texture without
+    a colour of its own takes a shade of `colour`. scale: pixels per object unit."""
+    second = texture.colour or shade(colour, 0.55 if sum(colour) > 200 else 2)
+    low = np.maximum(np.floor(outline.min(0)).astype(int), 0)
+    high = np.minimum(np.ceil(outline.max(0)).astype(int) + 1, image.size)
     if (high - low < 2).any():
         return
-    mask, marks = Image.new("L", tuple(high - low), 0), Image.new("L", tuple(high - low), 0)
-    ImageDraw.Draw(mask).polygon((outline - low).ravel().tolist(), fill=255)
-    pen, centre, extent = ImageDraw.Draw(marks), (outline.min(0) + outline.max(0)) / 2 - low, np.ptp(outline, 0).max()
-    u = axes[0] / max(np.hypot(*axes[0]), 1e-6)
+    size = tuple(high - low)
+    centre = (outline.min(0) + outline.max(0)) / 2 - low
+    extent = np.ptp(outline, 0).max()
+    u = grain[0] / max(np.hypot(*grain[0]), 1e-6)
     v = np.array([-u[1], u[0]])
-    step = scale * TEXTURES[name]
+    step = scale * SPACINGS[texture.pattern]
     reach = int(min(0.7 * extent / step + 1, 12))
     steps = np.arange(-reach, reach + 1)
-    if name in ("stripes", "bands", "check"):
-        for across, along in ((u, v), (v, u))[:1 + (name == "check")]:
-            for at in centre + step * steps[:, None] * across:
-                pen.line([*(at - along * extent), *(at + along * extent)], fill=255,
-                         width=max(1, int(step * (0.35 if name == "check" else 0.5))))
+
+    marks = Image.new("L", size, 0)
+    if texture.pattern in SPOTS:
+        paint_spots(marks, centre, u, v, step, steps, texture.pattern, rng)
+    elif texture.pattern == "check":
+        paint_stripes(marks, centre, extent, v, u, step, steps, step * 0.35)
+        paint_stripes(marks, centre, extent, u, v, step, steps, step * 0.35)
     else:
-        jitter, radius, spread = {"dots": (0, 0.28, 0), "spots": (0.25, 0.27, 0.08), "patches": (0.2, 0.4, 0.08)}[name]
-        i, j = np.meshgrid(steps, steps)
-        at = centre + step * ((i + j % 2 / 2)[..., None] * u + j[..., None] * v
-                              + rng.uniform(-jitter, jitter, (*i.shape, 2)))
-        for x, y in at[((at > -step) & (at < high - low + step)).all(2)]:
-            r = step * (radius + spread * rng.uniform(-1, 1))
-            if name == "patches":
-                pen.polygon(([x, y] + r * rng.uniform(0.8, 1.3, (6, 1)) * CIRCLE[::4]).ravel().tolist(), fill=255)
-            else:
-                pen.ellipse([x - r, y - r, x + r, y + r], fill=255)
-    image.paste(second, tuple(int(c) for c in low), Image.composite(marks, Image.new("L", mask.size, 0), mask))
+        paint_stripes(marks, centre, extent, v, u, step, steps, step * 0.5)
+    inside = Image.new("L", size, 0)
+    paint_polygon(ImageDraw.Draw(inside), outline - low, 255)
+    inside = Image.composite(marks, Image.new("L", size, 0), inside)
+    image.paste(second, tuple(int(corner) for corner in low), inside)
 
 
-def paint(image, parts, projected, scale, shift, rng):
-    """Paint projected parts back to front: near parts lighter, outlines darker than the fill."""
-    pen = ImageDraw.Draw(image)
-    depth = [float(points[:, 2].sum()) / len(points) for _, _, points, _ in projected]
-    for i in sorted(range(len(parts)), key=lambda i: depth[i] + parts[i].bias):
-        part, (outline, axes, points, _) = parts[i], projected[i]
-        xy = outline * scale + shift
-        flat = xy.ravel().tolist()
-        colour = shade(part.colour, 1 + 0.25 * min(max(depth[i], -0.6), 0.2))
-        if part.kind == "line":
-            pen.line(flat, fill=colour, width=max(1, round(part.size * scale)), joint="curve")
-            continue
-        pen.polygon(flat, fill=colour)
-        if part.kind == "ball" and np.ptp(xy, 0).min() > 30:   # light from above
-            middle = points[0, :2] * scale + shift
-            pen.polygon((middle + (xy - middle) * 0.72 - [0, 0.13 * np.ptp(xy[:, 1])]).ravel().tolist(),
-                        fill=shade(colour, 1.06))
-        if part.texture:
-            paint_texture(image, xy, axes * scale, part.texture, colour, scale, rng)
-        pen.line(flat + flat[:2], fill=part.outline or shade(colour, 0.72), width=SUPERSAMPLE)
+def paint_part(image, projection, depth, canvas, rng):
+    """Near parts are lighter, outlines darker than the fill."""
+    pen, part = ImageDraw.Draw(image), projection.part
+    outline = projection.outline * canvas.scale + canvas.shift
+    colour = shade(part.colour, 1 + 0.25 * min(max(depth, -0.6), 0.2))
+    flat = outline.ravel().tolist()
+    if part.kind == "line":
+        width = max(1, round(part.width * canvas.scale))
+        pen.line(flat, fill=colour, width=width, joint="curve")
+        return
+    pen.polygon(flat, fill=colour)
+    if part.kind == "ball" and np.ptp(outline, 0).min() > 30:  # light from above
+        middle = projection.points[0, :2] * canvas.scale + canvas.shift
+        lit = middle + (outline - middle) * 0.72 - [0, 0.13 * np.ptp(outline[:, 1])]
+        paint_polygon(pen, lit, shade(colour, 1.06))
+    if part.texture:
+        grain = projection.grain * canvas.scale
+        paint_texture(image, outline, grain, part.texture, colour, canvas.scale, rng)
+    pen.line(flat + flat[:2], fill=part.outline or shade(colour, 0.72), width=SUPERSAMPLE)
 
 
-def background(size, rng):
-    """A random backdrop (W, H): plain, gradient, soft blobs, horizon or stripes, with grain and clutter."""
-    def soft(n, base, spread):                   # a random n x n grid of colours blown up
-        grid = np.clip(base + rng.normal(0, spread, (n, n, 3)), 0, 255).astype(np.uint8)
-        small = Image.fromarray(grid).resize([side // 2 for side in size], Image.Resampling.BILINEAR)
-        return small.resize(size, Image.Resampling.NEAREST)
-    kind, base = rng.integers(6), rng.uniform(50, 225) + rng.normal(0, 25, 3)
-    image = soft([1, 2, 7, 2, 2, 48][kind], base, [0, 25, 18, 12, 10, 12][kind])
-    if kind == 3:
+def paint_parts(image, projections, canvas, rng):
+    """Paint back to front. Depth is that of the middle of a part's points."""
+    depths = [float(p.points[:, 2].sum()) / len(p.points) for p in projections]
+    orders = [depth + p.part.bias for depth, p in zip(depths, projections, strict=True)]
+    for i in np.argsort(orders, kind="stable"):
+        paint_part(image, projections[i], depths[i], canvas, rng)
+
+
+def choose_blob(size, rng, smallest, largest):
+    """A random ellipse, box or ragged polygon in an image of `size`, as its outline (n, 2)."""
+    radii = max(size) * rng.uniform(smallest, largest, 2)
+    kind = rng.integers(3)
+    ragged = CIRCLE[::3] * rng.uniform(0.5, 1.2, (8, 1))
+    unit = [CIRCLE, CIRCLE[3::6], ragged][kind]
+    turn = rotation(roll=rng.uniform(0, np.pi))[:2, :2]
+    return unit * radii @ turn.T + rng.uniform(0, 1, 2) * size
+
+
+def paint_grid(size, rng, n, base, spread):
+    """An image of n x n random colours around `base`, blown up."""
+    grid = np.clip(base + rng.normal(0, spread, (n, n, 3)), 0, 255).astype(np.uint8)
+    half = [side // 2 for side in size]
+    small = Image.fromarray(grid).resize(half, Image.Resampling.BILINEAR)
+    return small.resize(size, Image.Resampling.NEAREST)
+
+
+def paint_background(size, rng):
+    """A random backdrop (W, H) with some clutter."""
+    backdrop = BACKDROPS[rng.integers(len(BACKDROPS))]
+    base = rng.uniform(50, 225) + rng.normal(0, 25, 3)
+    image = paint_grid(size, rng, backdrop.grid, base, backdrop.spread)
+    if backdrop.name == "horizon":
         level = int(size[1] * rng.uniform(0.3, 0.8))
-        image.paste(soft(5, rng.uniform(40, 220) + rng.normal(0, 25, 3), 10).crop((0, level, *size)), (0, level))
-    if kind == 4:
-        corners, turn = np.array([[0, 0], [size[0], 0], size, [0, size[1]]]), rotation(roll=rng.uniform(0, np.pi))
-        paint_texture(image, corners, turn[:2, :2], (rng.choice(list(TEXTURES)), shade(base, 0.85)), base,
-                      max(size) * rng.uniform(0.9, 2), rng)
+        ground = paint_grid(size, rng, 5, rng.uniform(40, 220) + rng.normal(0, 25, 3), 10)
+        image.paste(ground.crop((0, level, *size)), (0, level))
+    if backdrop.name == "texture":
+        corners = np.array([[0, 0], [size[0], 0], size, [0, size[1]]])
+        turn = rotation(roll=rng.uniform(0, np.pi))
+        texture = Texture(rng.choice(list(SPACINGS)), shade(base, 0.85))
+        scale = max(size) * rng.uniform(0.9, 2)
+        paint_texture(image, corners, turn[:2, :2], texture, base, scale, rng)
     for _ in range(rng.integers(0, 8)):
-        outline, colour = blob(size, rng, 0.03, 0.16), shade(base + rng.normal(0, 35, 3), 1)
-        ImageDraw.Draw(image).polygon(outline.ravel().tolist(), fill=colour)
+        outline = choose_blob(size, rng, 0.03, 0.16)
+        paint_polygon(ImageDraw.Draw(image), outline, shade(base + rng.normal(0, 35, 3), 1))
     return image
 
 
-def blob(size, rng, smallest, largest):
-    """A random ellipse, box or ragged polygon in an image of `size`, as its outline (n, 2)."""
-    r = max(size) * rng.uniform(smallest, largest, 2)
-    kind = rng.integers(3)
-    unit = [CIRCLE, CIRCLE[3::6], CIRCLE[::3] * rng.uniform(0.5, 1.2, (8, 1))][kind]
-    turn = rotation(roll=rng.uniform(0, np.pi))[:2, :2]
-    return unit * r @ turn.T + rng.uniform(0, 1, 2) * size
+# ------------------------------------------------------------------ hide
 
 
-def draw(template, look, rng):
-    """One image of a category: a PIL image, keypoints (K, 3) in pixels with v in {0, 2}, and bbox [x, y, w, h]."""
-    while True:                                  # until a third of the keypoints can be seen
-        parts, keypoints, view = template(rng, look)
-        turn = rotation(**view)
-        projected = [project(part, turn) for part in parts]
-        keypoints = np.asarray(keypoints, float) @ turn.T                                    # (K, 3)
-        lows, highs = (np.array([f(p[0], 0) for p in projected]) for f in (np.min, np.max))  # (parts, 2)
-        low, high = (f(ends[[part.boxed for part in parts]], 0) for f, ends in ((np.min, lows), (np.max, highs)))
+def find_hidden_by(projection, keypoints):
+    """Which turned keypoints (K, 3) lie clearly behind a part. Returns (K,) bool."""
+    if projection.part.kind == "ball":
+        return find_behind_ball(projection, keypoints)
+    if projection.part.kind == "limb":
+        return find_behind_limb(projection, keypoints)
+    if projection.part.kind == "polygon":
+        return find_behind_polygon(projection, keypoints)
+    return np.zeros(len(keypoints), bool)  # a line is too thin to hide anything
 
-        size = np.array([192, 192 * rng.uniform(0.8, 1.25)])[::rng.choice([1, -1])] * rng.uniform(0.9, 1.15)
-        size = size.round().astype(int)                                                      # (W, H)
-        fill = rng.uniform(0.62, 0.97) if all(part.boxed for part in parts) else rng.uniform(0.5, 0.8)
-        scale = fill * (size / (high - low)).min()
-        off_frame = 0.3 if rng.random() < 0.05 else 0
-        shift = (size - scale * (high - low)) * rng.uniform(0.05 - off_frame, 0.95 + off_frame, 2) - scale * low
-        shift += off_frame * rng.uniform(-0.4, 0.4, 2) * size
-        image = background(tuple(int(c) for c in size * SUPERSAMPLE), rng)
-        paint(image, parts, projected, scale * SUPERSAMPLE, shift * SUPERSAMPLE, rng)
 
-        xy = keypoints[:, :2] * scale + shift
-        hidden = ((xy < 0) | (xy >= size)).any(1)
-        near = ((keypoints[:, :2] >= lows[:, None]) & (keypoints[:, :2] <= highs[:, None])).all(2)   # (parts, K)
-        tops = [flat[2][:, 2].max() + (np.linalg.norm(flat[3][2]) if part.kind == "ball" else 0)
-                for part, flat in zip(parts, projected)]
-        near &= keypoints[:, 2] < np.array(tops)[:, None]
-        for part, flat, among in zip(parts, projected, near):
-            if among.any() and part.kind != "line":        # lines are too thin to hide anything
-                hidden[among] |= hidden_by(part, flat, keypoints[among])
-        if rng.random() < 0.15:                  # an occluder somewhere in front of the object
-            cover = blob(size, rng, 0.05, 0.14)
-            cover += rng.uniform(low, high) * scale + shift - cover.mean(0)
-            colour = shade(rng.uniform(30, 240, 3), 1)
-            ImageDraw.Draw(image).polygon((cover * SUPERSAMPLE).ravel().tolist(), fill=colour)
-            hidden |= inside(xy, cover)
+def find_behind_ball(projection, keypoints):
+    """Behind the middle of the chord, so that a surface hides only what is on the far side."""
+    xy, z = keypoints[:, :2], keypoints[:, 2]
+    sigma = projection.axes @ projection.axes.T
+    inverse = np.linalg.inv(sigma[:2, :2] + 1e-9 * np.eye(2))
+    centre = projection.points[0]
+    offset = xy - centre[:2]
+    middle = centre[2] + offset @ inverse @ sigma[:2, 2]
+    return ((offset @ inverse * offset).sum(1) < 0.95) & (middle > z + TOLERANCE)
+
+
+def find_behind_limb(projection, keypoints):
+    """Behind its axis, or behind the ball at either end."""
+    xy, z = keypoints[:, :2], keypoints[:, 2]
+    start, end = projection.points
+    start_radius, end_radius = projection.part.radii
+    along = end - start
+    t = (xy - start[:2]) @ along[:2] / (along[:2] @ along[:2] + 1e-9)
+    t = np.clip(t, 0, 1)  # (K,): from the start to the end
+    distance = np.hypot(*(xy - start[:2] - t[:, None] * along[:2]).T)
+    covered = distance < start_radius + t * (end_radius - start_radius)
+    hidden = covered & (start[2] + t * along[2] > z + TOLERANCE)
+    for middle, radius in ((start, start_radius), (end, end_radius)):
+        covered = np.hypot(*(xy - middle[:2]).T) < radius
+        hidden |= covered & (middle[2] > z + radius + TOLERANCE)
+    return hidden
+
+
+def find_behind_polygon(projection, keypoints):
+    """Behind the plane through its corners; what lies on the rim belongs to the polygon."""
+    xy, z = keypoints[:, :2], keypoints[:, 2]
+    points, outline = projection.points, projection.outline
+    flat = np.column_stack([points[:, :2], np.ones(len(points))])
+    plane, *_ = np.linalg.lstsq(flat, points[:, 2], rcond=None)
+    depth = np.clip(xy @ plane[:2] + plane[2], points[:, 2].min(), points[:, 2].max())
+    middle = outline.mean(0)
+    return find_inside(xy, middle + 0.95 * (outline - middle)) & (depth > z + TOLERANCE)
+
+
+def find_hidden(projections, keypoints):
+    """Which turned keypoints (K, 3) lie behind any part. Returns (K,) bool."""
+    hidden = np.zeros(len(keypoints), bool)
+    xy, z = keypoints[:, :2], keypoints[:, 2]
+    for projection in projections:
+        low, high = projection.outline.min(0), projection.outline.max(0)
+        near = ((xy >= low) & (xy <= high)).all(1) & (z < projection.find_top())
+        if near.any():
+            hidden[near] |= find_hidden_by(projection, keypoints[near])
+    return hidden
+
+
+# ------------------------------------------------------------------ an image
+
+
+def measure_extent(projections):
+    """The box around the parts that count for it."""
+    boxed = [p.outline for p in projections if p.part.boxed]
+    low = np.min([outline.min(0) for outline in boxed], 0)
+    return Extent(low, np.max([outline.max(0) for outline in boxed], 0))
+
+
+def paint_cover(image, canvas, extent, rng):
+    """Paint something random in front of the object. Returns its outline (n, 2) in pixels."""
+    cover = choose_blob(canvas.size, rng, 0.05, 0.14)
+    cover += rng.uniform(*extent) * canvas.scale + canvas.shift - cover.mean(0)
+    colour = shade(rng.uniform(30, 240, 3), 1)
+    paint_polygon(ImageDraw.Draw(image), cover * SUPERSAMPLE, colour)
+    return cover
+
+
+def draw(template, rng):
+    """One Drawing of a template(rng) -> Figure. Repeats until a third of the keypoints is seen."""
+    while True:
+        figure = template(rng)
+        turn = rotation(*figure.view)
+        projections = [project(part, turn) for part in figure.parts]
+        keypoints = np.asarray(figure.keypoints, float) @ turn.T  # (K, 3)
+        extent = measure_extent(projections)
+        canvas = choose_canvas(rng, extent, all(part.boxed for part in figure.parts))
+        large = canvas.enlarge(SUPERSAMPLE)
+        image = paint_background(large.size, rng)
+        paint_parts(image, projections, large, rng)
+
+        xy = keypoints[:, :2] * canvas.scale + canvas.shift
+        hidden = ((xy < 0) | (xy >= canvas.size)).any(1)
+        hidden |= find_hidden(projections, keypoints)
+        if rng.random() < 0.15:
+            hidden |= find_inside(xy, paint_cover(image, canvas, extent, rng))
         if (~hidden).sum() * 3 >= len(hidden):
             break
-    margin = rng.uniform(0, 0.12, (2, 2)) * (high - low) * scale
-    corner = np.maximum(low * scale + shift - margin[0], 0)
-    bbox = np.r_[corner, np.minimum(high * scale + shift + margin[1], size) - corner]
-    return image.reduce(SUPERSAMPLE), np.c_[np.where(hidden[:, None], 0, xy), np.where(hidden, 0, 2)], bbox
-
-
-def templates():
-    """The templates {definition: function} and the looks {category name: dict} of both kinds of things."""
-    from drawings import animals as creatures  # here, because they import the primitives above
-    from drawings import clothes as goods
-    return {**creatures.TEMPLATES, **goods.TEMPLATES}, {**creatures.LOOKS, **goods.LOOKS}
+    box = choose_box(rng, extent, canvas)
+    keypoints = np.column_stack([xy, np.full(len(xy), 2)])
+    keypoints[hidden] = 0
+    return Drawing(image.reduce(SUPERSAMPLE), keypoints, box)
 
 
 def draw_category(category, seed, index):
-    """The index-th image of a category, as `draw` returns it."""
-    functions, looks = templates()
+    """The index-th Drawing of a category, an entry of descriptions/mp100.json."""
     rng = np.random.default_rng([seed, category["id"], index])
-    return draw(functions[category["definition"]], looks.get(category["name"], {}), rng)
-
-
-def write_image(out, seed, task):
-    """Draw and save image task = (category, index) below `out`. Returns its COCO image and annotation."""
-    category, index = task
-    image, keypoints, bbox = draw_category(category, seed, index)
-    name = f"{category['id']}_{category['name']}/{index}.jpg"
-    image.save(out / "images" / name, quality=88)
-    number = category["id"] * 1_000_000 + index
-    return ({"id": number, "file_name": name, "height": image.height, "width": image.width},
-            {"id": number, "image_id": number, "category_id": category["id"], "iscrowd": 0,
-             "keypoints": keypoints.ravel().round(2).tolist(), "num_keypoints": int((keypoints[:, 2] > 0).sum()),
-             "bbox": bbox.round(2).tolist(), "area": round(float(bbox[2] * bbox[3]), 2)})
-
-
-def write_dataset(out, seed=0, per_category=200):
-    """Write images/ and annotations/ of all categories and splits into the new folder `out`. ValueError if it is not empty."""
-    out, facts = Path(out), mp100()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not an empty folder: remove it or give another --out")
-    temporary = out.with_name(out.name + ".partial")
-    for category in facts["categories"]:
-        (temporary / "images" / f"{category['id']}_{category['name']}").mkdir(parents=True, exist_ok=True)
-    tasks = [(category, index) for category in facts["categories"] for index in range(per_category)]
-    with Pool(2) as pool:
-        records = list(tqdm(pool.imap(partial(write_image, temporary, seed), tasks, chunksize=25),
-                            total=len(tasks), unit="image"))
-    (temporary / "annotations").mkdir(exist_ok=True)
-    for split, subsets in facts["splits"].items():
-        for subset, ids in subsets.items():
-            chosen = [(image, annotation) for image, annotation in records if annotation["category_id"] in ids]
-            coco = {"images": [image for image, _ in chosen], "annotations": [annotation for _, annotation in chosen],
-                    "categories": [{"supercategory": c["supercategory"], "id": c["id"], "name": c["name"],
-                                    "keypoints": [str(k) for k in range(c["keypoints"])], "skeleton": c["skeleton"]}
-                                   for c in facts["categories"] if c["id"] in ids]}
-            (temporary / "annotations" / f"mp100_split{split}_{subset}.json").write_text(json.dumps(coco))
-    if out.exists():
-        out.rmdir()
-    temporary.rename(out)
-
-
-def write_sheet(path, seed=0):
-    """Save a contact sheet of 40 categories with a small dot on each visible keypoint."""
-    facts = mp100()
-    firsts = {c["definition"]: c for c in reversed(facts["categories"])}.values()    # one of each definition
-    others = [c for c in facts["categories"] if c not in firsts]
-    chosen = sorted([*firsts, *others[::7]][:40], key=lambda c: c["id"])
-    page = Image.new("RGB", (8 * 200, 5 * 200), "white")
-    for i, category in enumerate(chosen):
-        image, keypoints, _ = draw_category(category, seed, 0)
-        factor = 192 / max(image.size)
-        image = image.resize([round(side * factor) for side in image.size], Image.Resampling.LANCZOS)
-        pen = ImageDraw.Draw(image)
-        for x, y in keypoints[keypoints[:, 2] > 0, :2] * factor:
-            pen.ellipse([x - 2, y - 2, x + 2, y + 2], fill="red", outline="white")
-        page.paste(image, (i % 8 * 200 + (200 - image.width) // 2, i // 8 * 200 + (200 - image.height) // 2))
-    page.save(path)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, help="folder to write; must be new or empty")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--per-category", type=int, default=200, help="images of each category")
-    parser.add_argument("--sheet", type=Path, help="draw a contact sheet into this file")
-    args = parser.parse_args()
-    if not (args.out or args.sheet):
-        parser.error("nothing to do: give --out FOLDER or --sheet FILE.png")
-    if args.sheet:
-        write_sheet(args.sheet, args.seed)
-    if args.out:
-        write_dataset(args.out, args.seed, args.per_category)
-
-
-if __name__ == "__main__":
-    run("figures.py", main)
+    return draw(find_template(category), rng)

@@ -1,7 +1,7 @@
 """A witness to refactoring: what nano draws, answers and learns must stay the same to the bit.
 
     OMP_NUM_THREADS=1 python tests/witness.py --write witness.json      # before a change
-    OMP_NUM_THREADS=1 python tests/witness.py --compare witness.json    # after it, on the same machine
+    OMP_NUM_THREADS=1 python tests/witness.py --compare witness.json    # after it, same machine
 
 It records 200 drawings of all categories, nano's answers to them (single-round, cumulative,
 sampled), one density, one evaluation, and 20 training steps each of three kinds. Numbers are
@@ -25,8 +25,9 @@ sys.path.insert(0, str(HERE))
 
 import data  # noqa: E402  the path above comes first
 import density as exact  # noqa: E402
-import drawings.scene as figures  # noqa: E402
 from capellm import CapeLLM  # noqa: E402
+from drawings.dataset import write_dataset  # noqa: E402
+from drawings.scene import draw_category  # noqa: E402
 
 SEED = 12345
 TRAININGS = {
@@ -57,7 +58,7 @@ def witness_drawings_and_answers(model):
     for number, category in enumerate(data.mp100()["categories"]):
         keypoints = data.read_descriptions(HERE / "descriptions" / f"{category['definition']}.txt")
         for index in range(2):
-            image, truth, bbox = figures.draw_category(category, SEED, index)
+            image, truth, bbox = draw_category(category, SEED, index)
             pixels, _ = model.look(image, tuple(bbox))
             drawing = [hash_bytes(np.array(image)), hash_bytes(truth), hash_bytes(bbox)]
             asked = keypoints[:20]
@@ -85,7 +86,7 @@ def witness_drawings_and_answers(model):
 def witness_density(model):
     category = data.mp100()["categories"][0]
     keypoints = data.read_descriptions(HERE / "descriptions" / f"{category['definition']}.txt")
-    image, _, bbox = figures.draw_category(category, SEED, 0)
+    image, _, bbox = draw_category(category, SEED, 0)
     found = model.density(image, keypoints[0], tuple(bbox), category=category["name"])
     places = [exact.mode(found.p), exact.median(found.p), exact.mean(found.p)]
     return {
@@ -151,7 +152,7 @@ def witness():
     found = {"answers": witness_drawings_and_answers(model), "density": witness_density(model)}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        figures.write_dataset(folder / "drawings", SEED, per_category=2)
+        write_dataset(folder / "drawings", SEED, per_category=2)
         for name, options in TRAININGS.items():
             found[name] = witness_training(folder / "drawings", options, folder / name)
         found["evaluation"] = witness_evaluation(folder / "drawings", folder / "evaluation")
