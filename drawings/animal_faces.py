@@ -29,12 +29,12 @@ from drawings.variety import SIDES, tint, vary_sizes
 DEPTH = 0.27  # half that of a head
 
 
-class Ear(NamedTuple):
-    kind: str  # "none", "point", or one of EAR_SHAPES
+class FaceEar(NamedTuple):
+    kind: str  # "none", "point", or one of FACE_EAR_SHAPES
     size: float
 
 
-class EarShape(NamedTuple):
+class FaceEarShape(NamedTuple):
     """A flat ellipse, in units of the ear's size."""
 
     out: float  # of its middle from the ear's root
@@ -44,12 +44,12 @@ class EarShape(NamedTuple):
     lean: float  # in radians, to the side
 
 
-EAR_SHAPES = {
-    "round": EarShape(0.25, -0.15, 0.5, 0.5, 0),
-    "long": EarShape(0.3, -0.8, 0.28, 1.0, 0.25),
-    "flop": EarShape(0.35, 0.75, 0.33, 0.85, -0.2),
-    "side": EarShape(0.75, 0.0, 0.85, 0.32, -0.35),
-    "low": EarShape(0.45, 0.9, 0.45, 0.5, 0),
+FACE_EAR_SHAPES = {
+    "round": FaceEarShape(0.25, -0.15, 0.5, 0.5, 0),
+    "long": FaceEarShape(0.3, -0.8, 0.28, 1.0, 0.25),
+    "flop": FaceEarShape(0.35, 0.75, 0.33, 0.85, -0.2),
+    "side": FaceEarShape(0.75, 0.0, 0.85, 0.32, -0.35),
+    "low": FaceEarShape(0.45, 0.9, 0.45, 0.5, 0),
 }
 
 
@@ -95,7 +95,7 @@ class FaceLook:
     muzzle_colour: tuple | None = None
     nose_colour: tuple = BLACK
     nose_size: float = 0.06
-    ear: Ear = Ear("point", 0.2)
+    ear: FaceEar = FaceEar("point", 0.2)
     ear_colour: tuple | None = None
     eyes: Eyes = Eyes(0.62, -0.1, 0.065)
     iris: tuple = (90, 55, 25)
@@ -165,7 +165,7 @@ def build_mouth(rng, look, face, tip):
     return parts, [nose, right, left, upper, lower]
 
 
-def build_eye(look, side):
+def build_face_eye(look, side):
     """-> parts with the marks around it, its outer and inner corner."""
     width, height, size = look.width, look.height, look.eyes.size
     azimuth = look.eyes.azimuth
@@ -183,7 +183,7 @@ def build_eye(look, side):
     return parts, (at + across, at - across)
 
 
-def build_ear(rng, look, coat, side):
+def build_face_ear(rng, look, coat, side):
     """An ear with its lighter or darker inside."""
     kind, size = look.ear
     if kind == "none":
@@ -198,7 +198,7 @@ def build_ear(rng, look, coat, side):
             polygon(rim, colour, bias=-0.06),
             polygon(inside, shade(colour, 0.65), bias=-0.05),
         ]
-    shape = EAR_SHAPES[kind]
+    shape = FACE_EAR_SHAPES[kind]
     centre = root + [side * shape.out * size, shape.down * size, 0]
     turn = rotation(roll=side * (shape.lean + rng.normal(0, 0.15)))
     radii = [shape.width * size, shape.height * size, 0.03]
@@ -209,7 +209,7 @@ def build_ear(rng, look, coat, side):
     ]
 
 
-def build_horn(look, side):
+def build_face_horn(look, side):
     """A chain of limbs that grow thinner; an antler ends in a blade."""
     shape = HORN_SHAPES[look.horn]
     bow = [np.array([side * x * look.width, y * look.height, 0.0]) for x, y in shape.bow]
@@ -251,11 +251,11 @@ def build_animal_face(rng, look=PLAIN_FACE):
     parts += made
     corners = {}
     for side in SIDES:
-        made, corners[side] = build_eye(look, side)
+        made, corners[side] = build_face_eye(look, side)
         parts += made
-        aside += build_ear(rng, look, coat, side)
+        aside += build_face_ear(rng, look, coat, side)
         if look.horn in HORN_SHAPES:
-            aside += build_horn(look, side)
+            aside += build_face_horn(look, side)
         if look.horn == "tusk":
             aside.append(build_tusk(look, tip, side))
     (left_outer, left_inner), (right_outer, right_inner) = corners[1], corners[-1]
@@ -270,139 +270,142 @@ def build_animal_face(rng, look=PLAIN_FACE):
 
 LOOKS = {
     "fennecfox_face": FaceLook(
-        coat=(230, 200, 150), ear=Ear("point", 0.45), muzzle=0.09, width=0.26, height=0.25,
+        coat=(230, 200, 150), ear=FaceEar("point", 0.45), muzzle=0.09, width=0.26, height=0.25,
         muzzle_colour=WHITE, nose_size=0.04,
     ),
     "chipmunk_face": FaceLook(
-        coat=(185, 125, 70), ear=Ear("round", 0.16), muzzle=0.11, reach=0.16,
+        coat=(185, 125, 70), ear=FaceEar("round", 0.16), muzzle=0.11, reach=0.16,
         mark=Mark("cheek", WHITE), nose_colour=PINK, nose_size=0.035, eyes=Eyes(0.8, -0.12, 0.07),
     ),
     "klipspringer_face": FaceLook(
-        coat=(175, 150, 100), ear=Ear("side", 0.34), horn="short", muzzle=0.1, reach=0.28,
+        coat=(175, 150, 100), ear=FaceEar("side", 0.34), horn="short", muzzle=0.1, reach=0.28,
         drop=0.24, width=0.23, ear_colour=(215, 205, 180), mark=Mark("mask", (90, 70, 50)),
         eyes=Eyes(0.9, -0.1, 0.065),
     ),
     "przewalskihorse_face": FaceLook(
-        coat=(190, 140, 85), ear=Ear("point", 0.22), muzzle=0.14, reach=0.3, drop=0.45, width=0.22,
-        height=0.34, muzzle_colour=CREAM, nose_colour=(90, 70, 60), mane=(70, 50, 40),
+        coat=(190, 140, 85), ear=FaceEar("point", 0.22), muzzle=0.14, reach=0.3, drop=0.45,
+        width=0.22, height=0.34, muzzle_colour=CREAM, nose_colour=(90, 70, 60), mane=(70, 50, 40),
         eyes=Eyes(1.0, -0.16, 0.06),
     ),
     "californiansealion_face": FaceLook(
-        coat=(85, 65, 50), ear=Ear("low", 0.07), muzzle=0.14, reach=0.22, width=0.25, height=0.3,
-        nose_size=0.055,
+        coat=(85, 65, 50), ear=FaceEar("low", 0.07), muzzle=0.14, reach=0.22, width=0.25,
+        height=0.3, nose_size=0.055,
     ),
     "arcticwolf_face": FaceLook(
-        coat=(238, 236, 230), ear=Ear("point", 0.24), muzzle=0.12, reach=0.3, mane=(225, 222, 215),
-        iris=(190, 150, 60),
+        coat=(238, 236, 230), ear=FaceEar("point", 0.24), muzzle=0.12, reach=0.3,
+        mane=(225, 222, 215), iris=(190, 150, 60),
     ),
     "guanaco_face": FaceLook(
-        coat=(190, 125, 80), ear=Ear("long", 0.22), muzzle=0.11, reach=0.25, drop=0.22, width=0.19,
-        height=0.26, muzzle_colour=(95, 90, 90), eyes=Eyes(0.95, -0.08, 0.07),
+        coat=(190, 125, 80), ear=FaceEar("long", 0.22), muzzle=0.11, reach=0.25, drop=0.22,
+        width=0.19, height=0.26, muzzle_colour=(95, 90, 90), eyes=Eyes(0.95, -0.08, 0.07),
     ),
     "fallowdeer_face": FaceLook(
-        coat=(175, 115, 70), ear=Ear("side", 0.26), horn="antler", muzzle=0.11, reach=0.28,
+        coat=(175, 115, 70), ear=FaceEar("side", 0.26), horn="antler", muzzle=0.11, reach=0.28,
         drop=0.28, width=0.21, eyes=Eyes(0.95, -0.1, 0.06),
     ),
     "dassie_face": FaceLook(
-        coat=(125, 100, 78), ear=Ear("round", 0.13), muzzle=0.12, reach=0.18, width=0.29,
+        coat=(125, 100, 78), ear=FaceEar("round", 0.13), muzzle=0.12, reach=0.18, width=0.29,
         height=0.26, nose_colour=(60, 45, 45), mark=Mark("mask", (195, 175, 140)),
         eyes=Eyes(0.75, -0.1, 0.055),
     ),
     "greyseal_face": FaceLook(
-        coat=(130, 132, 138), ear=Ear("none", 0), muzzle=0.17, reach=0.22, width=0.28, height=0.27,
-        eyes=Eyes(0.65, -0.14, 0.08), muzzle_colour=(160, 160, 165),
+        coat=(130, 132, 138), ear=FaceEar("none", 0), muzzle=0.17, reach=0.22, width=0.28,
+        height=0.27, eyes=Eyes(0.65, -0.14, 0.08), muzzle_colour=(160, 160, 165),
     ),
     "quokka_face": FaceLook(
-        coat=(150, 110, 75), ear=Ear("round", 0.2), muzzle=0.13, reach=0.16, nose_size=0.055,
+        coat=(150, 110, 75), ear=FaceEar("round", 0.2), muzzle=0.13, reach=0.16, nose_size=0.055,
         eyes=Eyes(0.75, -0.1, 0.06), muzzle_colour=(180, 145, 110),
     ),
     "camel_face": FaceLook(
-        coat=(205, 165, 110), ear=Ear("round", 0.13), muzzle=0.15, reach=0.32, drop=0.2, width=0.2,
-        height=0.26, nose_colour=(120, 85, 65), nose_size=0.05, beard=(150, 110, 70),
+        coat=(205, 165, 110), ear=FaceEar("round", 0.13), muzzle=0.15, reach=0.32, drop=0.2,
+        width=0.2, height=0.26, nose_colour=(120, 85, 65), nose_size=0.05, beard=(150, 110, 70),
         eyes=Eyes(1.0, -0.12, 0.07),
     ),
     "alpaca_face": FaceLook(
-        coat=(240, 225, 200), ear=Ear("long", 0.18), muzzle=0.1, reach=0.18, drop=0.16, width=0.25,
-        height=0.32, mane=(228, 208, 178), muzzle_colour=(250, 240, 225), nose_colour=(110, 80, 75),
-        nose_size=0.045,
+        coat=(240, 225, 200), ear=FaceEar("long", 0.18), muzzle=0.1, reach=0.18, drop=0.16,
+        width=0.25, height=0.32, mane=(228, 208, 178), muzzle_colour=(250, 240, 225),
+        nose_colour=(110, 80, 75), nose_size=0.045,
     ),
     "goldenretriever_face": FaceLook(
-        coat=(220, 170, 95), ear=Ear("flop", 0.26), muzzle=0.14, reach=0.24, drop=0.14,
+        coat=(220, 170, 95), ear=FaceEar("flop", 0.26), muzzle=0.14, reach=0.24, drop=0.14,
         muzzle_colour=(230, 190, 125), nose_size=0.07,
     ),
     "onager_face": FaceLook(
-        coat=(205, 165, 120), ear=Ear("long", 0.24), muzzle=0.14, reach=0.3, drop=0.4, width=0.22,
-        height=0.32, muzzle_colour=WHITE, nose_colour=GREY, mark=Mark("blaze", (165, 120, 80)),
-        eyes=Eyes(1.0, -0.16, 0.06),
+        coat=(205, 165, 120), ear=FaceEar("long", 0.24), muzzle=0.14, reach=0.3, drop=0.4,
+        width=0.22, height=0.32, muzzle_colour=WHITE, nose_colour=GREY,
+        mark=Mark("blaze", (165, 120, 80)), eyes=Eyes(1.0, -0.16, 0.06),
     ),
     "bonobo_face": FaceLook(
-        coat=(45, 42, 45), ear=Ear("low", 0.13), muzzle=0.16, reach=0.1, drop=0.14,
+        coat=(45, 42, 45), ear=FaceEar("low", 0.13), muzzle=0.16, reach=0.1, drop=0.14,
         muzzle_colour=(70, 58, 55), mark=Mark("mask", (75, 62, 58)), eyes=Eyes(0.42, -0.06, 0.06),
         nose_size=0.045, ear_colour=(80, 65, 60),
     ),
     "gibbons_face": FaceLook(
-        coat=(200, 170, 120), ear=Ear("none", 0), muzzle=0.12, reach=0.06, drop=0.12,
+        coat=(200, 170, 120), ear=FaceEar("none", 0), muzzle=0.12, reach=0.06, drop=0.12,
         muzzle_colour=(55, 50, 50), mark=Mark("mask", (50, 46, 46)), eyes=Eyes(0.42, -0.06, 0.06),
         nose_size=0.035, mane=(215, 190, 145),
     ),
     "ferret_face": FaceLook(
-        coat=(235, 222, 200), ear=Ear("round", 0.13), muzzle=0.09, reach=0.2, width=0.24,
+        coat=(235, 222, 200), ear=FaceEar("round", 0.13), muzzle=0.09, reach=0.2, width=0.24,
         height=0.22, mark=Mark("mask", (85, 62, 52)), nose_colour=PINK, nose_size=0.04,
         eyes=Eyes(0.65, -0.08, 0.05),
     ),
     "pademelon_face": FaceLook(
-        coat=(120, 92, 70), ear=Ear("long", 0.17), muzzle=0.1, reach=0.24, width=0.23, height=0.27,
-        eyes=Eyes(0.9, -0.1, 0.065), muzzle_colour=(140, 112, 92),
+        coat=(120, 92, 70), ear=FaceEar("long", 0.17), muzzle=0.1, reach=0.24, width=0.23,
+        height=0.27, eyes=Eyes(0.9, -0.1, 0.065), muzzle_colour=(140, 112, 92),
     ),
     "olivebaboon_face": FaceLook(
-        coat=(125, 115, 70), ear=Ear("low", 0.1), muzzle=0.13, reach=0.38, drop=0.2, width=0.24,
+        coat=(125, 115, 70), ear=FaceEar("low", 0.1), muzzle=0.13, reach=0.38, drop=0.2, width=0.24,
         muzzle_colour=(70, 60, 62), mark=Mark("mask", (90, 78, 68)), eyes=Eyes(0.4, -0.12, 0.05),
         mane=(140, 130, 85),
     ),
     "germanshepherddog_face": FaceLook(
-        coat=(190, 140, 80), ear=Ear("point", 0.3), ear_colour=(75, 55, 45), muzzle=0.12,
+        coat=(190, 140, 80), ear=FaceEar("point", 0.3), ear_colour=(75, 55, 45), muzzle=0.12,
         reach=0.32, muzzle_colour=(50, 42, 40), mark=Mark("mask", (90, 62, 45)),
         nose_colour=(25, 22, 22),
     ),
     "commonwarthog_face": FaceLook(
-        coat=(125, 108, 100), ear=Ear("side", 0.18), muzzle=0.17, reach=0.3, drop=0.34, width=0.24,
-        height=0.3, horn="tusk", nose_colour=(165, 125, 115), nose_size=0.1,
+        coat=(125, 108, 100), ear=FaceEar("side", 0.18), muzzle=0.17, reach=0.3, drop=0.34,
+        width=0.24, height=0.3, horn="tusk", nose_colour=(165, 125, 115), nose_size=0.1,
         mark=Mark("cheek", (95, 80, 75)), mane=(70, 55, 50), eyes=Eyes(0.75, -0.2, 0.045),
     ),
     "grizzlybear_face": FaceLook(
-        coat=(120, 82, 52), ear=Ear("round", 0.2), muzzle=0.14, reach=0.24, width=0.33,
+        coat=(120, 82, 52), ear=FaceEar("round", 0.2), muzzle=0.14, reach=0.24, width=0.33,
         muzzle_colour=(165, 125, 85), nose_size=0.075, eyes=Eyes(0.5, -0.08, 0.045),
     ),
     "bighornsheep_face": FaceLook(
-        coat=(165, 130, 100), ear=Ear("side", 0.13), horn="curl", muzzle=0.13, reach=0.26, drop=0.3,
-        width=0.22, muzzle_colour=WHITE, nose_colour=(110, 90, 80), nose_size=0.05,
+        coat=(165, 130, 100), ear=FaceEar("side", 0.13), horn="curl", muzzle=0.13, reach=0.26,
+        drop=0.3, width=0.22, muzzle_colour=WHITE, nose_colour=(110, 90, 80), nose_size=0.05,
         iris=(200, 160, 60), eyes=Eyes(0.95, -0.08, 0.055),
     ),
     "capebuffalo_face": FaceLook(
-        coat=(62, 54, 52), ear=Ear("side", 0.25), horn="boss", muzzle=0.17, reach=0.26, drop=0.32,
-        width=0.26, nose_size=0.1, nose_colour=(30, 28, 30), eyes=Eyes(0.9, -0.05, 0.055),
+        coat=(62, 54, 52), ear=FaceEar("side", 0.25), horn="boss", muzzle=0.17, reach=0.26,
+        drop=0.32, width=0.26, nose_size=0.1, nose_colour=(30, 28, 30),
+        eyes=Eyes(0.9, -0.05, 0.055),
     ),
     "proboscismonkey_face": FaceLook(
-        coat=(185, 105, 65), ear=Ear("low", 0.1), muzzle=0.12, reach=0.08, drop=0.18,
+        coat=(185, 105, 65), ear=FaceEar("low", 0.1), muzzle=0.12, reach=0.08, drop=0.18,
         muzzle_colour=(225, 160, 130), mark=Mark("mask", (222, 158, 128)),
         nose_colour=(215, 140, 115), nose_size=0.13, eyes=Eyes(0.42, -0.1, 0.05),
     ),
     "gerbil_face": FaceLook(
-        coat=(215, 165, 100), ear=Ear("round", 0.2), ear_colour=(225, 165, 150), muzzle=0.1,
+        coat=(215, 165, 100), ear=FaceEar("round", 0.2), ear_colour=(225, 165, 150), muzzle=0.1,
         reach=0.18, width=0.24, height=0.25, muzzle_colour=WHITE, nose_colour=PINK, nose_size=0.035,
         eyes=Eyes(0.85, -0.12, 0.08), iris=BLACK,
     ),
     "blackbuck_face": FaceLook(
-        coat=(60, 45, 42), ear=Ear("side", 0.22), horn="upright", muzzle=0.1, reach=0.28, drop=0.26,
-        width=0.2, mark=Mark("mask", WHITE), muzzle_colour=(85, 65, 60), eyes=Eyes(0.9, -0.1, 0.06),
+        coat=(60, 45, 42), ear=FaceEar("side", 0.22), horn="upright", muzzle=0.1, reach=0.28,
+        drop=0.26, width=0.2, mark=Mark("mask", WHITE), muzzle_colour=(85, 65, 60),
+        eyes=Eyes(0.9, -0.1, 0.06),
     ),
     "gentoopenguin_face": FaceLook(
-        coat=(45, 45, 52), ear=Ear("none", 0), muzzle=0.07, reach=0.42, drop=0.08, width=0.24,
+        coat=(45, 45, 52), ear=FaceEar("none", 0), muzzle=0.07, reach=0.42, drop=0.08, width=0.24,
         height=0.25, muzzle_colour=(225, 110, 50), nose_colour=(190, 80, 35), nose_size=0.03,
         mark=Mark("mask", WHITE), eyes=Eyes(0.85, -0.1, 0.05),
     ),
     "capybara_face": FaceLook(
-        coat=(155, 112, 72), ear=Ear("round", 0.1), muzzle=0.2, reach=0.28, drop=0.16, width=0.25,
-        height=0.27, nose_colour=(70, 50, 45), nose_size=0.075, eyes=Eyes(0.9, -0.2, 0.05),
+        coat=(155, 112, 72), ear=FaceEar("round", 0.1), muzzle=0.2, reach=0.28, drop=0.16,
+        width=0.25, height=0.27, nose_colour=(70, 50, 45), nose_size=0.075,
+        eyes=Eyes(0.9, -0.2, 0.05),
     ),
 }

@@ -27,7 +27,7 @@ from drawings.shapes import (
     rotation,
     shade,
 )
-from drawings.variety import SIDES, random_yaw, tint, vary_sizes
+from drawings.variety import SIDES, pick_yaw, tint, vary_sizes
 
 
 class EarShape(NamedTuple):
@@ -295,58 +295,34 @@ def build_quadruped(rng, look):
     made, points_of_head = build_head(rng, look, trunk.coat, head)
     parts += made
     mostly_from_the_side = rng.random() < 0.85
-    yaw = random_yaw(rng, 20, 125) if mostly_from_the_side else rng.uniform(-0.4, 0.4)
+    yaw = pick_yaw(rng, 20, 125) if mostly_from_the_side else rng.uniform(-0.4, 0.4)
     view = View(yaw=yaw, pitch=rng.normal(0.12, 0.2), roll=rng.uniform(-0.5, 0.5))
     return parts, points | points_of_head, view
 
 
-ANIMAL_BODY = (
-    "left eye",
-    "right eye",
-    "nose",
-    "neck",
-    "tail",
-    "left shoulder",
-    "left elbow",
-    "left front paw",
-    "right shoulder",
-    "right elbow",
-    "right front paw",
-    "left hip",
-    "left knee",
-    "left back paw",
-    "right hip",
-    "right knee",
-    "right back paw",
+ANIMAL_POINTS = (
+    "left eye", "right eye", "nose", "neck", "tail",
+    "left shoulder", "left elbow", "left front paw",
+    "right shoulder", "right elbow", "right front paw",
+    "left hip", "left knee", "left back paw",
+    "right hip", "right knee", "right back paw",
 )
-MACAQUE = (
+MACAQUE_POINTS = (
     "nose",
-    "left eye",
-    "right eye",
-    "left ear",
-    "right ear",
-    "left shoulder",
-    "right shoulder",
-    "left elbow",
-    "right elbow",
-    "left front paw",
-    "right front paw",
-    "left hip",
-    "right hip",
-    "left knee",
-    "right knee",
-    "left back paw",
-    "right back paw",
+    "left eye", "right eye", "left ear", "right ear",
+    "left shoulder", "right shoulder", "left elbow", "right elbow",
+    "left front paw", "right front paw", "left hip", "right hip",
+    "left knee", "right knee", "left back paw", "right back paw",
 )
 
 
 def build_animal_body(rng, look=ANIMAL):
     """AP-10K's 17 points of a quadruped."""
     parts, points, view = build_quadruped(rng, look)
-    return Figure(parts, np.array([points[name] for name in ANIMAL_BODY]), view)
+    return Figure(parts, np.array([points[name] for name in ANIMAL_POINTS]), view)
 
 
 def build_macaque(rng, look=ANIMAL):
     """MacaquePose: 17 points in COCO's order, a hand or a foot for each paw."""
     parts, points, view = build_quadruped(rng, look)
-    return Figure(parts, np.array([points[name] for name in MACAQUE]), view)
+    return Figure(parts, np.array([points[name] for name in MACAQUE_POINTS]), view)

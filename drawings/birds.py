@@ -23,24 +23,12 @@ from drawings.shapes import (
     rotation,
     shade,
 )
-from drawings.variety import SIDES, random_yaw, tint, vary_sizes
+from drawings.variety import SIDES, pick_yaw, tint, vary_sizes
 
-KEYPOINTS = (
-    "back",
-    "beak",
-    "belly",
-    "breast",
-    "crown",
-    "forehead",
-    "left eye",
-    "left leg",
-    "left wing",
-    "nape",
-    "right eye",
-    "right leg",
-    "right wing",
-    "tail",
-    "throat",
+BIRD_POINTS = (
+    "back", "beak", "belly", "breast", "crown", "forehead",
+    "left eye", "left leg", "left wing", "nape",
+    "right eye", "right leg", "right wing", "tail", "throat",
 )
 
 
@@ -50,7 +38,7 @@ class Beak(NamedTuple):
     colour: tuple
 
 
-class Tail(NamedTuple):
+class BirdTail(NamedTuple):
     length: float
     rise: float  # angle over the bird's axis, in radians
     width: float  # half the width of its end
@@ -75,7 +63,7 @@ class BirdLook:
     head: float = 0.085  # radius
     beak: Beak = Beak(0.12, 0.03, HORN)
     crest: bool = False
-    tail: Tail = Tail(0.22, -0.2, 0.06)
+    tail: BirdTail = BirdTail(0.22, -0.2, 0.06)
     fork: bool = False  # of the tail
     legs: float = 0.16  # length
     wing_size: float = 0.26  # length
@@ -86,7 +74,7 @@ PLAIN_BIRD = BirdLook()
 
 
 @dataclass
-class Body:
+class BirdBody:
     """What head, wings, legs and tail of a bird are attached to, and the colours they share."""
 
     turn: np.ndarray  # (3, 3)
@@ -101,13 +89,13 @@ class Body:
         return self.turn @ np.array([x * self.girth, y * self.girth, z * self.length])
 
 
-def build_body(rng, look):
-    """-> Body, parts, points by name."""
+def build_bird_body(rng, look):
+    """-> BirdBody, parts, points by name."""
     back, breast = tint(rng, look.back), tint(rng, look.breast)
     wing = look.wing or shade(back, 0.8)
     turn = rotation(pitch=-(look.upright + rng.normal(0, 0.25)))
     girth, length = look.girth, look.body
-    body = Body(turn, girth, length, back, breast, wing)
+    body = BirdBody(turn, girth, length, back, breast, wing)
     back_radii = [0.9 * girth, girth, 0.62 * length]
     breast_radii = [0.8 * girth, 0.84 * girth, 0.54 * length]
     parts = [
@@ -122,7 +110,7 @@ def build_body(rng, look):
     return body, parts, points
 
 
-def build_neck(rng, look, body):
+def build_bird_neck(rng, look, body):
     """-> parts, the Frame of the head."""
     aside, nod = rng.normal(0, 0.55), rng.normal(0, 0.22)
     neck, head = look.neck, look.head
@@ -138,7 +126,7 @@ def build_neck(rng, look, body):
     return parts, Frame(skull, rotation(aside, nod), head)
 
 
-def build_head(rng, look, body, head):
+def build_bird_head(rng, look, body, head):
     """-> parts, points by name."""
     radius, crown = look.head, look.crown or body.back
     skull_radii = [0.9 * radius, 0.95 * radius, radius]
@@ -195,7 +183,7 @@ def build_folded_wing(look, body, side):
     return part, body.place(side * 0.98, 0.05, -0.05)
 
 
-def build_leg(rng, look, body, side):
+def build_bird_leg(rng, look, body, side):
     """-> parts, the leg's keypoint, the foot."""
     hip = body.place(side * 0.4, 0.75, -0.2)
     length = look.legs + 0.25 * look.girth
@@ -212,7 +200,7 @@ def build_leg(rng, look, body, side):
     return parts, hip + 0.6 * (foot - hip), foot
 
 
-def build_tail(rng, look, body):
+def build_bird_tail(rng, look, body):
     """-> parts, the tail's keypoint."""
     start = body.place(0, -0.1, -0.55)
     rise = look.tail.rise + rng.normal(0, 0.15)
@@ -240,10 +228,10 @@ def build_perch(rng, foot):
 def build_bird(rng, look=PLAIN_BIRD):
     """CUB-200's 15 points."""
     look = vary_sizes(rng, look, ("body", "girth", "head", "neck", "legs"), 0.88, 1.14)
-    body, parts, points = build_body(rng, look)
-    made, head = build_neck(rng, look, body)
+    body, parts, points = build_bird_body(rng, look)
+    made, head = build_bird_neck(rng, look, body)
     parts += made
-    made, points_of_head = build_head(rng, look, body, head)
+    made, points_of_head = build_bird_head(rng, look, body, head)
     parts += made
     points |= points_of_head
     spread, flap = rng.random() < look.spread, rng.uniform(-1.0, 0.5)
@@ -254,28 +242,28 @@ def build_bird(rng, look=PLAIN_BIRD):
             wing, points[f"{name} wing"] = build_spread_wing(rng, look, body, side, flap)
         else:
             wing, points[f"{name} wing"] = build_folded_wing(look, body, side)
-        made, points[f"{name} leg"], foot = build_leg(rng, look, body, side)
+        made, points[f"{name} leg"], foot = build_bird_leg(rng, look, body, side)
         parts += [wing, *made]
-    made, points["tail"] = build_tail(rng, look, body)
+    made, points["tail"] = build_bird_tail(rng, look, body)
     parts += made
     if rng.random() < 0.5 and not spread:
         parts.insert(0, build_perch(rng, foot))
     view = View(
-        yaw=random_yaw(rng, 25, 130),
+        yaw=pick_yaw(rng, 25, 130),
         pitch=rng.normal(0.08, 0.2),
         roll=rng.uniform(-0.6, 0.6),
     )
-    return Figure(parts, np.array([points[name] for name in KEYPOINTS]), view)
+    return Figure(parts, np.array([points[name] for name in BIRD_POINTS]), view)
 
 
 LOOKS = {
     "Woodpecker": BirdLook(
         back=BLACK, breast=(225, 215, 200), crown=(210, 40, 35), texture=Texture("dots", WHITE),
         upright=0.95, beak=Beak(0.13, 0.028, (70, 70, 75)), face=WHITE, crest=True,
-        tail=Tail(0.24, -0.15, 0.05), legs=0.1,
+        tail=BirdTail(0.24, -0.15, 0.05), legs=0.1,
     ),
     "Wren": BirdLook(
-        back=(140, 90, 55), breast=(200, 165, 125), tail=Tail(0.17, 1.2, 0.04), girth=0.15,
+        back=(140, 90, 55), breast=(200, 165, 125), tail=BirdTail(0.17, 1.2, 0.04), girth=0.15,
         body=0.27, texture=Texture("stripes"), beak=Beak(0.1, 0.016, (80, 65, 50)), upright=0.3,
         head=0.095,
     ),
@@ -286,7 +274,7 @@ LOOKS = {
     "Kingfisher": BirdLook(
         back=(35, 115, 180), breast=(225, 125, 50), throat=WHITE,
         beak=Beak(0.24, 0.034, (45, 45, 50)), head=0.115, neck=0.06, legs=0.08,
-        tail=Tail(0.12, -0.1, 0.04), upright=0.7, leg_colour=(215, 80, 50), crest=True,
+        tail=BirdTail(0.12, -0.1, 0.04), upright=0.7, leg_colour=(215, 80, 50), crest=True,
     ),
     "Sparrow": BirdLook(
         back=(150, 110, 75), breast=(205, 195, 180), crown=(120, 65, 40), throat=(50, 42, 40),
@@ -295,13 +283,13 @@ LOOKS = {
     ),
     "Tern": BirdLook(
         back=(215, 220, 226), breast=WHITE, crown=BLACK, wing=(180, 188, 196),
-        beak=Beak(0.15, 0.022, (225, 75, 40)), fork=True, tail=Tail(0.36, 0.0, 0.09), body=0.4,
+        beak=Beak(0.15, 0.022, (225, 75, 40)), fork=True, tail=BirdTail(0.36, 0.0, 0.09), body=0.4,
         girth=0.105, legs=0.08, spread=0.5, wing_size=0.4, upright=0.15, leg_colour=(215, 70, 40),
     ),
     "Grebe": BirdLook(
         back=(95, 75, 65), breast=(190, 120, 80), crown=(40, 35, 35), throat=(160, 75, 45),
-        neck=0.24, beak=Beak(0.14, 0.022, (205, 175, 120)), tail=Tail(0.07, 0.3, 0.04), body=0.42,
-        girth=0.14, upright=0.1, crest=True, legs=0.09,
+        neck=0.24, beak=Beak(0.14, 0.022, (205, 175, 120)), tail=BirdTail(0.07, 0.3, 0.04),
+        body=0.42, girth=0.14, upright=0.1, crest=True, legs=0.09,
     ),
     "Warbler": BirdLook(
         back=(150, 155, 60), breast=(240, 210, 60), crown=(95, 105, 60),

@@ -23,9 +23,9 @@ from drawings.shapes import (
     shade,
     stack_points,
 )
-from drawings.variety import random_colour, random_texture, random_view
+from drawings.variety import pick_colour, pick_texture, pick_view
 
-SKINS = ((255, 219, 188), (236, 188, 150), (198, 140, 100), (141, 88, 56), (92, 58, 40))
+WEARERS_SKINS = ((255, 219, 188), (236, 188, 150), (198, 140, 100), (141, 88, 56), (92, 58, 40))
 ACROSS = np.linspace(-1, 1, 15)  # from the wearer's right to the left
 BOW = 1 - ACROSS**2  # 1 in the middle, 0 at the sides
 
@@ -44,9 +44,9 @@ class Cloth:
 
 
 def choose_cloth(rng):
-    colour, texture, other = random_colour(rng), random_texture(rng, 0.45), random_colour(rng)
-    trim = contrast(colour, 0.7) if rng.random() < 0.7 else random_colour(rng)
-    skin = SKINS[rng.integers(5)] if rng.random() < 0.65 else None
+    colour, texture, other = pick_colour(rng), pick_texture(rng, 0.45), pick_colour(rng)
+    trim = contrast(colour, 0.7) if rng.random() < 0.7 else pick_colour(rng)
+    skin = WEARERS_SKINS[rng.integers(5)] if rng.random() < 0.65 else None
     edge, lining = contrast(colour), shade(colour, 0.5)
     return Cloth(colour, edge, lining, texture, other, trim, skin)
 
@@ -68,7 +68,7 @@ def drape(rng, cloth, parts, keypoints):
     if flat:
         yaw = 10
         roll = 180 if rng.random() < 0.5 else 44
-    return Figure(parts, warp(keypoints), random_view(rng, yaw, (-12, 18), roll))
+    return Figure(parts, warp(keypoints), pick_view(rng, yaw, (-12, 18), roll))
 
 
 def outline_tube(chain, radii):
@@ -289,7 +289,7 @@ def build_wearer(rng, cloth, cut, skirted):
     neck, skin = cut.neck, cloth.skin
     parts = [limb((0, -0.11, -0.02), (0, neck[1] + 0.06, 0), 0.05, 0.055, skin, bias=-0.01)]
     if rng.random() < 0.6:
-        hair = random_colour(rng, 10, 120)
+        hair = pick_colour(rng, 10, 120)
         parts.append(ball((0, -0.2, 0), (0.075, 0.1, 0.085), skin, bias=-0.005))
         parts.append(ball((0, -0.24, -0.03), (0.085, 0.085, 0.08), hair, bias=-0.02))
     behind = (neck[0] * 0.9, neck[1] + cut.back + 0.008, 0)
@@ -356,7 +356,7 @@ def build_open_front(rng, cloth, cut):
         below = placket * (1, 1, 0.7) - (0.05, 0.02, 0)
         neckline = cut.trace_neckline(ACROSS) * (0.9, 0.9, 0.7)
         shirt = *neckline, *below * MIRROR, *below[::-1]
-        parts.append(polygon(shirt, random_colour(rng), bias=-0.005))
+        parts.append(polygon(shirt, pick_colour(rng), bias=-0.005))
     parts += right + mirror_parts(right)
     for t in np.linspace(0.08, 0.9, rng.integers(3, 7)):
         button = (top + t * (foot - top)) * MIRROR + (0.018, 0, 0.005)

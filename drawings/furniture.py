@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from drawings.shapes import Figure, ball, limb, line, polygon, shade, stack_points
-from drawings.variety import random_colour, random_texture, random_view
+from drawings.variety import pick_colour, pick_texture, pick_view
 
 
 def make_slab(face, depth, colour, texture=None, bias=0.0):
@@ -97,7 +97,7 @@ def build_seat_and_back(rng, colour, wood):
     width, depth = rng.uniform(0.15, 0.32), rng.uniform(0.13, 0.3)  # half of them
     radius = rng.uniform(0.012, 0.025)  # of posts
     rear_width, thick = width * rng.uniform(0.75, 1.0), rng.uniform(0.025, 0.08)
-    texture = random_texture(rng, 0.25)
+    texture = pick_texture(rng, 0.25)
     high, tilt = rng.uniform(0.12, 0.7), rng.uniform(0.0, 0.18)
     top_width = rear_width * rng.uniform(0.6, 1.1)
     rim = ((-width, 0, depth), (width, 0, depth), (rear_width, 0, -depth), (-rear_width, 0, -depth))
@@ -113,7 +113,7 @@ def build_seat_and_back(rng, colour, wood):
 
 def build_chair(rng):
     """Keypoint-5: four feet, then seat and backrest."""
-    colour, wood = random_colour(rng), random_colour(rng, 20, 190)
+    colour, wood = pick_colour(rng), pick_colour(rng, 20, 190)
     frame = wood if rng.random() < 0.6 else shade(colour, 0.85)
     parts, corners = build_seat_and_back(rng, colour, frame)
     tall, radius = rng.uniform(0.18, 0.58), rng.uniform(0.01, 0.032)
@@ -128,13 +128,13 @@ def build_chair(rng):
         for i, j in ((0, 3), (1, 2), (0, 1)):  # stretchers
             parts.append(limb(half[i], half[j], 0.6 * radius, 0.6 * radius, wood, bias=-0.02))
     keypoints = np.concatenate((feet + (0, radius, 0), corners))
-    return Figure(parts, keypoints, random_view(rng, 60, (3, 42), 32))
+    return Figure(parts, keypoints, pick_view(rng, 60, (3, 42), 32))
 
 
 def build_swivel_chair(rng):
     """Keypoint-5: five wheels, the column's foot and top, then seat and backrest."""
-    colour, metal = random_colour(rng), random_colour(rng, 20, 150)
-    view = random_view(rng, 65, (3, 42), 45)
+    colour, metal = pick_colour(rng), pick_colour(rng, 20, 150)
+    view = pick_view(rng, 65, (3, 42), 45)
     parts, corners = build_seat_and_back(rng, colour, metal)
     tall, reach = rng.uniform(0.2, 0.8), rng.uniform(0.16, 0.44)
     wheel = rng.uniform(0.025, 0.045)
@@ -176,14 +176,14 @@ def build_cushions(rng, width, depth, thick, high, colour):
         parts.append(line(((x, -high, -depth), (x, 0, -depth)), 0.01, dark, bias=0.1))
     for x in rng.uniform(-0.75, 0.75, rng.integers(0, 3)) * width:
         middle, radii = (x, -0.07, -depth + 0.08), (0.09, 0.08, 0.04)
-        parts.append(ball(middle, radii, random_colour(rng), bias=0.05))
+        parts.append(ball(middle, radii, pick_colour(rng), bias=0.05))
     return parts
 
 
 def build_sofa(rng):
     """Keypoint-5: of either side two feet, two corners of the seat, two of the armrest, the top."""
-    colour, wood = random_colour(rng), random_colour(rng, 15, 140)
-    texture = random_texture(rng, 0.35)
+    colour, wood = pick_colour(rng), pick_colour(rng, 15, 140)
+    texture = pick_texture(rng, 0.35)
     width, depth, tall, thick = rng.uniform((0.18, 0.15, 0.03, 0.1), (0.62, 0.32, 0.16, 0.24))
     side, up, high, deep = rng.uniform((0.04, 0.07, 0.2, 0.06), (0.12, 0.22, 0.48, 0.15))
     half_back, rear = width + side * 0.9, -depth - deep
@@ -207,7 +207,7 @@ def build_sofa(rng):
             (rest, -up, depth + 0.015),
             (m * half_back, -high, -depth),
         ]
-    return Figure(parts, np.array(keypoints), random_view(rng, 58, (5, 42), 24))
+    return Figure(parts, np.array(keypoints), pick_view(rng, 58, (5, 42), 24))
 
 
 def build_bedding(rng, width, depth, thick, cloth, cover, texture):
@@ -224,8 +224,8 @@ def build_bedding(rng, width, depth, thick, cloth, cover, texture):
 
 def build_bed(rng):
     """Keypoint-5: of either side two feet, two corners of the mattress, the headboard's top."""
-    wood, cloth = random_colour(rng, 30, 210), random_colour(rng, 150, 250)
-    cover, texture = random_colour(rng), random_texture(rng, 0.5)
+    wood, cloth = pick_colour(rng, 30, 210), pick_colour(rng, 150, 250)
+    cover, texture = pick_colour(rng), pick_texture(rng, 0.5)
     width, depth, tall, thick = rng.uniform((0.2, 0.34, 0.05, 0.06), (0.46, 0.56, 0.2, 0.14))
     base, high = thick + rng.uniform(0.05, 0.1), rng.uniform(0.12, 0.4)
     radius = rng.uniform(0.015, 0.04)
@@ -245,16 +245,16 @@ def build_bed(rng):
         parts += build_feet(feet, tall + 0.03, radius, radius, wood)
         keypoints += [*feet, (m * width, 0, -depth), (m * width, 0, depth)]
         keypoints.append((m * board_width, -high, -depth))
-    return Figure(parts, np.array(keypoints), random_view(rng, 60, (8, 40), 20))
+    return Figure(parts, np.array(keypoints), pick_view(rng, 60, (8, 40), 20))
 
 
 def build_table(rng):
     """Keypoint-5: the corners of the top, then the feet."""
-    wood, dark = random_colour(rng), random_colour(rng, 20, 200)
+    wood, dark = pick_colour(rng), pick_colour(rng, 20, 200)
     least, most = (0.22, 0.18, 0.2, 0.015, 0.012), (0.6, 0.4, 0.6, 0.06, 0.045)
     width, depth, tall, thick, radius = rng.uniform(least, most)
     top = (-width, 0, -depth), (width, thick, depth)
-    parts = make_box(*top, wood, random_texture(rng, 0.2))
+    parts = make_box(*top, wood, pick_texture(rng, 0.2))
     # The left of a table in MP-100 is its near side, its front the right end of that (means in the
     # annotations).
     corners = np.array([(x * width, 0, z * depth) for z in (1, -1) for x in (1, -1)])
@@ -267,7 +267,7 @@ def build_table(rng):
         parts += make_slab(tops[[1, 0, 2, 3]], np.array((0, 0.06, 0)), dark, bias=-0.03)
     if rng.random() < 0.4:  # something on it
         x, z = rng.uniform(-0.5, 0.5, 2) * (width, depth)
-        colour = random_colour(rng)
+        colour = pick_colour(rng)
         parts.append(limb((x, -0.04, z), (x, -0.1, z), 0.035, 0.045, colour, bias=0.1))
     keypoints = np.concatenate((corners, feet + (0, radius * 0.8, 0)))
-    return Figure(parts, keypoints, random_view(rng, 55, (6, 42), 20))
+    return Figure(parts, keypoints, pick_view(rng, 55, (6, 42), 20))

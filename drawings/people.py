@@ -256,24 +256,12 @@ def build_human_face_19(rng):
 
 # ------------------------------------------------------------------ a person
 
-PERSON = (
+PERSON_POINTS = (
     "nose",
-    "left eye",
-    "right eye",
-    "left ear",
-    "right ear",
-    "left shoulder",
-    "right shoulder",
-    "left elbow",
-    "right elbow",
-    "left wrist",
-    "right wrist",
-    "left hip",
-    "right hip",
-    "left knee",
-    "right knee",
-    "left ankle",
-    "right ankle",
+    "left eye", "right eye", "left ear", "right ear",
+    "left shoulder", "right shoulder", "left elbow", "right elbow",
+    "left wrist", "right wrist", "left hip", "right hip",
+    "left knee", "right knee", "left ankle", "right ankle",
 )
 
 
@@ -344,7 +332,7 @@ def build_eye_and_ear(person, side):
     return parts, eye, ear
 
 
-def build_arm(rng, person, pose, side):
+def build_person_arm(rng, person, pose, side):
     """-> parts, shoulder, elbow, wrist."""
     plump, tall = person.plump, person.tall
     shoulder = person.chest + person.lean @ [side * 0.125 * plump, -0.01, 0]
@@ -363,7 +351,7 @@ def build_arm(rng, person, pose, side):
     return parts, shoulder, elbow, wrist
 
 
-def build_leg(rng, person, pose, side):
+def build_person_leg(rng, person, pose, side):
     """-> parts, hip, knee, ankle."""
     plump, tall = person.plump, person.tall
     hip = np.array([side * 0.062 * plump, 0.02, 0])
@@ -392,8 +380,8 @@ def build_human_body(rng):
     points = {"nose": nose}
     for side, name in zip(SIDES, ("left", "right"), strict=True):
         face, eye, ear = build_eye_and_ear(person, side)
-        arm, shoulder, elbow, wrist = build_arm(rng, person, pose, side)
-        leg, hip, knee, ankle = build_leg(rng, person, pose, side)
+        arm, shoulder, elbow, wrist = build_person_arm(rng, person, pose, side)
+        leg, hip, knee, ankle = build_person_leg(rng, person, pose, side)
         parts += [*face, *arm, *leg]
         points |= {
             f"{name} eye": eye,
@@ -410,7 +398,7 @@ def build_human_body(rng):
         pitch=rng.normal(0.05, 0.12),
         roll=rng.normal(0, 0.25) + rng.choice([0, 0, 0, 1.4, -1.4]),  # two in five lie
     )
-    return Figure(parts, np.array([points[name] for name in PERSON]), view)
+    return Figure(parts, np.array([points[name] for name in PERSON_POINTS]), view)
 
 
 # ------------------------------------------------------------------ a hand

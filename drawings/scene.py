@@ -64,8 +64,7 @@ class Canvas(NamedTuple):
     shift: np.ndarray  # (2,)
 
     def enlarge(self, factor):
-        size = tuple(int(side) for side in self.size * factor)
-        return Canvas(size, self.scale * factor, self.shift * factor)
+        return Canvas(self.size * factor, self.scale * factor, self.shift * factor)
 
 
 class Extent(NamedTuple):
@@ -217,7 +216,7 @@ def paint_grid(size, rng, n, base, spread):
 
 
 def paint_background(size, rng):
-    """A random backdrop (W, H) with some clutter."""
+    """A random backdrop of `size` (W, H) with some clutter."""
     backdrop = BACKDROPS[rng.integers(len(BACKDROPS))]
     base = rng.uniform(50, 225) + rng.normal(0, 25, 3)
     image = paint_grid(size, rng, backdrop.grid, base, backdrop.spread)
@@ -331,7 +330,7 @@ def draw(template, rng):
         extent = measure_extent(projections)
         canvas = choose_canvas(rng, extent, all(part.boxed for part in figure.parts))
         large = canvas.enlarge(SUPERSAMPLE)
-        image = paint_background(large.size, rng)
+        image = paint_background(tuple(large.size.tolist()), rng)
         paint_parts(image, projections, large, rng)
 
         xy = keypoints[:, :2] * canvas.scale + canvas.shift

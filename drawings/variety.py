@@ -22,7 +22,7 @@ def tint(rng, colour):
     return tuple(int(c) for c in np.clip(varied, 0, 255))
 
 
-def random_colour(rng, low=20, high=245):
+def pick_colour(rng, low=20, high=245):
     """Any colour; one in three is greyish, as cloth and furniture often are."""
     colour = rng.uniform(low, high, 3)
     if rng.random() > 0.33:
@@ -30,17 +30,17 @@ def random_colour(rng, low=20, high=245):
     return shade(colour.mean() + 0.15 * (colour - colour.mean()), 1)
 
 
-def random_texture(rng, chance):
+def pick_texture(rng, chance):
     """Any texture, or None."""
     return Texture(rng.choice(PATTERNS)) if rng.random() < chance else None
 
 
-def random_yaw(rng, least, most):
+def pick_yaw(rng, least, most):
     """A yaw to either side, of `least` to `most` degrees; returned in radians."""
     return rng.choice(SIDES) * np.radians(rng.uniform(least, most))
 
 
-def random_view(rng, yaw, pitch, roll):
+def pick_view(rng, yaw, pitch, roll):
     """Yaw and roll up to so many degrees to either side, pitch between two numbers of degrees."""
     return View(
         yaw=np.radians(rng.uniform(-yaw, yaw)),

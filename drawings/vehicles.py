@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from drawings.shapes import Figure, ball, limb, polygon, shade
-from drawings.variety import random_colour, random_view
+from drawings.variety import pick_colour, pick_view
 
 TYRE, HUB, PIPE = (28, 28, 30), (150, 152, 158), (90, 90, 95)
 HEADLIGHT, TAIL_LIGHT = (250, 245, 205), (205, 25, 25)
@@ -94,7 +94,7 @@ def mix(a, b, t):
 def choose_hull(rng, look):
     measures = VehicleLook(*(rng.uniform(*span) for span in look))
     length, height, floor = measures.length, measures.height, -measures.lift
-    colour, glass = random_colour(rng), shade((70, 90, 105), rng.uniform(0.5, 1.6))
+    colour, glass = pick_colour(rng), shade((70, 90, 105), rng.uniform(0.5, 1.6))
     width, wheel = rng.uniform(0.17, 0.22), rng.uniform(0.06, 0.085)
     front, belt = length / 2, -height * measures.belt
     screen, back = front - measures.hood * length, measures.tail * length - front
@@ -229,4 +229,4 @@ def build_vehicle(rng, look=CAR):
     wheels = [(side * wheel_x, -hull.wheel, z) for z in hull.axles for side in (-1, 1)]
     roof = [(side * hull.roof, -hull.height, z) for z, _ in hull.upper[1:3] for side in (-1, 1)]
     keypoints = np.array([*wheels, *lights, pipe, *roof])
-    return Figure(parts, keypoints, random_view(rng, 180, (0, 25), 14))
+    return Figure(parts, keypoints, pick_view(rng, 180, (0, 25), 14))
