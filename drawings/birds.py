@@ -81,7 +81,6 @@ class BirdBody:
     girth: float
     length: float
     back: tuple
-    breast: tuple
     wing: tuple
 
     def place(self, x, y, z):
@@ -95,7 +94,7 @@ def build_bird_body(rng, look):
     wing = look.wing or shade(back, 0.8)
     turn = rotation(pitch=-(look.upright + rng.normal(0, 0.25)))
     girth, length = look.girth, look.body
-    body = BirdBody(turn, girth, length, back, breast, wing)
+    body = BirdBody(turn, girth, length, back, wing)
     back_radii = [0.9 * girth, girth, 0.62 * length]
     breast_radii = [0.8 * girth, 0.84 * girth, 0.54 * length]
     parts = [

@@ -320,7 +320,7 @@ def paint_cover(image, canvas, extent, rng):
     return cover
 
 
-def draw(template, rng):
+def draw_template(template, rng):
     """One Drawing of a template(rng) -> Figure. Repeats until a third of the keypoints is seen."""
     while True:
         figure = template(rng)
@@ -349,4 +349,4 @@ def draw(template, rng):
 def draw_category(category, seed, index):
     """The index-th Drawing of a category, an entry of descriptions/mp100.json."""
     rng = np.random.default_rng([seed, category["id"], index])
-    return draw(find_template(category), rng)
+    return draw_template(find_template(category), rng)

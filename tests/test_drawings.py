@@ -14,7 +14,7 @@ from PIL import Image
 import data
 from drawings.catalogue import TEMPLATES
 from drawings.dataset import write_dataset, write_image, write_sheet
-from drawings.scene import draw, draw_category, find_hidden_by
+from drawings.scene import draw_category, draw_template, find_hidden_by
 from drawings.shapes import View, ball, find_inside, limb, polygon, project, rotation
 
 CATEGORIES = data.mp100()["categories"]
@@ -122,7 +122,7 @@ def test_the_subjects_right_is_on_the_images_left(name):
 
     gaps, sign = [], -1 if name in TURNED else 1
     for seed in range(6):
-        drawing = draw(build_frontal, np.random.default_rng(seed))
+        drawing = draw_template(build_frontal, np.random.default_rng(seed))
         x, shown = drawing.keypoints[:, 0], drawing.keypoints[:, 2] > 0
         pairs = [pair for pair in sides(name) if shown[list(pair)].all()]
         gaps.append([sign * (x[left] - x[right]) for right, left in pairs])
