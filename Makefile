@@ -115,7 +115,7 @@ nano: .venv/ready data/figures
 	cp runs/nano/step-0000060/adapter.safetensors nano/
 
 data/figures: | .venv/ready
-	$(BIN)/python figures.py --out data/figures
+	$(BIN)/python -m drawings --out data/figures
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

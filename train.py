@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from copy import copy
@@ -302,8 +303,10 @@ def train(a):
         say(f"nothing in {a.vision}, {a.llm} and data/mp100: training the embedded nano model on the drawings in data/figures")
         a.init, a.data = str(data.HERE / "nano"), ["data/figures"]
         if rank == 0 and not Path("data/figures").exists():
-            import figures
-            figures.write_dataset("data/figures")
+            command = [sys.executable, "-m", "drawings", "--out", str(Path("data/figures").resolve())]
+            drawn = subprocess.run(command, cwd=data.HERE)
+            if drawn.returncode:
+                sys.exit(drawn.returncode)                      # it has said why
         if world > 1:
             dist.barrier()
     if a.fsdp and world == 1:

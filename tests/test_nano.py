@@ -11,9 +11,9 @@ from PIL import Image
 
 import data
 import eval as evaluation
-import figures
 from study import metrics
 from capellm import CapeLLM
+from drawings.dataset import write_dataset
 from nano import pretrain
 
 NANO = data.HERE / "nano"
@@ -28,7 +28,7 @@ def model():
 def scores(model, tmp_path_factory):
     """PCK of nano and of the controls on 60 drawings with a seed of their own: {"": {...}, "mean": {...}, ...}."""
     folder = tmp_path_factory.mktemp("nano") / "figures"
-    figures.write_dataset(folder, seed=20, per_category=3)
+    write_dataset(folder, seed=20, per_category=3)
     instances, names = data.read_split(folder, 1, "test")
     described = data.describe(instances, names)
     prepared, _ = evaluation.controls(SimpleNamespace(data=folder, split=1, part="test"), instances, names, described)
@@ -78,7 +78,7 @@ def test_photographs_enter_in_the_third_phase(tmp_path, model, monkeypatch):
     """Until then a model knows drawings alone; then a fifth of the images are photographs."""
     folders = [tmp_path / "drawings", tmp_path / "photographs"]
     for seed, folder in enumerate(folders):
-        figures.write_dataset(folder, seed, per_category=1)
+        write_dataset(folder, seed, per_category=1)
     sampler, seen, original = pretrain.Sampler(folders, model.tokenizer, model.codec), [], data.load_crop
     monkeypatch.setattr(data, "load_crop", lambda i, *a: seen.append(folders[1] in i.image.parents) or original(i, *a))
     sampler.batch(40, random.Random(0))
@@ -90,7 +90,7 @@ def test_photographs_enter_in_the_third_phase(tmp_path, model, monkeypatch):
 
 def test_pretraining_continues_as_if_never_interrupted(tmp_path, monkeypatch, one_thread):
     """Stopped between its phases and started again, it ends with the weights, and the optimiser, of a run in one go."""
-    figures.write_dataset(tmp_path / "figures", seed=3, per_category=1)
+    write_dataset(tmp_path / "figures", seed=3, per_category=1)
 
     def run(out, rounds):
         monkeypatch.setattr("sys.argv", ["pretrain", "--data", str(tmp_path / "figures"), "--out", str(tmp_path / out), "--eyes", "2",

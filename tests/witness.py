@@ -1,7 +1,7 @@
 """A witness to refactoring: what nano draws, answers and learns must stay the same to the bit.
 
-    python tests/witness.py --write witness.json      # before a change
-    python tests/witness.py --compare witness.json    # after it, on the same machine
+    PYTHONPATH=. python tests/witness.py --write witness.json      # before a change
+    PYTHONPATH=. python tests/witness.py --compare witness.json    # after it, on the same machine
 
 It records 200 drawings of all categories, nano's answers to them (single-round, cumulative,
 sampled), one density, one evaluation, and 20 training steps each of three kinds. Numbers are
@@ -20,14 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-HERE = Path(__file__).parents[1]
-sys.path.insert(0, str(HERE))
+import data
+from capellm import CapeLLM
+from drawings.dataset import write_dataset
+from drawings.scene import draw_category
+from study import density
 
-import data  # noqa: E402  the path above comes first
-import figures  # noqa: E402
-from capellm import CapeLLM  # noqa: E402
-from study import density as exact  # noqa: E402
-
+HERE = data.HERE
 SEED = 12345
 TRAININGS = {
     "fixed": ["--rounds", "fixed"],
@@ -57,7 +56,7 @@ def witness_drawings_and_answers(model):
     for number, category in enumerate(data.read_mp100()["categories"]):
         keypoints = data.read_descriptions(HERE / "descriptions" / f"{category['definition']}.txt")
         for index in range(2):
-            image, truth, bbox = figures.draw_category(category, SEED, index)
+            image, truth, bbox = draw_category(category, SEED, index)
             pixels, _ = model.look(image, tuple(bbox))
             drawing = [hash_bytes(np.array(image)), hash_bytes(truth), hash_bytes(bbox)]
             asked = keypoints[:20]
@@ -85,9 +84,9 @@ def witness_drawings_and_answers(model):
 def witness_density(model):
     category = data.read_mp100()["categories"][0]
     keypoints = data.read_descriptions(HERE / "descriptions" / f"{category['definition']}.txt")
-    image, _, bbox = figures.draw_category(category, SEED, 0)
+    image, _, bbox = draw_category(category, SEED, 0)
     found = model.density(image, keypoints[0], tuple(bbox), category=category["name"])
-    places = [exact.mode(found.p), exact.median(found.p), exact.mean(found.p)]
+    places = [density.mode(found.p), density.median(found.p), density.mean(found.p)]
     return {
         "p": hash_bytes(found.p),
         "spread": write_exactly(found.spread),
@@ -151,7 +150,7 @@ def witness():
     found = {"answers": witness_drawings_and_answers(model), "density": witness_density(model)}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        figures.write_dataset(folder / "drawings", SEED, per_category=2)
+        write_dataset(folder / "drawings", SEED, per_category=2)
         for name, options in TRAININGS.items():
             found[name] = witness_training(folder / "drawings", options, folder / name)
         found["evaluation"] = witness_evaluation(folder / "drawings", folder / "evaluation")

@@ -1,0 +1,30 @@
+"""Draw MP-100 anew.
+
+    python -m drawings --out data/figures      # 20,000 images in a few minutes
+    python -m drawings --sheet sheet.png       # one image each of 40 categories, keypoints dotted
+"""
+
+import argparse
+from pathlib import Path
+
+from drawings.dataset import write_dataset, write_sheet
+from support.launch import run
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m drawings", description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, help="folder to write; must be new or empty")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--per-category", type=int, default=200, help="images of each category")
+    parser.add_argument("--sheet", type=Path, help="draw a contact sheet into this file")
+    args = parser.parse_args()
+    if not (args.out or args.sheet):
+        parser.error("nothing to do: give --out FOLDER or --sheet FILE.png")
+    if args.sheet:
+        write_sheet(args.sheet, args.seed)
+    if args.out:
+        write_dataset(args.out, args.seed, args.per_category)
+
+
+if __name__ == "__main__":
+    run("drawings", main)
