@@ -270,11 +270,12 @@ class CapeLLM(nn.Module):
 
     def adapter(self):
         """What a model folder holds beside its backbones: LoRA and projection, or everything."""
-        ends = "projection.weight", ".lora_A", ".lora_B"
-        tensors = {name: p.detach() for name, p in self.named_parameters()}
-        if self.config.everything:
-            return tensors
-        return {name: tensor for name, tensor in tensors.items() if name.endswith(ends)}
+        tensors = {}
+        for name, p in self.named_parameters():
+            small = name == "projection.weight" or name.endswith((".lora_A", ".lora_B"))
+            if small or self.config.everything:
+                tensors[name] = p.detach()
+        return tensors
 
     def load_adapter(self, folder):
         """Load adapter.safetensors of a model folder; every tensor checked by name and shape."""

@@ -17,6 +17,8 @@ from helpers import conversations, embed_sequence, keypoints, photo, photos
 from support import checkpoints
 from support.folders import CapeLLMConfig
 
+QUERIES = ("query", "value")
+
 
 def sum_cross_entropy(model, pixels, conversation):
     """Sum of the answer tokens' cross-entropies and their number, from the (T, vocab) logits."""
@@ -306,6 +308,19 @@ def test_three_digit_tokens_need_such_a_vocabulary(folder):
     configure(folder, K=1)
     with pytest.raises(ValueError, match="K = 1 tokens with this tokenizer; use K = 3"):
         CapeLLM.from_pretrained(folder)
+
+
+def test_what_a_model_folder_holds(model_folder):
+    """The projection and the adapters of query and value alone; all weights, if all are trained."""
+    model = CapeLLM.from_pretrained(model_folder, merge=False)
+    names = {"projection.weight"}
+    for side in ("lora_A", "lora_B"):
+        for n in range(2):
+            names |= {f"vision.encoder.layer.{n}.attention.attention.{q}.{side}" for q in QUERIES}
+            names |= {f"llm.model.layers.{n}.self_attn.{q}.{side}" for q in ("q_proj", "v_proj")}
+    assert model.adapter().keys() == names
+    model.config.everything = True
+    assert model.adapter().keys() == dict(model.named_parameters()).keys()
 
 
 def test_a_new_projection_keeps_the_features_size(model_folder):
