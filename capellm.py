@@ -6,8 +6,7 @@
     photo -> DINOv2 -> W_proj -> V ----+
     question -> embedding -> T --------+-> [BOS; V; T] -> Llama -> digit logits -> x, y
 
-First the method as the paper states it: the digit codec, Equations 1 to 6, the loss. Then the same
-answers, fast (`decode.py`), and the model folder.
+First the method as in the paper: codec, Equations 1 to 6, loss. Then it answers fast (`decode.py`).
 """
 
 from dataclasses import replace
