@@ -1,3 +1,6 @@
-"""The recipes that fill docs/: each measures or draws something, and writes results that the documents
-are made from. The Makefile calls them.
+"""Recipes that measure what docs/ reports, for those who want to measure it again.
+
+`make tables`, `trained`, `faces` and `bench` call them. `collect` writes what they left in out/ into
+results/, `document` writes the tables of docs/ and of the README from that. A reader of the method
+needs none of it.
 """
