@@ -1,0 +1,304 @@
+"""Write the tables of the README and of docs/ from results/.
+
+    python -m scripts.document          # rewrites what stands between the marks
+    python -m scripts.document --check  # writes nothing; exit code 1 where something differs
+
+A table stands between `<!-- results: NAME -->` and `<!-- end -->`; NAME is a function of BLOCKS.
+What is around them is written by hand, and holds no number that was measured.
+"""
+
+import argparse
+import re
+import sys
+
+from scripts import faces, tables, trained
+from scripts.collect import HIGH, LOW, METRICS, ROOT, read_results
+from support import launch
+
+DOCUMENTS = ("README.md", "docs/results.md", "docs/cost.md")
+BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+CONTROLS = ("mean place", "other image", "other text")
+
+
+# ------------------------------------------------------------------------ Markdown
+
+
+def table(heads, rows, words=1):
+    """A Markdown table; its first columns, of words, to the left and the others to the right."""
+    rule = "|" + "---|" * words + "---:|" * (len(heads) - words)
+    lines = ["| " + " | ".join(heads) + " |", rule]
+    for row in rows:
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def number(row, name, digits=1):
+    """A number of a row as text, "" where it has none."""
+    return f"{row[name]:,.{digits}f}" if name in row else ""
+
+
+def numbers(row, names=METRICS):
+    return [number(row, name) for name in names]
+
+
+def interval(row, low="low", high="high", digits=1):
+    return f"{row[low]:.{digits}f} to {row[high]:.{digits}f}" if low in row else ""
+
+
+def difference(row, digits=1):
+    if "difference" not in row:
+        return ""
+    return f"{row['difference']:+.{digits}f} ({interval(row, digits=digits)})"
+
+
+def find(rows, **wanted):
+    """The row with these entries."""
+    for row in rows:
+        if wanted.items() <= row.items():
+            return row
+    raise ValueError(f"results/ has no row {wanted}: collect again")
+
+
+# --------------------------------------------------------------------- evaluations
+
+
+def evaluation(name):
+    """The whole table of an evaluation with its controls."""
+    rows = []
+    for row in read_results(name)["rows"]:
+        label = f"- {row['answers']}"
+        if row["answers"] == "model":
+            plural = "category" if row["categories"] == 1 else "categories"
+            label = f"**{row['of']}** ({row['categories']} {plural})"
+        images = f"{row['images']:,}" if "images" in row else ""
+        rows.append([label, images, *numbers(row)])
+    return table(["in percent", "images", *METRICS], rows)
+
+
+def nano():
+    return evaluation("nano")
+
+
+def photographs_of_faces():
+    return evaluation("faces")
+
+
+def summary_row(label, rows, of="all"):
+    """A line of the README: answers of a group, and its controls."""
+    answers = find(rows, of=of, answers="model")
+    shown = [label, f"{answers['images']:,}", *numbers(answers, ("PCK@0.05", "PCK@0.20", "mPCK"))]
+    for control in CONTROLS:
+        shown.append(number(find(rows, of=of, answers=control), "mPCK"))
+    return shown
+
+
+def summary():
+    drawn, seen = read_results("nano")["rows"], read_results("faces")["rows"]
+    adapted = read_results("photographs")
+    last = find(adapted["rows"], tune="lora", epoch=faces.EPOCHS)
+    place = number(find(seen, of="all", answers="mean place"), "mPCK")
+    new, old = "definition new", "definition seen in training"
+    categories = {name: find(drawn, of=name, answers="model")["categories"] for name in (new, old)}
+    rows = [
+        summary_row("drawings, categories never seen", drawn),
+        summary_row(f"- {categories[old]} whose keypoints training knew", drawn, old),
+        summary_row(f"- {categories[new]} whose keypoints it did not", drawn, new),
+        summary_row("photographs of faces, people never seen", seen),
+    ]
+    shown = numbers(last, ("PCK@0.05", "PCK@0.20", "mPCK"))
+    label = "- drawings alone, then adapters on photographs"
+    rows.append([label, f"{adapted['images']:,}", *shown, place, "", ""])
+    return table(["in percent", "images", "PCK@0.05", "@0.20", "mPCK", *CONTROLS], rows)
+
+
+def photographs():
+    found = read_results("photographs")
+    labels = {setting.tune: setting.label for setting in faces.SETTINGS}
+    rows = []
+    for row in found["rows"]:
+        shown = [""] * 4
+        if row["epoch"] == 0:
+            shown = ["nothing", "", "", ""]
+        if row["epoch"] == 1:
+            run = find(found["runs"], tune=row["tune"])
+            shown = [labels[row["tune"]], f"{run['parameters']:,}", f"{run['MB']:.2f}"]
+            shown.append(number(run, "minutes"))
+        between = interval(row, "mPCK low", "mPCK high")
+        scores = [*numbers(row, ("PCK@0.05", "PCK@0.20", "mPCK")), between, difference(row)]
+        rows.append([*shown, str(row["epoch"]), *scores])
+    heads = ["trained", "parameters", "adapter, MB", "minutes", "epoch", "PCK@0.05", "PCK@0.20"]
+    return table([*heads, "mPCK", "95% interval", "difference in mPCK"], rows)
+
+
+# ------------------------------------------------------------------ the paper's tables
+
+
+def paper_rows(name, recipe_rows, label):
+    """Lines of a comparison: the paper's table, how it was measured, nano, paper, difference."""
+    found, lines = read_results(name)["rows"], []
+    for row in recipe_rows:
+        paper = "" if row.paper is None else f"{row.paper:.2f}"
+        for part in row.parts or ("",):
+            of = find(found, name=f"{row.name}, {part}" if part else row.name)
+            how = f"{label(row)}: {part}" if part else label(row)
+            lines.append([row.table, how, number(of, "PCK@0.20"), paper, difference(of)])
+    return table(["", "how", "nano", "paper", "difference in mPCK"], lines, words=2)
+
+
+def asked_label(row):
+    return f"`{row.asked}`" if row.asked else "as it was trained"
+
+
+def trained_label(row):
+    by_name = {other.name: other for other in trained.ROWS}
+    model = by_name[row.of or row.name]
+    how = f"`--instruction {model.first}` first" if model.first else f"`{model.trained}`"
+    return f"{how}, asked with `{row.asked}`" if row.of else how
+
+
+def asked_tables():
+    return paper_rows("tables", tables.ROWS, asked_label)
+
+
+def trained_tables():
+    return paper_rows("trained", trained.ROWS, trained_label)
+
+
+# -------------------------------------------------------------------------- density
+
+
+def points():
+    rows = []
+    for row in read_results("density")["rows"]:
+        label = f"- {row['answers']}" if row["answers"] in (LOW, HIGH) else row["answers"]
+        rows.append([label, *numbers(row)])
+    return table(["in percent", *METRICS], rows)
+
+
+def likelihood():
+    found = read_results("density")
+    own = found["likelihood"]
+    rows = [["exact density", f"{own['nll']:.2f} ({interval(own, digits=2)})", ""]]
+    labels = {
+        "Gaussian": "Gaussian, one sigma for all",
+        "Gaussian of each definition": "Gaussian, a sigma for each definition",
+    }
+    for rival in found["rivals"]:
+        label = labels[rival["name"]]
+        if "sigma" in rival:
+            label += f", {rival['sigma']:.1f}% of the crop"
+        rows.append([label, "", difference(rival, digits=2)])
+    heads = ["nats per unit of area", "NLL of the truth (95% interval)"]
+    return table([*heads, "exact density minus this"], rows)
+
+
+def regions():
+    rows = []
+    for row in read_results("density")["regions"]:
+        rows.append([f"{row['region']}%", number(row, "holds"), interval(row)])
+    return table(["credible region", "holds, % of the truths", "95% interval"], rows)
+
+
+def reading():
+    found = read_results("density")
+    return (
+        f"A density took {found['prefixes']:,} prefixes of its answers on average; "
+        f"{found['spread']:.1f}% of the mass lay below branches\nthat were not read.\n"
+    )
+
+
+# ----------------------------------------------------------------------------- cost
+
+
+def work(row, label=""):
+    """A line of what inference or training costs."""
+    shown = [label + row["work"], number(row, "reference, s"), number(row, "ours, s")]
+    shown += [number(row, "times faster", 2), number(row, "ours, GFLOP", 0)]
+    shown += [number(row, "at the rate of a product, s"), number(row, "reference, GB", 2)]
+    return [*shown, number(row, "ours, GB", 2)]
+
+
+def cost():
+    found = read_results("cost")
+    rows = [work(row) for row in found["infer"]]
+    rows += [work(row, "training step, ") for row in found["train"]]
+    rows += [work(row, "in each of two processes, ") for row in found["two processes"]]
+    heads = ["work", "reference, s", "ours, s", "times faster", "ours, GFLOP"]
+    heads += ["these at the product's rate, s", "reference, GB", "ours, GB"]
+    return table(heads, rows)
+
+
+def published_code():
+    rows = []
+    for row in read_results("cost")["published code"]:
+        rows.append([row["work"], number(row, "seconds")])
+    return table(["the authors' published code", "s"], rows)
+
+
+def density_cost():
+    rows = []
+    for row in read_results("cost")["density"]:
+        rows.append([row["work"], number(row, "ours, s"), number(row, "prefixes", 0)])
+    return table(["one keypoint", "s", "prefixes read"], rows)
+
+
+def loading():
+    rows = []
+    for row in read_results("cost")["load"]:
+        for side, label in (("ours", "ours"), ("reference", "`transformers`")):
+            shown = [number(row, f"{side}, s"), number(row, f"{side}, file sizes", 2)]
+            rows.append([f"{row['work']} in bf16, {label}", *shown])
+    return table(["loading", "s", "peak of memory, in sizes of the file"], rows)
+
+
+# ------------------------------------------------------------------------ documents
+
+BLOCKS = {
+    "summary": summary,
+    "nano": nano,
+    "faces": photographs_of_faces,
+    "photographs": photographs,
+    "tables": asked_tables,
+    "trained": trained_tables,
+    "points": points,
+    "likelihood": likelihood,
+    "regions": regions,
+    "reading": reading,
+    "cost": cost,
+    "published-code": published_code,
+    "density-cost": density_cost,
+    "loading": loading,
+}
+
+
+def replace_block(found):
+    start, name, end = found.groups()
+    if name not in BLOCKS:
+        raise ValueError(f"<!-- results: {name} -->: there is no such table; {', '.join(BLOCKS)}")
+    return f"{start}\n{BLOCKS[name]()}\n{end}"
+
+
+def fill(text):
+    """A document with its tables as results/ has them."""
+    return BLOCK.sub(replace_block, text)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--check", action="store_true", help="write nothing, say what differs")
+    a = p.parse_args()
+    stale = []
+    for name in DOCUMENTS:
+        before = (ROOT / name).read_text(encoding="utf-8")
+        after = fill(before)
+        if after != before:
+            stale.append(name)
+            if not a.check:
+                (ROOT / name).write_text(after, encoding="utf-8")
+                print(name)
+    if a.check and stale:
+        sys.exit(f"{', '.join(stale)}: not as results/ has it; python -m scripts.document")
+
+
+if __name__ == "__main__":
+    launch.run("scripts.document", main)
