@@ -10,6 +10,7 @@ What is around them is written by hand, and holds no number that was measured.
 import argparse
 import re
 import sys
+import textwrap
 
 from scripts import faces, tables, trained
 from scripts.collect import HIGH, LOW, METRICS, ROOT, read_results
@@ -201,10 +202,11 @@ def regions():
 
 def reading():
     found = read_results("density")
-    return (
+    text = (
         f"A density took {found['prefixes']:,} prefixes of its answers on average; "
-        f"{found['spread']:.1f}% of the mass lay below branches\nthat were not read.\n"
+        f"{found['spread']:.1f}% of the mass lay below branches that were not read."
     )
+    return textwrap.fill(text, 100) + "\n"
 
 
 # ----------------------------------------------------------------------------- cost
