@@ -9,7 +9,6 @@ import math
 import random
 import re
 from base64 import b64encode
-from dataclasses import asdict
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +18,7 @@ from capellm import CapeLLM, Codec
 from dino import DINOv2, DINOv2Config
 from llama import Config, Llama
 from study import instructions
+from support.folders import CapeLLMConfig
 from support.tokenizer import Tokenizer
 
 LLAMA3 = {"rms_norm_eps": 1e-5, "rope_theta": 500000.0}
@@ -163,11 +163,12 @@ def write_model(folder, shape):
     write_backbone(folder / "vision", vision, shape["vision"] | kind, shape["dtype"])
     write_llm(folder / "llm", shape["llm"], shape["dtype"])
     write_tokenizer(folder / "llm/tokenizer.model")
-    size = shape["vision"]["image_size"]
-    model = CapeLLM.assemble(folder / "vision", folder / "llm", size, 3, LORA, shape["dtype"])
+    parts = str(folder / "vision"), str(folder / "llm")
+    config = CapeLLMConfig(*parts, shape["vision"]["image_size"], lora=LORA)
+    model = CapeLLM.assemble(config, shape["dtype"])
     adapter = {name: random_like(tensor, 0.5) for name, tensor in model.adapter().items()}
     save_file(adapter, folder / "adapter.safetensors")
-    (folder / "config.json").write_text(json.dumps(asdict(model.config)))
+    (folder / "config.json").write_text(model.config.to_json())
 
 
 def make_keypoints(n, tokens, tokenizer):

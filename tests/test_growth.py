@@ -1,4 +1,8 @@
-"""growth.py: its formulas against modules, tensors and operations counted one by one; growth.md against its output."""
+"""scripts/growth.py: its formulas against modules, tensors and operations counted one by one.
+
+And docs/growth.md against its output.
+"""
+
 import contextlib
 import io
 import math
@@ -6,35 +10,43 @@ import os
 import random
 import re
 import sys
-from collections import Counter
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import data
-from capellm import Codec
-from capellm import CapeLLM
+from capellm import CapeLLM, Codec
 from dino import DINOv2, DINOv2Config
-from llama import BLOCK, Config, KVCache, Llama
-from support.tokenizer import Tokenizer
+from llama import Config, KVCache, Llama
 from lora import add_lora
-
-DOCS = Path(__file__).parent.parent / "docs"
-
 from scripts import growth
 from scripts.growth import LLM, Vision
+from support import attention
+from support.descriptions import DESCRIPTIONS
+from support.folders import CapeLLMConfig
+from support.tokenizer import Tokenizer
+
+DOCUMENT = Path(__file__).parent.parent / "docs/growth.md"
+V = Vision(2, 48, 2, N=16, table=25)
+# Heads are wider together than the model.
+M = LLM(2, 32, 80, 4, 2, 12, 340)
+
+
+def config_of(m):
+    return Config(m.V, m.D, m.I, m.L, m.H, m.G, m.d, tie_word_embeddings=m.tied)
 
 
 def llama(m):
-    return Llama(Config(m.V, m.D, m.I, m.L, m.H, m.G, m.d, tie_word_embeddings=m.tied))
+    return Llama(config_of(m))
 
 
 def dino(v):
@@ -45,7 +57,8 @@ def capellm_of(v, m, tokenizer, lora=False):
     """Random weights; with adapters, frozen but for what is trained."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = CapeLLM(dino(v), llama(m), tokenizer, 14 * math.isqrt(v.N))
+        config = CapeLLMConfig("", "", 14 * math.isqrt(v.N))
+        model = CapeLLM(dino(v), llama(m), tokenizer, config)
         if lora:
             model.requires_grad_(False)
             add_lora(model.vision, ["query", "value"])
@@ -54,28 +67,28 @@ def capellm_of(v, m, tokenizer, lora=False):
     return model
 
 
-V = Vision(2, 48, 2, N=16, table=25)
-M = LLM(2, 32, 80, 4, 2, 12, 340)                               # heads wider together than the model
-
-
 @pytest.fixture(scope="module")
 def model(tiny_tokenizer):
     return capellm_of(V, M._replace(V=tiny_tokenizer.vocab_size), tiny_tokenizer).eval()
 
 
 def count(run):
-    """What torch counts. The plain kernel is decomposed into products that it sees; it computes all of the causal square."""
+    """What torch counts.
+
+    The plain kernel is decomposed into products that it sees; it computes all of the causal square.
+    """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
 
 
 def square(m, n, past=0):
-    """Operations of the half of the square that a causal kernel leaves out, and the plain one does not."""
+    """Operations of the half of the square that a causal kernel leaves out, unlike the plain."""
     return 4 * m.L * m.H * m.d * (n * (past + n) - growth.chain(n, past))
 
 
 # ------------------------------------------------------------------ parameters
+
 
 @pytest.mark.parametrize("m", [growth.LLAMA8B, growth.M135, M])
 @pytest.mark.parametrize("v", [growth.LARGE, growth.SMALL, V])
@@ -86,22 +99,38 @@ def test_parameters(v, m):
     assert sum(p.numel() for p in vision.parameters()) == growth.vision_parameters(v)
     add_lora(vision, ["query", "value"], growth.RANK)
     add_lora(llm, ["q_proj", "v_proj"], growth.RANK)
-    adapters = [p.numel() for net in (vision, llm) for n, p in net.named_parameters() if "lora" in n]
-    assert sum(adapters) + projection == growth.trained_parameters(v, m)
+    adapters = 0
+    for net in (vision, llm):
+        adapters += sum(p.numel() for name, p in net.named_parameters() if "lora" in name)
+    assert adapters + projection == growth.trained_parameters(v, m)
 
 
 # ------------------------------------------------------------------- inference
 
+
 @settings(max_examples=5, deadline=None)
-@given(L=st.integers(1, 3), H=st.sampled_from([(2, 1), (4, 2), (3, 3)]), d=st.integers(2, 8), I=st.integers(8, 40),
-       T=st.integers(1, 20), past=st.integers(1, 9), read=st.integers(1, 20))
-def test_operations_of_a_language_model(L, H, d, I, T, past, read):
-    m = LLM(L, 24, I, *H, 2 * d, 50)
-    net, cache, read = llama(m), KVCache(Config(m.V, m.D, m.I, m.L, m.H, m.G, m.d), 1, past + T), min(read, T)
+@given(
+    L=st.integers(1, 3),
+    H=st.sampled_from([(2, 1), (4, 2), (3, 3)]),
+    d=st.integers(2, 8),
+    width=st.integers(8, 40),
+    T=st.integers(1, 20),
+    past=st.integers(1, 9),
+    read=st.integers(1, 20),
+)
+def test_operations_of_a_language_model(L, H, d, width, T, past, read):
+    m = LLM(L, 24, width, *H, 2 * d, 50)
+    net, cache, read = llama(m), KVCache(config_of(m), 1, past + T), min(read, T)
+
+    def run():
+        hidden = net(torch.randn(1, T, m.D), cache=cache, read=slice(T - read, T))
+        net.logits(hidden)
+
     with torch.inference_mode():
         net(torch.randn(1, past, m.D), cache=cache)
-        found = count(lambda: net.logits(net(torch.randn(1, T, m.D), cache=cache, read=slice(T - read, T))))
-    assert found == growth.operations([growth.Pass(0, T, T * (past + T), read * m.V, read, past + T)], V, m)
+        found = count(run)
+    passed = growth.Pass(0, T, T * (past + T), read * m.V, read, past + T)
+    assert found == growth.operations([passed], V, m)
     assert cache.k.nbytes + cache.v.nbytes == (past + T) * growth.kv_bytes(m, 4)
 
 
@@ -110,16 +139,22 @@ def test_operations_of_the_official_models():
     v, m = growth.LARGE, growth.LLAMA8B
     with torch.device("meta"), torch.inference_mode():
         vision, llm, projection = dino(v), llama(m), torch.nn.Linear(v.C, m.D, bias=False)
-        found = count(lambda: llm(projection(vision(torch.randn(1, 3, 224, 224)))))
-    passed = growth.Pass(1, v.N, v.N ** 2, 0, v.N, v.N)
+        pixels = torch.randn(1, 3, 224, 224)
+        found = count(lambda: llm(projection(vision(pixels))))
+    passed = growth.Pass(1, v.N, v.N**2, 0, v.N, v.N)
     assert found == growth.operations([passed], v, m)
 
 
-@pytest.mark.parametrize("way, K", [("single", 1), ("single", 5), ("single", 40), ("cumulative", 1), ("cumulative", 5)])
+WAYS = [("single", 1), ("single", 5), ("single", 40), ("cumulative", 1), ("cumulative", 5)]
+
+
+@pytest.mark.parametrize("way, K", WAYS)
 def test_operations_of_answers(model, way, K, monkeypatch):
     """And the tokens in their cache. A chain has room for two rounds."""
-    asked, m = [data.Keypoint(f"part {i:02}", "It sees.") for i in range(K)], M._replace(V=model.llm.config.vocab_size)
-    q, = {len(data.write_question(model.tokenizer, k)) for k in asked}
+    asked = [data.Keypoint(f"part {i:02}", "It sees.") for i in range(K)]
+    m = M._replace(V=model.llm.config.vocab_size)
+    questions = [data.write_question(model.tokenizer, k) for k in asked]
+    (q,) = {len(question) for question in questions}
     limit, lengths = 1 + V.N + 2 * (q + growth.answer()), []
     monkeypatch.setattr(data, "MAX_TOKENS", limit)
     monkeypatch.setattr(growth, "LIMIT", limit)
@@ -131,9 +166,13 @@ def test_operations_of_answers(model, way, K, monkeypatch):
         return out
 
     monkeypatch.setattr(model.llm, "forward", watched)
-    found = count(lambda: model.answer(torch.randn(3, 56, 56), asked, cumulative=way == "cumulative"))
-    shared = len(os.path.commonprefix([data.write_question(model.tokenizer, k) for k in asked]))
-    passes = list(getattr(growth, way)(K, q, V, m, block=BLOCK, **{"shared": shared} if way == "single" else {}))
+    pixels, chained = torch.randn(3, 56, 56), way == "cumulative"
+    found = count(lambda: model.answer(pixels, asked, cumulative=chained))
+    if chained:
+        passes = list(growth.cumulative(K, q, V, m, block=attention.BLOCK))
+    else:
+        shared = len(os.path.commonprefix(questions))
+        passes = list(growth.single(K, q, V, m, block=attention.BLOCK, shared=shared))
     assert lengths == [p.cache for p in passes]
     assert found - square(m, passes[0].tokens) == growth.operations(passes, V, m)
 
@@ -143,47 +182,67 @@ def test_operations_of_the_plain_way(model, monkeypatch):
     m, q, K, trunk = M._replace(V=model.llm.config.vocab_size), 20, 17, 1 + V.N
     monkeypatch.setattr(growth, "LIMIT", trunk + 3 * (q + growth.answer()))
 
-    def answers(n, tokens):
+    def answer_plainly(n, tokens):
         cache = KVCache(model.llm.config, n, trunk + tokens + 13)
-        x = torch.cat([model.trunk(torch.randn(n, 3, 56, 56)), torch.randn(n, tokens, m.D)], 1)
-        for _ in range(13):                                     # of `[0.abc,0.def]`
+        V_of_images = model.image_tokens(torch.randn(n, 3, 56, 56))
+        ids = torch.zeros(n, tokens, dtype=torch.long)
+        x = model.sequence(V_of_images, ids)
+        # The tokens of `[0.abc,0.def]`
+        for _ in range(13):
             scores = model.llm.logits(model.llm(x, cache=cache))
             x = model.llm.embed(scores[:, -1:].argmax(-1))
 
+    def run(batches):
+        for n, tokens in batches:
+            answer_plainly(n, tokens)
+
     with torch.inference_mode():
-        found = count(lambda: [answers(n, q) for n in (15, 2)]) - K * square(m, trunk + q)
+        found = count(lambda: run([(15, q), (2, q)])) - K * square(m, trunk + q)
         assert found == growth.operations(growth.plain(K, q, V, m), V, m)
         lengths = [q + i % 3 * (q + growth.answer()) for i in range(5)]
-        found = count(lambda: [answers(1, n) for n in lengths]) - sum(square(m, trunk + n) for n in lengths)
+        found = count(lambda: run([(1, n) for n in lengths]))
+        found -= sum(square(m, trunk + n) for n in lengths)
         assert found == growth.operations(growth.plain_cumulative(5, q, V, m), V, m)
 
 
 # -------------------------------------------------------------------- training
 
+
 @pytest.mark.parametrize("rounds", [[4], [4, 4, 2]])
 def test_operations_of_training(tiny_tokenizer, rounds, monkeypatch):
-    """Forward and backward, on one trunk, in one block, as on a GPU; but for the gradients that the first vision layer does not need."""
-    monkeypatch.setattr("llama.BLOCK", 10 ** 6)
+    """Forward and backward, on one trunk, in one block, as on a GPU.
+
+    But for the gradients that the first vision layer does not need.
+    """
+    monkeypatch.setattr(attention, "BLOCK", 10**6)
     m = M._replace(V=tiny_tokenizer.vocab_size)
     model, codec = capellm_of(V, m, tiny_tokenizer, lora=True).train(), Codec(tiny_tokenizer)
-    keypoint = data.Keypoint("eye", "It sees.")
-    conversations = [data.write_conversation(tiny_tokenizer, codec, [(keypoint, (0.123, 0.456))] * n) for n in rounds]
+    keypoint, place, conversations = data.Keypoint("eye", "It sees."), (0.123, 0.456), []
+    for n in rounds:
+        asked = [(keypoint, place)] * n
+        conversations.append(data.write_conversation(tiny_tokenizer, codec, asked))
     pixels, q = torch.randn(1, 3, 56, 56), len(data.write_question(tiny_tokenizer, keypoint))
-    forward = count(lambda: model.loss(pixels, [conversations]))
-    both = count(lambda: model.loss(pixels, [conversations])[0].backward())
-    layers, rest, backward = growth.training(V, m, rounds, q, shared=True)
-    S, chained = 1 + V.N, 1 + V.N + len(conversations[0][0]) if len(rounds) == 1 else 0
-    assert forward == layers + rest + square(m, chained)
-    unneeded = S * (6 * V.C ** 2 + 4 * growth.RANK * V.C) + 2 * S ** 2 * V.C    # inputs of q, k, v and both A; keys
-    assert both - forward == backward + 2 * square(m, chained) - unneeded
+
+    def loss():
+        return model.loss_of_branches(pixels, [conversations]).total
+
+    forward, both = count(loss), count(lambda: loss().backward())
+    step = growth.training(V, m, rounds, q, shared=True)
+    S = 1 + V.N
+    chained = S + len(conversations[0].ids) if len(rounds) == 1 else 0
+    assert forward == step.layers + step.rest + square(m, chained)
+    # Gradients of the inputs of q, k, v and both A; of the keys
+    unneeded = S * (6 * V.C**2 + 4 * growth.RANK * V.C) + 2 * S**2 * V.C
+    assert both - forward == step.backward + 2 * square(m, chained) - unneeded
 
 
 def test_shared_trunk_saves_trunks():
-    """Operations are a sum over conversations, but for the trunk, and for pairs of query and key."""
+    """Operations are a sum over conversations, but for the trunk, and for pairs of tokens."""
     v, m = growth.LARGE, growth.LLAMA8B._replace(H=0)
-    one, two = (growth.training(v, m, [4] * n) for n in (1, 2))
+    one, two = growth.training(v, m, [4]), growth.training(v, m, [4, 4])
     shared, trunk = growth.training(v, m, [4, 4], shared=True), growth.training(v, m, [0])
-    assert two == tuple(2 * x for x in one) and shared == tuple(x - t for x, t in zip(two, trunk))
+    assert two == tuple(2 * x for x in one)
+    assert shared == tuple(x - t for x, t in zip(two, trunk, strict=True))
 
 
 def kept(run, net):
@@ -193,7 +252,8 @@ def kept(run, net):
     def pack(tensor):
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            found[storage._cdata] = storage         # holds on to it, so that no other gets its address
+            # Holds on to it, so that no other gets its address.
+            found[storage._cdata] = storage
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -201,57 +261,88 @@ def kept(run, net):
     return sum(s.nbytes() for s in found.values())
 
 
-@pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize("v, m, tokens", [(V, LLM(2, 64, 160, 4, 2, 16, 9), 48),
-                                          (Vision(2, 64, 4, N=9, table=16), LLM(2, 32, 88, 2, 2, 24, 9), 33)])
-def test_activations(v, m, tokens, again):
-    """What one layer more keeps, in bf16, with dropout; checkpointed its input alone."""
-    def bytes_of(net, names, layers, x):
-        add_lora(net.to(torch.bfloat16).requires_grad_(False), names, growth.RANK)
-        for layer in layers(net) if again else ():
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        return kept(lambda: net.train()(x), net)
+def kept_by(net, names, layers, x, checkpointed):
+    """What a net with adapters keeps, in bf16, with dropout."""
+    add_lora(net.to(torch.bfloat16).requires_grad_(False), names, growth.RANK)
+    for layer in layers if checkpointed else ():
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    return kept(lambda: net.train()(x), net)
 
-    pixels = torch.randn(1, 3, *[14 * math.isqrt(v.N)] * 2)
-    seen = [bytes_of(dino(v._replace(L=L)), ["query", "value"], lambda net: net.encoder.layer, pixels) for L in (2, 3)]
-    x = torch.randn(1, tokens, m.D, dtype=torch.bfloat16, requires_grad=True)
-    read = [bytes_of(llama(m._replace(L=L)), ["q_proj", "v_proj"], lambda net: net.model.layers, x) for L in (2, 3)]
-    assert seen[1] - seen[0] == (v.N + 1) * (2 * v.C if again else growth.vision_bytes(v))
-    assert read[1] - read[0] == tokens * (2 * m.D if again else growth.llm_bytes(m))
+
+SHAPES = [
+    (V, LLM(2, 64, 160, 4, 2, 16, 9), 48),
+    (Vision(2, 64, 4, N=9, table=16), LLM(2, 32, 88, 2, 2, 24, 9), 33),
+]
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("v, m, tokens", SHAPES)
+def test_activations(v, m, tokens, checkpointed):
+    """What one layer more keeps; checkpointed its input alone."""
+    side = 14 * math.isqrt(v.N)
+    pixels, seen = torch.randn(1, 3, side, side), []
+    x, read = torch.randn(1, tokens, m.D, dtype=torch.bfloat16, requires_grad=True), []
+    for L in (2, 3):
+        net = dino(v._replace(L=L))
+        layers = net.encoder.layer
+        seen.append(kept_by(net, ["query", "value"], layers, pixels, checkpointed))
+        net = llama(m._replace(L=L))
+        layers = net.model.layers
+        read.append(kept_by(net, ["q_proj", "v_proj"], layers, x, checkpointed))
+    of_vision = 2 * v.C if checkpointed else growth.vision_bytes(v)
+    of_llm = 2 * m.D if checkpointed else growth.llm_bytes(m)
+    assert seen[1] - seen[0] == (v.N + 1) * of_vision
+    assert read[1] - read[0] == tokens * of_llm
 
 
 # ---------------------------------------------------------- data, and the document
+
 
 def test_what_is_counted_in_the_data():
     """Tokens in Llama 3's vocabulary, and groups of k."""
     tokenizer = Tokenizer(Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model")
     facts, codec = data.read_mp100(), Codec(tokenizer)
     definitions = {c["id"]: c["definition"] for c in facts["categories"]}
-    described = [data.read_descriptions(data.HERE / f"descriptions/{definitions[i]}.txt") for i in facts["splits"]["1"]["train"]]
+    described = []
+    for i in facts["splits"]["1"]["train"]:
+        described.append(data.read_descriptions(DESCRIPTIONS / f"{definitions[i]}.txt"))
     assert growth.mp100("train") == [len(d) for d in described]
-    lengths = [len(data.write_question(tokenizer, keypoint)) for d in described for keypoint in d]
-    assert round(sum(lengths) / len(lengths)) == growth.QUESTION
-    assert len(os.path.commonprefix([data.write_question(tokenizer, keypoint) for d in described for keypoint in d])) == growth.SHARED
-    assert (len(codec.open), len(codec.comma), len(codec.close)) == (growth.OPEN, growth.COMMA, growth.CLOSE)
+    questions = [data.write_question(tokenizer, k) for d in described for k in d]
+    assert round(sum(map(len, questions)) / len(questions)) == growth.QUESTION
+    assert len(os.path.commonprefix(questions)) == growth.SHARED
+    around = len(codec.open), len(codec.comma), len(codec.close)
+    assert around == (growth.OPEN, growth.COMMA, growth.CLOSE)
     for digits in (1, 3):
         assert len(Codec(tokenizer, digits).encode(0, 0)) == growth.answer(digits)
-        assert sum(growth.steps(0, digits)) == growth.answer(digits) - growth.CLOSE - growth.END - 1
-    groups = [len(data.group_fixed(range(len(d)), growth.ROUNDS, random.Random(0), [], 0)) for d in described]
-    assert groups == [-(-len(d) // growth.ROUNDS) for d in described]
+        read = growth.answer(digits) - growth.CLOSE - growth.END - 1
+        assert sum(growth.steps(0, digits)) == read
+    for d in described:
+        groups = data.group_fixed(range(len(d)), growth.ROUNDS, random.Random(0), [], 0)
+        assert len(groups) == -(-len(d) // growth.ROUNDS)
 
 
 def numbers(text):
     return set(re.findall(r"\d+(?:[.,]\d+)*", text))
 
 
+def table_rows(text):
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
 def test_the_document_holds_what_is_printed(monkeypatch):
-    """Tables line by line, other numbers one by one; formulas and flags, between backticks or indented, apart."""
+    """Tables line by line, other numbers one by one.
+
+    Formulas and flags, between backticks or indented, apart.
+    """
     monkeypatch.setattr(sys, "argv", ["growth.py"])
     with contextlib.redirect_stdout(io.StringIO()) as out:
         growth.main()
-    document, printed = (DOCS / "growth.md").read_text(), out.getvalue()
-    rows = [[line for line in text.splitlines() if line.startswith("|")] for text in (document, printed)]
-    assert [row for row in rows[0] if row not in rows[1] and numbers(row)] == []
-    assert set(rows[1]) <= set(rows[0])
-    prose = [line for line in document.splitlines() if not line.startswith(("|", "    "))]
+    document, printed = DOCUMENT.read_text(), out.getvalue()
+    held, said = table_rows(document), table_rows(printed)
+    assert [row for row in held if row not in said and numbers(row)] == []
+    assert set(said) <= set(held)
+    prose = []
+    for line in document.splitlines():
+        if not line.startswith(("|", "    ")):
+            prose.append(line)
     assert numbers(re.sub("`[^`]*`", "", "\n".join(prose))) <= numbers(printed)
