@@ -1,0 +1,341 @@
+"""README.md and docs/: their tables are what the scripts write, and what they name is there."""
+
+import functools
+import importlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import collect, document, faces, recipe, tables, trained
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", *ROOT.glob("*/README.md")])
+FRONT = ["lora", "dino", "llama", "capellm", "decode", "data", "train", "eval", "sample"]
+FOLDERS = "study support drawings nano scripts results descriptions examples tests docs".split()
+# Shown to a reader; made by a command
+MADE = ("data/", "runs/", "out/", "weights/", "FOLDER", "HOST")
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def without_blocks(text):
+    return document.BLOCK.sub("", text)
+
+
+# ------------------------------------------------------------------ numbers
+
+
+@pytest.mark.parametrize("name", document.DOCUMENTS)
+def test_tables_are_those_of_results(name):
+    text = (ROOT / name).read_text()
+    assert document.fill(text) == text, "python -m scripts.document writes it"
+
+
+def test_every_table_is_shown():
+    text = "".join((ROOT / name).read_text() for name in document.DOCUMENTS)
+    assert {name for _, name, _ in document.BLOCK.findall(text)} == document.BLOCKS.keys()
+
+
+def test_files_of_results_are_as_they_would_be_written():
+    for path in collect.RESULTS.glob("*.json"):
+        numbers = collect.read_results(path.stem)
+        assert collect.format_results(numbers) == path.read_text(), path
+
+
+def test_every_file_of_results_names_its_command():
+    for path in collect.RESULTS.glob("*.json"):
+        numbers = collect.read_results(path.stem)
+        if path.stem != "cost":
+            assert numbers["command"], path
+            continue
+        # The published code was not measured with a command of this repository.
+        for name, rows in numbers.items():
+            assert name == "published code" or all(row["command"] for row in rows), name
+
+
+@pytest.mark.parametrize("name", ["docs/results.md", "docs/cost.md"])
+def test_nothing_measured_is_written_by_hand(name):
+    """What stands around the tables has no fraction but thresholds and sizes of models."""
+    prose = without_blocks((ROOT / name).read_text())
+    prose = re.sub(r"PCK@0\.\d+|Section \d\.\d|4\.3 million", "", prose)
+    assert re.findall(r"\b\d+\.\d+\b", prose) == []
+
+
+def test_check_says_what_differs(tmp_path, monkeypatch, capsys):
+    (tmp_path / "docs").mkdir()
+    for name in document.DOCUMENTS:
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    page = tmp_path / "docs/cost.md"
+    before = page.read_text()
+    page.write_text(before.replace("316", "317"))
+    monkeypatch.setattr(document, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["document", "--check"])
+    with pytest.raises(SystemExit, match="docs/cost.md: not as results/ has it"):
+        document.main()
+    monkeypatch.setattr("sys.argv", ["document"])
+    document.main()
+    assert page.read_text() == before and capsys.readouterr().out == "docs/cost.md\n"
+
+
+def test_an_unknown_table_is_named():
+    with pytest.raises(ValueError, match="results: nowhere"):
+        document.fill("<!-- results: nowhere -->\n<!-- end -->\n")
+
+
+# ------------------------------------------------------------------ README
+
+
+def test_the_first_page_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_front_files_are_listed_in_reading_order():
+    rows = re.findall(r"^\| `(\w+)\.py` \|.*\| (\d+) \|$", README, re.MULTILINE)
+    assert [name for name, _ in rows] == FRONT
+    assert {path.stem for path in ROOT.glob("*.py")} == set(FRONT)
+
+
+def test_minutes_are_honest():
+    """Nobody reads more than ten lines of such code a minute; five are slow."""
+    for name, minutes in re.findall(r"^\| `(\w+)\.py` \|.*\| (\d+) \|$", README, re.MULTILINE):
+        lines = len((ROOT / f"{name}.py").read_text().splitlines())
+        assert lines / 10 <= int(minutes) <= lines / 5, name
+
+
+def test_every_folder_is_listed():
+    listed = set(re.findall(r"`(\w+)/`", README))
+    assert listed >= set(FOLDERS)
+    assert all((ROOT / folder).is_dir() for folder in FOLDERS)
+
+
+def test_the_lines_of_python_run(monkeypatch):
+    """With the photo and the descriptions of examples instead of the reader's own."""
+    (lines,) = re.findall(r"((?:    (?:from|CapeLLM).*\n){4})", README)
+    lines = "\n".join(line.strip() for line in lines.splitlines())
+    lines = lines.replace("x.jpg", "examples/astronaut.jpg")
+    lines = lines.replace("desc.txt", "descriptions/human_face_19.txt")
+    lines = lines.replace("CapeLLM.from", "points = CapeLLM.from")
+    monkeypatch.chdir(ROOT)
+    found = {}
+    exec(lines, found)
+    assert len(found["points"]) == 19 and found["points"][0].x > 0
+
+
+# ------------------------------------------------------------------ what pages name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_lines_are_short(page):
+    for line in page.read_text().splitlines():
+        assert len(line) <= 100 or line.startswith("|"), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target.split("#")[0]).exists(), target
+
+
+def paths_named(text):
+    """Paths in backticks that begin with a folder of the repository, and files at its top."""
+    folders = "|".join(FOLDERS)
+    pattern = rf"(?:(?:{folders})/[\w/.-]*|\w+\.(?:py|md)|Makefile)"
+    for quoted in re.findall(r"`([^`\n]+)`", text):
+        for word in quoted.split():
+            if re.fullmatch(pattern, word):
+                yield word
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_are_named_are_there(page):
+    for path in paths_named(page.read_text()):
+        assert (ROOT / path).exists() or (page.parent / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_functions_that_are_named_are_there(page):
+    """`module.Class.method`, as the walkthrough writes them."""
+    modules = "|".join([*FRONT, *FOLDERS])
+    for module, rest in re.findall(rf"`((?:{modules}))\.([\w.]+)`", page.read_text()):
+        if rest in ("py", "md", "json", "txt", "jsonl"):
+            continue
+        words = rest.split(".")
+        if module in FOLDERS:
+            module = f"{module}.{words.pop(0)}"
+        found = importlib.import_module(module)
+        for word in words:
+            found = getattr(found, word)
+
+
+# ------------------------------------------------------------------ commands
+
+
+def commands_of(text):
+    """(file or -m module, its arguments) of commands in code blocks and in backticks."""
+    lines = re.findall(r"^    +(?!\s)(.*)$", text, re.MULTILINE)
+    lines += re.findall(r"`([^`]+)`", text)
+    for line in lines:
+        words = shlex.split(line.replace("\n", " "), comments=True) if "'" not in line else []
+        words = [word.removeprefix(".venv/bin/") for word in words]
+        if words and words[0] in ("python", "torchrun"):
+            yield from command_of(words)
+
+
+def command_of(words):
+    for i, word in enumerate(words):
+        if word == "-m":
+            yield f"-m {words[i + 1]}", words[i + 2 :]
+            return
+        if word.endswith(".py"):
+            yield word, words[i + 1 :]
+            return
+
+
+@functools.cache
+def options_of(command):
+    """What --help of a command names."""
+    arguments = [sys.executable, *command.split(), "--help"]
+    shown = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, (command, shown.stderr)
+    return set(re.findall(r"--[a-z][\w-]*", shown.stdout))
+
+
+def check_options(command, arguments):
+    for argument in arguments:
+        if argument.startswith("--"):
+            assert argument in options_of(command), (command, argument)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_have_the_options_that_are_shown(page):
+    for command, arguments in commands_of(page.read_text()):
+        check_options(command, arguments)
+
+
+def test_make_has_the_targets_that_are_shown():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    for page in PAGES:
+        named = re.findall(r"(?:`|^    )make ([a-z]+)", page.read_text(), re.MULTILINE)
+        assert set(named) <= targets, page
+
+
+def test_recipes_use_options_that_there_are():
+    for row in (*tables.ROWS, *trained.ROWS):
+        check_options("eval.py", shlex.split(row.asked))
+        check_options("train.py", shlex.split(row.trained))
+
+
+# ------------------------------------------------------------------ recipes
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """What recipes run, in an empty folder; evaluations and checkpoints come into being."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("nano", "runs/drawings/model"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "adapter.safetensors").write_text("")
+    ran = []
+
+    def run(*arguments):
+        arguments = [str(argument) for argument in arguments]
+        ran.append(arguments)
+        out = Path(arguments[arguments.index("--out") + 1])
+        if "train.py" in arguments:
+            every = int(arguments[arguments.index("--save-every") + 1])
+            for step in range(every, int(arguments[arguments.index("--steps") + 1]) + 1, every):
+                recipe.checkpoint(out, step).mkdir(parents=True, exist_ok=True)
+                (recipe.checkpoint(out, step) / "adapter.safetensors").write_text("")
+        elif "eval.py" in arguments and "--compare" not in arguments:
+            out.mkdir(parents=True, exist_ok=True)
+            for name in ("results.json", "instances.jsonl", "results.md"):
+                (out / name).write_text(name)
+
+    monkeypatch.setattr(recipe, "run", run)
+    return ran
+
+
+def count(commands, word):
+    return sum(word in command for command in commands)
+
+
+def test_rows_that_are_done_are_left_alone(commands, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["tables", "--limit", "3"])
+    tables.main()
+    # One for each row, the density, and the comparison
+    assert count(commands, "eval.py") == len(tables.ROWS) + 2
+    pairs = next(command for command in commands if "--pairs" in command)
+    assert "--resume" in pairs and Path("out/tables-3/pairs/instances.jsonl").exists()
+    del commands[:]
+    tables.main()
+    assert count(commands, "eval.py") == 1 and "--compare" in commands[0]
+    # The answers of an older model are asked again.
+    later = Path("out/tables-3/base/results.json").stat().st_mtime + 10
+    os.utime("nano/adapter.safetensors", (later, later))
+    assert not recipe.is_done("out/tables-3/base", "nano")
+
+
+def test_every_row_is_trained_once_and_asked(commands, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["trained"])
+    trained.main()
+    own = [row for row in trained.ROWS if not row.of]
+    twice = [row for row in trained.ROWS if row.first]
+    assert count(commands, "train.py") == len(own) + len(twice)
+    assert count(commands, "--model") == len(trained.ROWS)
+    # A row that asks another's model comes after it.
+    names = [row.name for row in trained.ROWS]
+    assert all(names.index(row.of) < names.index(row.name) for row in trained.ROWS if row.of)
+    del commands[:]
+    trained.main()
+    assert count(commands, "train.py") == count(commands, "--model") == 0
+
+
+def test_photographs_are_asked_about_after_each_epoch(commands, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["faces", "photographs"])
+    faces.main()
+    assert count(commands, "train.py") == len(faces.SETTINGS)
+    # After each epoch, before the first, and nano
+    assert count(commands, "--model") == len(faces.SETTINGS) * faces.EPOCHS + 2
+    assert count(commands, "nano.pretrain") == 0
+
+
+# ------------------------------------------------------------------ collecting
+
+
+def test_an_interval_has_two_rows():
+    intervals = {name: [0.1, 0.25] for name in collect.METRICS}
+    low, high = collect.interval_rows("all", intervals)
+    assert low["answers"] == collect.LOW and low["mPCK"] == 10
+    assert high["answers"] == collect.HIGH and high["mPCK"] == 25
+
+
+def test_a_comparison_is_collected(tmp_path):
+    first = {"instances": 200, "PCK@0.20": 0.8744}
+    second = {"PCK@0.20": 0.8, "difference": -0.0567, "interval of the difference": [-0.07, -0.04]}
+    numbers = {"base": first, "other": second | {"instances": 200}}
+    (tmp_path / "compare.json").write_text(json.dumps(numbers))
+    found = collect.comparison("make x", tmp_path)
+    assert found["images"] == 200 and found["rows"] == [
+        {"name": "base", "PCK@0.20": 87.4},
+        {"name": "other", "PCK@0.20": 80, "difference": -5.7, "low": -7, "high": -4},
+    ]
+
+
+def test_what_recipes_measure_is_what_results_hold():
+    """A row that is added, or renamed, is to be measured."""
+    for name, rows in (("tables", tables.ROWS), ("trained", trained.ROWS)):
+        expected = []
+        for row in rows:
+            expected += [f"{row.name}, {part}" for part in row.parts] or [row.name]
+        assert [row["name"] for row in collect.read_results(name)["rows"]] == expected
