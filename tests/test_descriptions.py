@@ -5,8 +5,8 @@ import itertools
 import re
 
 import pytest
-from claims import AXES, SHAPES, any_of, holds, read_claims
 
+from claims import AXES, SHAPES, any_of, holds, read_claims
 from support.descriptions import DESCRIPTIONS, Keypoint, read_descriptions, read_mp100
 
 FACTS = read_mp100()
