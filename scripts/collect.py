@@ -88,7 +88,9 @@ def group_rows(of, found, intervals=None):
 def evaluation(command, folder):
     """A file of results/ from the results.json of an evaluation with --controls."""
     found = json.loads((folder / "results.json").read_bytes())
-    rows = group_rows("all", found, found["intervals"])
+    # Of all images results.json has each category where groups have their number.
+    overall = found | {"categories": len(found["categories"])}
+    rows = group_rows("all", overall, found["intervals"])
     if len(found["groups"]) > 1:
         for name, group in found["groups"].items():
             rows += group_rows(name, group)

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from scripts import collect, document, faces, recipe, tables, trained
 
@@ -318,6 +320,65 @@ def test_an_interval_has_two_rows():
     low, high = collect.interval_rows("all", intervals)
     assert low["answers"] == collect.LOW and low["mPCK"] == 10
     assert high["answers"] == collect.HIGH and high["mPCK"] == 25
+
+
+def averages(value, **more):
+    """Averages over images as results.json holds them, all of one value."""
+    return dict.fromkeys(collect.METRICS, value) | {"categories": 2, "instances": 3} | more
+
+
+def test_an_evaluation_is_collected_and_shown(tmp_path, monkeypatch):
+    controls = {"controls": {"mean": averages(0.25), "other image": averages(0.125)}}
+    group = averages(0.5, **controls)
+    numbers = averages(0.5, **controls) | {
+        "intervals": {name: [0.4, 0.6] for name in collect.METRICS},
+        "groups": {"definition new": group, "definition seen in training": group},
+        "definitions": {"bed": group | {"categories": 1}, "sofa": group},
+        # Of each category in turn
+        "categories": {"7": group, "8": group},
+    }
+    (tmp_path / "results.json").write_text(json.dumps(numbers))
+    found = collect.evaluation("make x", tmp_path)
+    kinds = [(row["of"], row["answers"]) for row in found["rows"]]
+    three = ["model", "mean place", "other image"]
+    expected = [("all", "model"), ("all", collect.LOW), ("all", collect.HIGH)]
+    expected += [("all", answers) for answers in three[1:]]
+    for name in ("definition new", "definition seen in training"):
+        expected += [(name, answers) for answers in three]
+    assert kinds == [*expected, ("bed", "model"), ("sofa", "model")]
+    monkeypatch.setattr(collect, "RESULTS", tmp_path / "results")
+    collect.write_results("nano", found)
+    lines = document.nano().splitlines()
+    assert lines[2] == "| **all** (2 categories) | 3 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 |"
+    assert lines[3].startswith("| - 95% interval, from |  | 40.0 |")
+    assert lines[5].startswith("| - mean place | 3 | 25.0 |")
+    assert lines[-2].startswith("| **bed** (1 category) | 3 |")
+
+
+def test_photographs_are_collected(tmp_path, monkeypatch):
+    """What was trained is counted in the file, time in the log."""
+    monkeypatch.setattr(faces, "RUNS", tmp_path)
+    monkeypatch.setattr(faces, "OUT", tmp_path / "out")
+    tensors = {"vision.a": torch.zeros(2, 3), "projection.weight": torch.zeros(4)}
+    numbers = {str(tmp_path / "out/start"): averages(0.5, interval=[0.4, 0.6])}
+    for setting in faces.SETTINGS:
+        model = recipe.checkpoint(tmp_path / setting.tune, faces.EPOCHS * faces.EPOCH)
+        model.mkdir(parents=True)
+        save_file(tensors, model / "adapter.safetensors")
+        record = json.dumps({"step": 1, "pairs_per_s": faces.BATCH / 30})
+        (tmp_path / setting.tune / "log.jsonl").write_text(f"{record}\n{record}\n")
+        for epoch in range(1, faces.EPOCHS + 1):
+            more = {"difference": 0.25, "interval of the difference": [0.2, 0.3]}
+            scores = averages(0.75, interval=[0.7, 0.8], **more)
+            numbers[str(faces.evaluated(setting, epoch))] = scores
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/compare.json").write_text(json.dumps(numbers))
+    found = collect.photographs()
+    assert [run["parameters"] for run in found["runs"]] == [10, 4, 10]
+    assert {run["minutes"] for run in found["runs"]} == {1}
+    assert found["rows"][0]["tune"] == "nothing" and found["rows"][0]["mPCK low"] == 40
+    last = {"tune": "full", "epoch": 3, "difference": 25, "low": 20, "high": 30, "mPCK": 75}
+    assert last.items() <= found["rows"][-1].items()
 
 
 def test_a_comparison_is_collected(tmp_path):
