@@ -188,7 +188,7 @@ def test_an_image_cut_anywhere_is_found(tmp_path_factory, kind, size, cut):
     noise(*size).save(path, format=kind)
     assert check.find_fault(path, size) is None
     whole = path.read_bytes()
-    path.write_bytes(whole[:int(cut * len(whole))])
+    path.write_bytes(whole[: int(cut * len(whole))])
     fault = check.find_fault(path, size)
     assert fault == (None if can_be_decoded(path) else check.Fault("unreadable", str(path)))
 

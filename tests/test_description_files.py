@@ -18,9 +18,7 @@ def test_description_files(desc):
         data.Keypoint("nez", "\u00e9t\u00e9"),
         data.Keypoint("tail", ""),
     ]
-    text = (
-        "# a comment\n\nleft eye: The eye: round.\n  # another\nnez :\u00e9t\u00e9  \ntail:\n"
-    )
+    text = "# a comment\n\nleft eye: The eye: round.\n  # another\nnez :\u00e9t\u00e9  \ntail:\n"
     assert data.read_descriptions(desc(text)) == expected
     assert data.read_descriptions(desc(text.rstrip())) == expected
     # As Windows saves it: a byte order mark, and two characters at each line's end.

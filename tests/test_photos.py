@@ -58,7 +58,7 @@ def test_damage_that_only_decoding_shows_is_one_line(tmp_path, capsys, workers):
     noise(90, 90).save(file)
     content = bytearray(file.read_bytes())
     middle = len(content) // 2
-    content[middle:middle + 500] = bytes(500)
+    content[middle : middle + 500] = bytes(500)
     file.write_bytes(content)
     assert check.find_fault(file, (90, 90)) is None
     instances = torch.utils.data.StackDataset([write_instance(file, 90, (90, 90))])
