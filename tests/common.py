@@ -1,7 +1,18 @@
-"""What several test files make: noise, an annotation file's content, and what they read."""
+"""What several test files use: published vocabularies, noise, annotations, readers of text."""
+
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+LLAMA3 = Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model"
+MISTRAL = Path(find_spec("mistral_common").origin).parent / "data"
+VOCABULARIES = {
+    "llama3": LLAMA3,
+    "v1": MISTRAL / "tokenizer.model.v1",
+    "v3": MISTRAL / "mistral_instruct_tokenizer_240323.model.v3",
+}
 
 
 def one_line(error):

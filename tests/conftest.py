@@ -2,12 +2,11 @@
 
 import io
 import json
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import sentencepiece
 import torch
+from common import VOCABULARIES
 from safetensors.torch import save_file
 
 from capellm import CapeLLM
@@ -17,13 +16,6 @@ from llama import Config, Llama
 from support.folders import CapeLLMConfig
 from support.tokenizer import Tokenizer
 
-LLAMA3 = Path(find_spec("llama_models").origin).parent / "llama3/tokenizer.model"
-MISTRAL = Path(find_spec("mistral_common").origin).parent / "data"
-VOCABULARIES = {
-    "llama3": LLAMA3,
-    "v1": MISTRAL / "tokenizer.model.v1",
-    "v3": MISTRAL / "mistral_instruct_tokenizer_240323.model.v3",
-}
 VISION = dict(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
 )
