@@ -6,12 +6,11 @@ import json
 import pytest
 import sentencepiece
 import torch
-from common import VOCABULARIES
 from safetensors.torch import save_file
 
 from capellm import CapeLLM
 from dino import DINOv2, DINOv2Config
-from helpers import randomise
+from helpers import LLAMA3, VOCABULARIES, randomise
 from llama import Config, Llama
 from support.folders import CapeLLMConfig
 from support.tokenizer import Tokenizer

@@ -5,12 +5,12 @@ import re
 
 import numpy as np
 import pytest
-from common import noise, one_line, read_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import data
+from helpers import one_line, photo, read_cells
 from support import check
 
 NO_PROBLEM = dict.fromkeys((*check.OF_IMAGES, *check.OF_ANNOTATIONS), 0)
@@ -44,7 +44,7 @@ def boats(tmp_path):
         id, title = category
         images, annotations = [], []
         for i in range(n):
-            noise(60, 50, i).save(folder / "images" / name_file(i))
+            photo(60, 50, i).save(folder / "images" / name_file(i))
             images.append({"id": i, "file_name": name_file(i), "width": 60, "height": 50})
             annotation = {"id": i, "image_id": i, "category_id": id, "bbox": [5, 5, 40, 40]}
             annotation["keypoints"] = [10, 10, 2, 30, 40, 1]
@@ -59,7 +59,7 @@ def boats(tmp_path):
 
 def check_folders(*folders, texts, **options):
     """What training does: (usable instances, table), and the descriptions that were read."""
-    instances, described = data.read_folders(folders, descriptions=texts)
+    instances, described = check.read_folders(folders, descriptions=texts)
     return check.check_images(instances, **options), described
 
 
@@ -111,12 +111,12 @@ def damaged(boats):
     files[4].write_bytes(b"")
     files[5].unlink()
     files[5].mkdir()
-    noise(50, 60).save(files[6])
+    photo(50, 60).save(files[6])
     # Whatever its name, Pillow reads it.
-    noise(60, 50).save(files[7], format="GIF")
+    photo(60, 50).save(files[7], format="GIF")
     # What cameras append does no harm.
     files[8].write_bytes(files[8].read_bytes() + bytes(5000))
-    noise(60, 50).convert("L").save(files[9])
+    photo(60, 50).convert("L").save(files[9])
     return folder
 
 
@@ -185,7 +185,7 @@ def can_be_decoded(path):
 def test_an_image_cut_anywhere_is_found(tmp_path_factory, kind, size, cut):
     """Unless Pillow decodes it all the same."""
     path = tmp_path_factory.mktemp("cut") / "image"
-    noise(*size).save(path, format=kind)
+    photo(*size).save(path, format=kind)
     assert check.find_fault(path, size) is None
     whole = path.read_bytes()
     path.write_bytes(whole[: int(cut * len(whole))])
@@ -207,11 +207,11 @@ def test_several_folders(boats, texts):
     third = boats(1, (7, "kite"), "clash")
     message = "category 7 is kite in .*clash, boat elsewhere"
     with pytest.raises(ValueError, match=message) as error:
-        data.read_folders([first, third], descriptions=texts)
+        check.read_folders([first, third], descriptions=texts)
     one_line(error)
     (texts / "kite.txt").unlink()
     with pytest.raises(FileNotFoundError, match="kite.txt is missing") as error:
-        data.read_folders([first, second], descriptions=texts)
+        check.read_folders([first, second], descriptions=texts)
     one_line(error)
 
 
@@ -268,7 +268,7 @@ def command(texts, tmp_path, monkeypatch):
     def call(folder, out="x.png"):
         options = ["--check", folder, "--descriptions", texts, "--out", tmp_path / out]
         monkeypatch.setattr("sys.argv", ["data.py", *map(str, options)])
-        check.main(data.read_folders, data.load_crop)
+        check.main(data.load_crop)
 
     return call
 

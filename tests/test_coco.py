@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from common import coco, one_line, read_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data
+from helpers import coco, one_line, read_cells
 from support import check
 
 
@@ -222,7 +222,7 @@ def test_any_change_to_annotations_is_read_or_one_line(tmp_path_factory, changes
     try:
         instances, names = data.read_split(folder)
         described = data.describe(instances, names)
-        everything, _ = data.read_folders([folder])
+        everything, _ = check.read_folders([folder])
         table = check.write_table(everything, check.find_faults(everything))
     except (ValueError, FileNotFoundError) as error:
         text = str(error)

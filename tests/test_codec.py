@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from common import one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capellm import Codec
+from helpers import one_line
 
 
 @pytest.mark.parametrize(

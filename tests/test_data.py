@@ -8,13 +8,13 @@ from itertools import combinations, combinations_with_replacement, groupby
 import numpy as np
 import pytest
 import torch
-from common import noise, one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 import data
 from capellm import Codec
+from helpers import one_line, photo
 from study.instructions import INSTRUCTIONS
 
 # Crops
@@ -105,7 +105,7 @@ def test_crop_of_a_ramp(box, scale, angle):
 
 
 def test_crop_at_its_own_size_copies_pixels():
-    image = noise(90, 80)
+    image = photo(90, 80)
     crop = undo_normalisation(data.crop(image, data.crop_affine((30, 20, 40, 40), 40), 40))
     expected = to_tensor(image.crop((30, 20, 70, 60)))
     torch.testing.assert_close(crop, expected, atol=1e-3, rtol=0)
@@ -113,7 +113,7 @@ def test_crop_at_its_own_size_copies_pixels():
 
 @pytest.mark.parametrize("side", [40, 80, 120])
 def test_a_quarter_turn_turns_the_crop(side):
-    image, box = noise(200, 180), (30, 20, side, side)
+    image, box = photo(200, 180), (30, 20, side, side)
     plain = data.crop(image, data.crop_affine(box, 40), 40)
     turned = data.crop(image, data.crop_affine(box, 40, angle=np.pi / 2), 40)
     # To the right in the crop is now down in the image.
@@ -122,7 +122,7 @@ def test_a_quarter_turn_turns_the_crop(side):
 
 @pytest.mark.parametrize("side, size", [(80, 40), (120, 40), (160, 40)])
 def test_strong_reductions_are_averages(side, size):
-    image = noise(200, 200)
+    image = photo(200, 200)
     n = side // size
     x, y = 3 * n, 2 * n
     crop = data.crop(image, data.crop_affine((x, y, side, side), size), size)
@@ -177,7 +177,7 @@ def test_jpeg_draft_shows_the_same_places(tmp_path, width, height, box):
 
 
 def test_load_crop_keeps_what_is_annotated(tmp_path):
-    noise(60, 50).save(tmp_path / "x.png")
+    photo(60, 50).save(tmp_path / "x.png")
     labelled = [[20, 20, 2], [25, 22, 1], [25, 22, 0], [59, 49, 2], [10, 10, 2], [40, 30, 2]]
     labelled = np.array(labelled, np.float32)
     instance = data.Instance(1, tmp_path / "x.png", 1, labelled, (10, 10, 30, 20))
@@ -363,7 +363,7 @@ def skirts(tmp_path_factory):
     rng, instances = np.random.default_rng(0), []
     for i, visible in enumerate(VISIBLE):
         file = folder / f"{i}.png"
-        noise(64, 48, i).save(file)
+        photo(64, 48, i).save(file)
         x, y = rng.uniform(12, 48, 8), rng.uniform(8, 40, 8)
         points = np.stack([x, y, 2.0 * (np.arange(8) < visible)], 1).astype(np.float32)
         points[OUTSIDE.get(i, []), 0] = 3

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import coco, one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data
 from capellm import Codec
+from helpers import coco, one_line
 
 
 def test_description_files(desc):

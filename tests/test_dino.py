@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from common import one_line
 from safetensors.torch import save_file
 
 from dino import DINOv2, DINOv2Config
+from helpers import one_line
 
 PLAIN = transformers.Dinov2Config, transformers.Dinov2Model
 REGISTERS = transformers.Dinov2WithRegistersConfig, transformers.Dinov2WithRegistersModel

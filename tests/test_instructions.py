@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
-from common import one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data
 from capellm import Codec
+from helpers import one_line
 from study import instructions, show
 
 EYE = data.Keypoint("left eye", "The eye on the left side.")

@@ -10,12 +10,12 @@ import shutil
 import pytest
 import torch
 import transformers
-from common import one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from decode import grow_tree
+from helpers import one_line
 from llama import Config, KVCache, Llama
 from support.weights import load_weights
 

@@ -5,10 +5,10 @@ import io
 import numpy as np
 import pytest
 import torch
-from common import noise, one_line
 from PIL import Image, ImageOps
 
 import data
+from helpers import one_line, photo
 from support import check, launch, photos
 
 
@@ -23,7 +23,7 @@ def write_exif(orientation):
 
 
 def test_exif_is_ignored_in_the_data_set_and_obeyed_in_a_photo(tmp_path):
-    image, file = noise(40, 20), tmp_path / "x.png"
+    image, file = photo(40, 20), tmp_path / "x.png"
     # Shown turned by a quarter, clockwise.
     image.save(file, exif=write_exif(6))
     pixels, _ = data.load_crop(write_instance(file, side=20), 20)
@@ -40,7 +40,7 @@ def test_exif_is_ignored_in_the_data_set_and_obeyed_in_a_photo(tmp_path):
 def test_images_that_cannot_be_read(tmp_path, name, kind):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no image")
     whole = io.BytesIO()
-    noise(600, 600).save(whole, "JPEG")
+    photo(600, 600).save(whole, "JPEG")
     (tmp_path / "cut.jpg").write_bytes(whole.getvalue()[:5000])
     with pytest.raises(kind, match=name) as error:
         data.load_crop(write_instance(tmp_path / name, side=600), 28)
@@ -55,7 +55,7 @@ def load_first(instances):
 def test_damage_that_only_decoding_shows_is_one_line(tmp_path, capsys, workers):
     """Bytes zeroed in the middle of a PNG: its header and its end are whole."""
     file = tmp_path / "x.png"
-    noise(90, 90).save(file)
+    photo(90, 90).save(file)
     content = bytearray(file.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 500] = bytes(500)
@@ -80,7 +80,7 @@ REMEDY = "annotated upright, stored turned: apply the EXIF rotation to the files
 def test_photos_annotated_upright_and_stored_turned(tmp_path, orientation):
     """EXIF's orientations 5 to 8 exchange width and height, as ImageOps.exif_transpose does."""
     file = tmp_path / "x.jpg"
-    noise(80, 40).save(file, exif=write_exif(orientation))
+    photo(80, 40).save(file, exif=write_exif(orientation))
     turned = ImageOps.exif_transpose(Image.open(file)).size == (40, 80)
     assert turned == (5 <= orientation <= 8)
     # Stored as large as annotated, or twice as large.
@@ -102,7 +102,7 @@ def test_damaged_exif_does_no_harm(tmp_path, damage):
     """
     file = tmp_path / "x.png"
     for width, height in ((40, 40), (80, 40)):
-        noise(width, height).save(file, exif=b"Exif\0\0" + damage)
+        photo(width, height).save(file, exif=b"Exif\0\0" + damage)
         assert check.find_fault(file, (width, height)) is None
         data.load_crop(write_instance(file, size=(width, height)), 28)
     problem, text = check.find_fault(file, (40, 80))

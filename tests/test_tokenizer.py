@@ -6,10 +6,10 @@ from base64 import b64encode
 
 import pytest
 import sentencepiece
-from common import LLAMA3, VOCABULARIES, one_line
 from llama_models.llama3.tokenizer import Tokenizer as Reference
 from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
 
+from helpers import LLAMA3, VOCABULARIES, one_line
 from support.tokenizer import Tokenizer
 
 SENTENCEPIECE = {name: VOCABULARIES[name] for name in ("v1", "v3")}
