@@ -104,18 +104,22 @@ def find_fault(path, size) -> Fault | None:
             with Image.open(file) as image:
                 if image.format not in ENDS or ENDS[image.format] not in tail:
                     image.load()
-                factor = photos.find_factor(image.size, size)
-                hint = photos.hint_at_rotation(image, size)
+                return compare_size(path, image, size)
     except FileNotFoundError:
         return Fault("missing", str(path))
     except photos.DAMAGE:
         return Fault("unreadable", str(path))
+
+
+def compare_size(path, image, size) -> Fault | None:
     if image.size == size:
         return None
+    factor = photos.find_factor(image.size, size)
     if factor:
         return Fault("scaled", f"x {factor:.3g}")
     stored = f"{image.width} x {image.height}"
     annotated = f"{size[0]} x {size[1]}"
+    hint = photos.hint_at_rotation(image, size)
     return Fault("other size", f"{path} ({stored}, annotated {annotated}{hint})")
 
 

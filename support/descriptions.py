@@ -76,9 +76,10 @@ def describe(instances, names, folder=DESCRIPTIONS):
         paths[id] = Path(folder) / f"{definitions.get((id, name), name)}.txt"
     missing = sorted({str(path) for path in paths.values() if not path.is_file()})
     if missing:
+        verb = "is" if len(missing) == 1 else "are"
         raise FileNotFoundError(
-            f"{some(missing)} missing: a category needs a description file of its definition's or "
-            "its own name, with one 'name: description' line a keypoint"
+            f"{some(missing)} {verb} missing: a category needs a description file of its "
+            "definition's or its own name, with one 'name: description' line a keypoint"
         )
     described = {id: read_descriptions(path) for id, path in paths.items()}
     annotated = {i.category: i for i in instances}

@@ -1,5 +1,6 @@
 """Image files as users hand them over, and as they are compared with their annotations."""
 
+import struct
 import warnings
 from contextlib import contextmanager
 
@@ -8,7 +9,8 @@ from PIL import Image, ImageOps
 
 # What Pillow raises at a damaged file.
 DAMAGE = (
-    OSError, SyntaxError, ValueError, EOFError, RuntimeError, Image.DecompressionBombError,
+    OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error,
+    Image.DecompressionBombError,
 )
 MAX_PIXELS = 100_000_000  # a larger photo is refused before it is decoded
 ORIENTATION = 0x112  # the EXIF tag
@@ -42,7 +44,7 @@ def open_image(path):
         raise FileNotFoundError(f"{path} is missing") from None
     except Image.DecompressionBombError:
         raise ValueError(f"{path} has more than {MAX_PIXELS:,} pixels: reduce it first") from None
-    except (OSError, SyntaxError, EOFError, RuntimeError) as error:
+    except (OSError, SyntaxError, EOFError, RuntimeError, struct.error) as error:
         raise ValueError(f"{path} is no image that Pillow can read ({error})") from None
 
 
@@ -59,7 +61,7 @@ def spread_over_bytes(image):
 
 @contextmanager
 def open_annotated(instance):
-    """The image of a data.Instance, open, as it is stored.
+    """The image of an Instance, open, as it is stored.
 
     Raises FileNotFoundError or ValueError naming the file and the annotation, also where its size
     is not the annotated one times some factor, and where it proves damaged while it is read.
@@ -107,7 +109,12 @@ def find_factor(stored, annotated):
 def hint_at_rotation(image, annotated):
     """What to say of an image that fits its annotations only as a viewer shows it, else ""."""
     upright = image.size[::-1]
-    if find_factor(upright, annotated) and image.getexif().get(ORIENTATION) in SIDEWAYS:
+    try:
+        sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+    except DAMAGE:
+        # Damaged EXIF says nothing.
+        sideways = False
+    if sideways and find_factor(upright, annotated):
         return ": annotated upright, stored turned: apply the EXIF rotation to the files"
     return ""
 

@@ -6,19 +6,27 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+import transformers
+from safetensors.torch import save_file
 
 from dino import DINOv2, DINOv2Config
+from helpers import one_line
 
-PLAIN, REGISTERS = (Dinov2Config, Dinov2Model), (Dinov2WithRegistersConfig, Dinov2WithRegistersModel)
+PLAIN = transformers.Dinov2Config, transformers.Dinov2Model
+REGISTERS = transformers.Dinov2WithRegistersConfig, transformers.Dinov2WithRegistersModel
 SIDES = [(224, 224), (252, 252), (336, 336), (518, 518), (224, 308), (42, 14)]
 
 
 def reference(kind=PLAIN, **settings):
-    """A transformers model whose every parameter is random: no zero bias and no unit scale may hide a mistake."""
+    """A transformers model whose every parameter is random.
+
+    No zero bias and no unit scale may hide a mistake.
+    """
     config, model = kind
     torch.manual_seed(0)
-    sizes = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=3, image_size=518, patch_size=14)
+    sizes = dict(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=3, image_size=518, patch_size=14
+    )
     hf = model(config(**sizes | settings)).eval()
     with torch.no_grad():
         for p in hf.parameters():
@@ -28,24 +36,28 @@ def reference(kind=PLAIN, **settings):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """(kind, **settings) -> a transformers model, and ours loaded from the folder it was saved to."""
+    """save_and_load(kind, **settings): a transformers model, and ours loaded from its folder."""
+
     def save_and_load(kind=PLAIN, **settings):
         folder = tmp_path_factory.mktemp("dino")
         hf = reference(kind, **settings)
         hf.save_pretrained(folder)
         return hf, DINOv2.from_pretrained(folder)
+
     return save_and_load
 
 
 def patches(hf, pixels):
+    registers = getattr(hf.config, "num_register_tokens", 0)
     with torch.no_grad():
-        return hf(pixels).last_hidden_state[:, 1 + getattr(hf.config, "num_register_tokens", 0):]
+        return hf(pixels).last_hidden_state[:, 1 + registers :]
 
 
 def original_table(table, height, width, offset, antialias):
-    """(1, 1 + M * M, C) -> (1, 1 + height * width, C): `interpolate_pos_encoding`, github.com/facebookresearch/dinov2.
+    """(1, 1 + M * M, C) -> (1, 1 + height * width, C), as the release does.
 
-    Its plain models set offset 0.1 and no antialiasing, its `_reg` models 0.0 and antialiasing.
+    That is `interpolate_pos_encoding` of github.com/facebookresearch/dinov2. Its plain models set
+    offset 0.1 and no antialiasing, its `_reg` models 0.0 and antialiasing.
     """
     M = int(math.sqrt(table.shape[1] - 1))
     if (height, width) == (M, M):
@@ -53,23 +65,30 @@ def original_table(table, height, width, offset, antialias):
     kwargs = {"size": (height, width)}
     if offset:
         kwargs = {"scale_factor": (float(height + offset) / M, float(width + offset) / M)}
-    grid = F.interpolate(table[:, 1:].float().reshape(1, M, M, -1).permute(0, 3, 1, 2), mode="bicubic",
-                         antialias=antialias, **kwargs)
+    grid = table[:, 1:].float().reshape(1, M, M, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, mode="bicubic", antialias=antialias, **kwargs)
     assert grid.shape[-2:] == (height, width)
-    return torch.cat((table[:, :1].float(), grid.permute(0, 2, 3, 1).reshape(1, height * width, -1)), dim=1)
+    rows = grid.permute(0, 2, 3, 1).reshape(1, height * width, -1)
+    return torch.cat((table[:, :1].float(), rows), dim=1)
 
 
 def use_original_table(hf, offset, antialias):
-    embeddings = hf.embeddings
-    embeddings.interpolate_pos_encoding = lambda x, height, width: original_table(
-        embeddings.position_embeddings, height // 14, width // 14, offset, antialias)
+    def interpolate(x, height, width):
+        table = hf.embeddings.position_embeddings
+        return original_table(table, height // 14, width // 14, offset, antialias)
+
+    hf.embeddings.interpolate_pos_encoding = interpolate
 
 
-@pytest.mark.parametrize("kind, settings, offset", [
-    (PLAIN, {}, 0.1),
-    (PLAIN, {"use_swiglu_ffn": True, "qkv_bias": False}, 0.1),
-    (REGISTERS, {"num_register_tokens": 4}, 0.0),
-], ids=["plain", "swiglu", "registers"])
+@pytest.mark.parametrize(
+    "kind, settings, offset",
+    [
+        (PLAIN, {}, 0.1),
+        (PLAIN, {"use_swiglu_ffn": True, "qkv_bias": False}, 0.1),
+        (REGISTERS, {"num_register_tokens": 4}, 0.0),
+    ],
+    ids=["plain", "swiglu", "registers"],
+)
 def test_features_equal_transformers_with_the_original_table(checkpoint, kind, settings, offset):
     hf, ours = checkpoint(kind, **settings)
     use_original_table(hf, offset, antialias=offset == 0)
@@ -81,29 +100,37 @@ def test_features_equal_transformers_with_the_original_table(checkpoint, kind, s
 
 
 def test_own_size_needs_no_resampling(checkpoint):
-    for settings in ({}, {"image_size": 64, "patch_size": 8}):  # untouched transformers
+    """So transformers is left untouched."""
+    for settings in ({}, {"image_size": 64, "patch_size": 8}):
         hf, ours = checkpoint(**settings)
         pixels = torch.randn(2, 3, hf.config.image_size, hf.config.image_size)
         assert (ours(pixels) - patches(hf, pixels)).abs().max() <= 1e-4
 
 
 def test_transformers_resamples_the_plain_table_by_another_rule(checkpoint):
-    """transformers passes the size; the release a scale 0.1 patch too large. With registers, the two agree."""
+    """transformers passes the size, the release a scale that is 0.1 patch too large.
+
+    With registers, the two agree.
+    """
     pixels = torch.randn(1, 3, 224, 224)
     hf, ours = checkpoint(REGISTERS)
     assert (ours(pixels) - patches(hf, pixels)).abs().max() <= 1e-4
     hf, ours = checkpoint(PLAIN)
     assert (ours(pixels) - patches(hf, pixels)).abs().max() > 1e-2
-    # A smooth table: one horizontal wave over the photo. The sampling points of the two rules drift apart from left to
-    # right, by 37/16 - 37/16.1 = 0.0144 table cells a patch: 0.22 cells, 4% of the wave's height, at the edge.
-    wave = torch.sin(2 * math.pi * (torch.arange(37) + 0.5) / 37).expand(37, 37).reshape(1, -1, 1).expand(-1, -1, 48)
+    # A smooth table: one horizontal wave over the photo. The sampling points of the two rules
+    # drift apart from left to right, by 37/16 - 37/16.1 = 0.0144 table cells a patch: 0.22 cells,
+    # 4% of the wave's height, at the edge.
+    wave = torch.sin(2 * math.pi * (torch.arange(37) + 0.5) / 37)
+    table = wave.expand(37, 37).reshape(1, -1, 1).expand(-1, -1, 48)
     with torch.no_grad():
         for model in (hf, ours):
-            model.embeddings.position_embeddings[:, 1:] = wave
+            model.embeddings.position_embeddings[:, 1:] = table
         theirs = hf.embeddings.interpolate_pos_encoding(torch.empty(1, 257, 48), 224, 224)
         gap = (ours.embeddings.positions(16, 16) - theirs)[0, 1:, 0].view(16, 16).abs()
-    drift = (37 / 16 - 37 / 16.1) * 15.5 * 2 * math.pi / 37  # times the wave's slope, which is 1 at the edge
-    assert ((gap[:, 15] > 0.75 * drift) & (gap[:, 15] < 1.25 * drift)).all()  # a cubic kernel bends slopes a little
+    # Times the wave's slope, which is 1 at the edge.
+    drift = (37 / 16 - 37 / 16.1) * 15.5 * 2 * math.pi / 37
+    # A cubic kernel bends slopes a little.
+    assert ((gap[:, 15] > 0.75 * drift) & (gap[:, 15] < 1.25 * drift)).all()
     assert gap[:, 15].min() > 5 * gap[:, 0].max()
 
 
@@ -111,7 +138,8 @@ def test_table_is_resampled_in_fp32_whatever_the_dtype(checkpoint):
     for kind, offset in ((PLAIN, 0.1), (REGISTERS, 0.0)):
         _, ours = checkpoint(kind)
         ours.bfloat16()
-        expected = original_table(ours.embeddings.position_embeddings, 16, 16, offset, antialias=offset == 0)
+        table = ours.embeddings.position_embeddings
+        expected = original_table(table, 16, 16, offset, antialias=offset == 0)
         assert torch.equal(ours.embeddings.positions(16, 16), expected.bfloat16())
 
 
@@ -125,21 +153,38 @@ def test_computes_in_the_dtype_of_its_weights(checkpoint):
 
 
 def test_patches_come_row_by_row():
-    model = DINOv2(DINOv2Config(16, 0, 2, image_size=56, num_register_tokens=2))  # no layers: patches do not mix
+    # No layers: patches do not mix.
+    model = DINOv2(DINOv2Config(16, 0, 2, image_size=56, num_register_tokens=2))
     pixels = torch.randn(1, 3, 28, 70)
     touched = pixels.clone()
-    touched[:, :, 14:28, 42:56] += 1  # row 1, column 3 of 2 x 5 patches
+    # Row 1, column 3 of 2 x 5 patches.
+    touched[:, :, 14:28, 42:56] += 1
     changed = (model(touched) - model(pixels)).abs().sum(-1)[0]
     assert changed.nonzero().tolist() == [[1 * 5 + 3]]
 
 
-@pytest.mark.parametrize("width, layers, heads, swiglu, registers", [
-    (384, 12, 6, False, 0), (768, 12, 12, False, 0), (1024, 24, 16, False, 0), (1536, 40, 24, True, 0),
-    (384, 12, 6, False, 4), (1024, 24, 16, False, 4),
-])
-def test_official_sizes_have_the_published_number_of_parameters(width, layers, heads, swiglu, registers):
-    published = {(384, 0): 22_056_576, (768, 0): 86_580_480, (1024, 0): 304_368_640}  # the mask token included
-    settings = dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, use_swiglu_ffn=swiglu)
+@pytest.mark.parametrize(
+    "width, layers, heads, swiglu, registers",
+    [
+        (384, 12, 6, False, 0),
+        (768, 12, 12, False, 0),
+        (1024, 24, 16, False, 0),
+        (1536, 40, 24, True, 0),
+        (384, 12, 6, False, 4),
+        (1024, 24, 16, False, 4),
+    ],
+)
+def test_official_sizes_have_the_published_number_of_parameters(
+    width, layers, heads, swiglu, registers
+):
+    # Of (width, registers), the mask token included.
+    published = {(384, 0): 22_056_576, (768, 0): 86_580_480, (1024, 0): 304_368_640}
+    settings = dict(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        use_swiglu_ffn=swiglu,
+    )
     with torch.device("meta"):
         ours = DINOv2(DINOv2Config(**settings, num_register_tokens=registers))
         config, model = REGISTERS if registers else PLAIN
@@ -151,40 +196,53 @@ def test_official_sizes_have_the_published_number_of_parameters(width, layers, h
 
 @pytest.mark.parametrize("kind", [PLAIN, REGISTERS], ids=["plain", "registers"])
 def test_what_we_save_transformers_loads(checkpoint, tmp_path, kind):
-    from safetensors.torch import save_file
     hf, ours = checkpoint(kind, image_size=56)
     save_file(ours.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
     hf.config.save_pretrained(tmp_path)
     again, report = kind[1].from_pretrained(tmp_path, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
-    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), hf.state_dict().values(), strict=True))
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not report[problem]
+    assert list(again.state_dict()) == list(hf.state_dict())
+    for name, tensor in hf.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 225, 224), (1, 3, 224, 230), (1, 3, 0, 14), (1, 1, 224, 224), (3, 224, 224)])
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 225, 224), (1, 3, 224, 230), (1, 3, 0, 14), (1, 1, 224, 224), (3, 224, 224)]
+)
 def test_wrong_pixels_are_refused(shape):
     model = DINOv2(DINOv2Config(8, 1, 1, image_size=28))
     with pytest.raises(ValueError, match=r"pixels are .* H and W multiples of 14"):
         model(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("text, message", [
-    ("{", "config.json is not a JSON object"),
-    ('{"model_type": "vit"}', "model_type 'vit' is not supported, only 'dinov2'"),
-    ('{"hidden_size": 8}', "model_type None is not supported"),
-    ('{"model_type": "dinov2", "hidden_act": "relu"}', "hidden_act 'relu' is not supported, only 'gelu'"),
-    ('{"model_type": "dinov2", "hidden_size": 8, "num_hidden_layers": 1}', "json lacks num_attention_heads"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "config.json is not a JSON object"),
+        ('{"model_type": "vit"}', "model_type 'vit' is not supported, only 'dinov2'"),
+        ('{"hidden_size": 8}', "model_type None is not supported"),
+        (
+            '{"model_type": "dinov2", "hidden_act": "relu"}',
+            "hidden_act 'relu' is not supported, only 'gelu'",
+        ),
+        (
+            '{"model_type": "dinov2", "hidden_size": 8, "num_hidden_layers": 1}',
+            "json lacks num_attention_heads",
+        ),
+    ],
+)
 def test_wrong_config_is_named(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=message) as error:
         DINOv2.from_pretrained(tmp_path)
-    assert "\n" not in str(error.value)
+    one_line(error)
 
 
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json not found"):
         DINOv2.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(dict(
-        model_type="dinov2", hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=28)))
+    sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=28)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "dinov2"} | sizes))
     with pytest.raises(FileNotFoundError, match="safetensors"):
         DINOv2.from_pretrained(tmp_path)

@@ -35,6 +35,17 @@ def randomise(model):
     return model
 
 
+def find_adapter(theirs, name):
+    """peft's weight of an adapter of ours."""
+    layer, _, side = name.rpartition(".")
+    return theirs.get_submodule(f"base_model.model.{layer}.{side}.default").weight
+
+
+def copy_adapters(ours, theirs):
+    for name, tensor in adapters_of(ours).items():
+        find_adapter(theirs, name).data.copy_(tensor)
+
+
 def pair(dtype=torch.float32, rank=4, alpha=12, dropout=0.0):
     """The same model with the same adapters, ours and peft's."""
     ours, theirs = vision(dtype), vision(dtype)
@@ -42,9 +53,7 @@ def pair(dtype=torch.float32, rank=4, alpha=12, dropout=0.0):
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(VISION))
     theirs = get_peft_model(theirs, config)
     randomise(ours)
-    for name, tensor in adapters_of(ours).items():
-        layer, _, side = name.rpartition(".")
-        theirs.get_submodule(f"base_model.model.{layer}.{side}.default").weight.data.copy_(tensor)
+    copy_adapters(ours, theirs)
     return ours, theirs
 
 
@@ -55,20 +64,23 @@ def test_outputs_and_gradients_equal_peft():
     ours, theirs = pair()
     features = ours(PIXELS)
     expected = theirs(PIXELS)
-    assert (expected - vision()(PIXELS)).abs().max() > 0.05  # the adapters do something
+    # The adapters do something.
+    assert (expected - vision()(PIXELS)).abs().max() > 0.05
     torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
     weights = torch.randn_like(features)
     (features * weights).sum().backward()
     (expected * weights).sum().backward()
     for name in adapters_of(ours):
-        layer, _, side = name.rpartition(".")
-        grad = theirs.get_submodule(f"base_model.model.{layer}.{side}.default").weight.grad
+        grad = find_adapter(theirs, name).grad
         assert grad.abs().max() > 0
         torch.testing.assert_close(ours.get_parameter(name).grad, grad, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_falls_where_peft_lets_it_fall(monkeypatch):
-    monkeypatch.setattr(lora, "draw_dropout", lambda x, p: F.dropout(torch.ones_like(x), p) == 0)      # the same draws as theirs
+    def draw_as_theirs(x, p):
+        return F.dropout(torch.ones_like(x), p) == 0
+
+    monkeypatch.setattr(lora, "draw_dropout", draw_as_theirs)
     ours, theirs = pair(dropout=0.5)
     results = []
     for model in (ours.train(), theirs.train()):
@@ -81,13 +93,23 @@ def test_dropout_falls_where_peft_lets_it_fall(monkeypatch):
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
 def test_dropout_drops_each_with_its_probability(p):
-    """Rate, neighbours (cut from one draw), rows and draws: all within five standard deviations of independence."""
+    """Rate, neighbours (cut from one draw), rows and draws are independent.
+
+    All lie within five standard deviations.
+    """
     torch.manual_seed(0)
     a, b = (lora.draw_dropout(torch.empty(501, 399), p) for _ in range(2))
-    pairs = {"rate": a, "next": a[:, 1:] & a[:, :-1], "third": a[:, 3:] & a[:, :-3], "row": a[1:] & a[:-1], "draw": a & b}
+    pairs = {
+        "rate": a,
+        "next": a[:, 1:] & a[:, :-1],
+        "third": a[:, 3:] & a[:, :-3],
+        "row": a[1:] & a[:-1],
+        "draw": a & b,
+    }
     for name, both in pairs.items():
         expected = p if name == "rate" else p * p
-        assert abs(both.double().mean() - expected) < 5 * (expected * (1 - expected) / both.numel()) ** 0.5, name
+        deviation = (expected * (1 - expected) / both.numel()) ** 0.5
+        assert abs(both.double().mean() - expected) < 5 * deviation, name
     assert a.shape == (501, 399) and a.any(0).all() and a.any(1).all()
 
 
@@ -98,7 +120,7 @@ def test_dropout_keeps_the_mean():
     torch.nn.init.normal_(layer.lora_B)
     x = torch.randn(64)
     draws = layer.train()(x.expand(20000, 64))
-    assert ((draws.mean(0) - layer.eval()(x)).abs() < 5 * draws.std(0) / 20000 ** 0.5).all()
+    assert ((draws.mean(0) - layer.eval()(x)).abs() < 5 * draws.std(0) / 20000**0.5).all()
     assert draws.std(0).min() > 0
 
 
@@ -126,7 +148,8 @@ def test_bf16_base_keeps_fp32_adapters():
     assert all(ours.get_parameter(name).grad.dtype == torch.float32 for name in adapters_of(ours))
     merge_lora(ours)
     assert {p.dtype for p in ours.parameters()} == {torch.bfloat16}
-    assert (ours(PIXELS).float() - features.float()).abs().mean() < 0.02 * features.float().abs().mean()
+    features = features.float()
+    assert (ours(PIXELS).float() - features).abs().mean() < 0.02 * features.abs().mean()
 
 
 def test_starts_as_its_base_and_freezes_only_what_it_wraps():
@@ -135,24 +158,36 @@ def test_starts_as_its_base_and_freezes_only_what_it_wraps():
     add_lora(model, VISION)
     assert torch.equal(model.eval()(PIXELS), before)
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    assert frozen == {f"encoder.layer.{i}.attention.attention.{part}.base.{p}"
-                      for i in range(2) for part in VISION for p in ("weight", "bias")}
+    assert frozen == {
+        f"encoder.layer.{i}.attention.attention.{part}.base.{p}"
+        for i in range(2)
+        for part in VISION
+        for p in ("weight", "bias")
+    }
 
 
 def test_starts_from_the_distribution_of_peft():
     ours, theirs = vision(), get_peft_model(vision(), LoraConfig(r=8, target_modules=list(VISION)))
     add_lora(ours, VISION)
-    A, peft_A = (torch.cat([p for name, p in model.named_parameters() if "lora_A" in name]) for model in (ours, theirs))
+    A, peft_A = (
+        torch.cat([p for name, p in model.named_parameters() if "lora_A" in name])
+        for model in (ours, theirs)
+    )
     assert A.shape == peft_A.shape and abs(A.std() / peft_A.std() - 1) < 0.1
-    assert max(A.max(), -A.min(), peft_A.max(), -peft_A.min()) <= 32**-0.5  # uniform up to 1 / sqrt(in)
+    # Uniform up to 1 / sqrt(in).
+    assert max(A.abs().max(), peft_A.abs().max()) <= 32**-0.5
     assert not any(p.any() for name, p in ours.named_parameters() if "lora_B" in name)
 
 
 def test_adapters_travel_through_a_file(tmp_path):
     ours, _ = pair()
     adapters = adapters_of(ours)
-    assert set(adapters) == {f"encoder.layer.{i}.attention.attention.{part}.lora_{side}"
-                             for i in range(2) for part in VISION for side in "AB"}
+    assert set(adapters) == {
+        f"encoder.layer.{i}.attention.attention.{part}.lora_{side}"
+        for i in range(2)
+        for part in VISION
+        for side in "AB"
+    }
     save_file(adapters, tmp_path / "adapter.safetensors")
     again = vision()
     add_lora(again, VISION, rank=4, alpha=12, dropout=0.0)
@@ -164,40 +199,49 @@ def test_adapters_travel_through_a_file(tmp_path):
 def test_llama_equals_peft():
     torch.manual_seed(0)
     ours = Llama(Config(64, 32, 48, 2, 4, 2)).requires_grad_(False)
-    theirs = get_peft_model(copy.deepcopy(ours), LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
+    theirs = get_peft_model(
+        copy.deepcopy(ours), LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+    )
     add_lora(ours, ("q_proj", "v_proj"), dropout=0.0)
     randomise(ours)
-    for name, tensor in adapters_of(ours).items():
-        layer, _, side = name.rpartition(".")
-        theirs.get_submodule(f"base_model.model.{layer}.{side}.default").weight.data.copy_(tensor)
+    copy_adapters(ours, theirs)
     x = torch.randn(1, 7, 32)
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)
 
 
-def test_parameter_counts_of_the_paper():
-    """Rank 8 on the query and value projections of both backbones (Sec. 4.1), on the meta device."""
+OFFICIAL_VISION = DINOv2Config(1024, 24, 16)
+OFFICIAL_LLM = Config(128256, 4096, 14336, 32, 32, 8)
+
+
+@pytest.mark.parametrize(
+    "kind, config, names, outputs, total",
+    [
+        (DINOv2, OFFICIAL_VISION, VISION, (1024, 1024), 786_432),
+        (Llama, OFFICIAL_LLM, ("q_proj", "v_proj"), (4096, 1024), 3_407_872),
+    ],
+)
+def test_parameter_counts_of_the_paper(kind, config, names, outputs, total):
+    """Rank 8 on the query and value projections of both backbones (Section 4.1)."""
     with torch.device("meta"):
-        model = DINOv2(DINOv2Config(1024, 24, 16))
-        llm = Llama(Config(128256, 4096, 14336, 32, 32, 8))
-    for module, names, width, outputs in ((model, VISION, 1024, (1024, 1024)),
-                                          (llm, ("q_proj", "v_proj"), 4096, (4096, 1024))):
-        module.requires_grad_(False)
-        add_lora(module, names)
-        layers = 24 if module is model else 32
-        count = sum(p.numel() for p in module.parameters() if p.requires_grad)
-        assert count == layers * sum(8 * (width + out) for out in outputs)
-        assert count == (786_432 if module is model else 3_407_872)
-        assert {tensor.device.type for tensor in adapters_of(module).values()} == {"meta"}
+        module = kind(config).requires_grad_(False)
+    add_lora(module, names)
+    count = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    each_layer = sum(8 * (config.hidden_size + width) for width in outputs)
+    assert count == config.num_hidden_layers * each_layer == total
+    assert {tensor.device.type for tensor in adapters_of(module).values()} == {"meta"}
 
 
 def test_errors_name_the_culprit():
-    with pytest.raises(ValueError, match="DINOv2 has no nn.Linear named q_proj to adapt; it has dense, fc1"):
+    message = "DINOv2 has no nn.Linear named q_proj to adapt; it has dense, fc1"
+    with pytest.raises(ValueError, match=message):
         add_lora(vision(), ("query", "q_proj"))
-    with pytest.raises(ValueError, match="no nn.Linear named projection"):  # it is there, but is a convolution
+    # It is there, but is a convolution.
+    with pytest.raises(ValueError, match="no nn.Linear named projection"):
         add_lora(vision(), ("projection",))
     with pytest.raises(ValueError, match="LoRA rank is 0"):
         add_lora(vision(), VISION, rank=0)
     model = vision()
     add_lora(model, VISION)
-    with pytest.raises(ValueError, match="no nn.Linear named query, value"):  # not twice
+    # Not twice.
+    with pytest.raises(ValueError, match="no nn.Linear named query, value"):
         add_lora(model, VISION)
