@@ -277,7 +277,7 @@ def test_drawn_answers_follow_the_density_and_scotts_rule():
 def test_a_study_of_known_densities(monkeypatch):
     """Two hills, the lower one wider: what is the likeliest answer is not the best one for every threshold."""
     known = {"a": mixture((0.3, (0.2, 0.2), 0.004), (0.7, (0.7, 0.6), 0.06)), "b": density.gaussian((0.4, 0.9), 0.03)}
-    monkeypatch.setattr(density, "density", lambda model, pixels, name, **_: density.Density(known[name.name], 0.125, ord(name.name)))
+    monkeypatch.setattr(density, "compute_density", lambda model, pixels, name, **_: density.Density(known[name.name], 0.125, ord(name.name)))
     asked, truths, thresholds = [data.Keypoint(n, "") for n in "ab"], np.array([(0.71, 0.55), (0.4, 1.02)]), (0.02, 0.2)
     points, numbers = density.study(None, None, asked, truths, truths / 2, thresholds, random.Random(0))
     assert set(map(len, points.values())) == {2}

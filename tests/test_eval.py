@@ -259,7 +259,7 @@ def test_densities_are_compared_with_the_truth(monkeypatch, capsys, model_folder
         asked.append((keypoint.name, category))
         assert [k.name for k in listed] == TEXTS[category]
         return density.Density(density.gaussian(place(keypoint.name), sigma), 0.25, 1000 * len(keypoint.name))
-    monkeypatch.setattr(density, "density", known)
+    monkeypatch.setattr(density, "compute_density", known)
     arguments = command(model_folder, folder, "--out", tmp_path / "out")
     code, text, err = run(monkeypatch, capsys, [*arguments, "--density"])
     assert code == 0 and "PCK-optimal minus greedy" in text and "exact density" in text and "25.0% of the mass" in text, err
