@@ -21,13 +21,17 @@ import torch
 from tqdm import tqdm
 
 import data
-from capellm import DECODING, CapeLLM
+from capellm import CapeLLM
+from decode import DECODING
 from study import compare, controls, metrics, paper, report
 from study.conclude import conclude
 from study.images import choose_images
 from study.instructions import INSTRUCTIONS
 from study.measure import Asking, count_tokens, measure
+from study.paper import Way
 from support import launch, records
+from support.descriptions import DESCRIPTIONS
+from support.folders import read_folder
 
 # The arguments that decide an answer: they are the same where an evaluation is resumed.
 DECIDES = ["model", "data", "split", "part", "controls", "occlude", "density", "instruction"]
@@ -52,7 +56,7 @@ def read_arguments():
         help="count images as support-query pairs do (Table 2), not each once")
 
     add = p.add_argument_group("how it is asked").add_argument
-    add("--descriptions", default=str(data.HERE / "descriptions"), metavar="FOLDER",
+    add("--descriptions", default=str(DESCRIPTIONS), metavar="FOLDER",
         help="<definition or category>.txt files (default: %(default)s)")
     add("--names", metavar="FOLDER",
         help="take keypoints' names from these files, descriptions from --descriptions (Table 6)")
@@ -116,15 +120,22 @@ def check_arguments(a):
         )
 
 
-# ---------------------------------------------------------------------- asking
+def list_settings(arguments, part, device):
+    """What decides an answer: it is the same where an evaluation is resumed."""
+    settings = {name: arguments[name] for name in DECIDES}
+    settings["precision"] = "bfloat16" if device.type == "cuda" else "float32"
+    settings["weights, words, annotations"] = records.fingerprint(
+        arguments["model"], part.described, part.instances
+    )
+    return settings
 
 
 def load_model(folder, instruction, image_size, device):
     """The model, and the side of its crops in pixels. ValueError if patches do not fill them."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = CapeLLM.from_pretrained(folder, dtype, device)
-    model.instruction = instruction or model.instruction
-    size, patch = image_size or model.image_size, model.vision.config.patch_size
+    model.config.instruction = instruction or model.config.instruction
+    size, patch = image_size or model.config.image_size, model.vision.config.patch_size
     if size < patch or size % patch:
         fits = max(1, size // patch) * patch
         raise ValueError(
@@ -134,21 +145,23 @@ def load_model(folder, instruction, image_size, device):
     return model, size
 
 
-def ask(model, size, images, asking, file):
-    """Measure images: {key: record}, and a set of texts, each what is wrong with an image.
+def ask(model, size, part, positions, prepared, asking, file):
+    """Measure some images of a part: {key: record}, and texts that say what is wrong with which.
 
-    size: the side of the crops in pixels; images: (instance, keypoints, control) of each; file:
-    gets each record at once.
+    size: the side of the crops in pixels; positions: of the instances; prepared: of
+    controls.prepare_controls, or None; file: gets each record at once.
     """
     found, unreadable = {}, set()
 
     def look(instance):
         try:
             return data.load_crop(instance, size)[0].to(model.device)
-        except (ValueError, FileNotFoundError) as e:
-            unreadable.add(str(e))
+        except (ValueError, FileNotFoundError) as error:
+            unreadable.add(str(error))
 
-    for instance, keypoints, control in images:
+    for n in positions:
+        instance, control = part.instances[n], prepared[n] if prepared else None
+        keypoints = part.described[instance.category]
         record = measure(model, instance, keypoints, look, asking, control)
         if record:
             if asking.cumulative:
@@ -167,21 +180,18 @@ def label_progress(known, world):
     return ", ".join(words) or None
 
 
-# -------------------------------------------------------------------- results
-
-
-def write_sheet(out, instances, measured):
-    """Draw sheet.png of {position of an instance: its record}. Returns what is wrong with which."""
-    page, faults = metrics.sheet([(instances[n], record) for n, record in measured.items()])
-    records.save_picture(out / "sheet.png", page)
-    return [f"left empty in sheet.png: {fault}" for fault in faults]
+def write_sheet(path, part, measured):
+    """Draw {position of an instance: its record}. Returns texts, what is wrong with which."""
+    page, faults = metrics.sheet([(part.instances[n], r) for n, r in measured.items()])
+    records.save_picture(path, page)
+    return [f"left empty in {path.name}: {fault}" for fault in faults]
 
 
 def tabulate(to_average, to_compare, out):
     """Print, and write if there is a folder `out`, a table of earlier evaluations' folders."""
     if to_average:
-        name, same = "average", [name for name in DECIDES if name not in MAY_DIFFER]
-        found = compare.average_evaluations(to_average, ["precision", *same])
+        same = [name for name in DECIDES if name not in MAY_DIFFER]
+        name, found = "average", compare.average_evaluations(to_average, ["precision", *same])
         text = report.write_average(found)
     else:
         name, found = "compare", compare.compare_evaluations(to_compare)
@@ -204,29 +214,24 @@ def main():
         torch.set_num_threads(1)
 
     part = choose_images(a.data, a.split, a.part, a.descriptions, a.names, a.pairs, a.limit)
-    instances, described = part.instances, part.described
-    prepared, favoured = [None] * len(instances), []
+    prepared, favoured = None, []
     if a.controls:
         prepared, favoured = controls.prepare_controls(
-            a.data, a.split, a.part, instances, part.names, described
+            a.data, a.split, a.part, part.instances, part.names, part.described
         )
-    settings = {name: getattr(a, name) for name in DECIDES}
-    settings["precision"] = "bfloat16" if device.type == "cuda" else "float32"
-    settings["weights, words, annotations"] = records.fingerprint(a.model, described, instances)
+    settings = list_settings(vars(a), part, device)
     earlier = records.continue_earlier(a.out, settings, a.resume, rank, world, device)
 
-    keys = {n: records.key_of(instances[n]) for n in part.chosen}
+    keys = {n: records.key_of(part.instances[n]) for n in part.chosen}
     todo = [n for n in part.chosen if keys[n] not in earlier.records]
     found, unreadable = {}, set()
     if todo:
         model, size = load_model(a.model, a.instruction, a.image_size, device)
         asking = Asking(a.decoding, CUMULATIVE[a.cumulative], a.seed, a.occlude, a.density)
-        mine = todo[rank::world]
-        images = [(instances[n], described[instances[n].category], prepared[n]) for n in mine]
         label = label_progress(len(keys) - len(todo), world)
-        bar = tqdm(images, label, disable=rank > 0, unit="image")
+        bar = tqdm(todo[rank::world], label, disable=rank > 0, unit="image")
         with records.open_part(a.out, earlier.free + rank, settings) as file:
-            found, unreadable = ask(model, size, bar, asking, file)
+            found, unreadable = ask(model, size, part, bar, prepared, asking, file)
     found, unreadable = records.gather(found, unreadable, world)
     if rank:
         return
@@ -234,18 +239,23 @@ def main():
     found = earlier.records | found
     measured = {n: found[key] for n, key in keys.items() if key in found}
     if not measured:
-        raise ValueError(f"none of the {len(keys)} images can be read; {unreadable[0]}")
-    way = report.Way.of(a.model, a.instruction, a.decoding, a.cumulative, a.image_size, a.descriptions, a.names)
-    published = paper.find_counterpart(way, part, a.split, a.part)
-    numbers = conclude(measured, part.names, a.split, part.supports, published)
-    numbers |= {name: getattr(a, name) for name in ("model", "data", "split", "part", "limit")}
+        raise ValueError(
+            f"none of the {len(keys)} images can be read; the first: {unreadable[0]}"
+        )
+    trained, texts = read_folder(a.model).instruction, (a.descriptions, a.names)
+    way = Way(trained, a.instruction or trained, a.decoding, a.cumulative, a.image_size, *texts)
+    numbers = {name: getattr(a, name) for name in ("model", "data", "split", "part", "limit")}
+    numbers |= conclude(measured, part, a.split, paper.find_counterpart(way, part, a.split, a.part))
     text = report.write_report(numbers, way, len(part.pool), favoured)
     print(text, end="")
     faults = [f"left out: {fault}" for fault in unreadable]
     if a.out:
-        ...
+        # Records of more images than are measured now, of an earlier evaluation, stay.
+        others = [record for key, record in found.items() if key not in keys.values()]
+        numbers |= {"unreadable": unreadable, "settings": settings}
+        records.write_results(a.out, numbers, text, faults, [*measured.values(), *others])
     if a.sheet:
-        faults += write_sheet(a.out, instances, measured)
+        faults += write_sheet(a.out / "sheet.png", part, measured)
     # The exit code is 1 if there are any.
     sys.exit("\n".join(f"eval.py: {fault}" for fault in faults) or 0)
 

@@ -18,9 +18,6 @@ LEVELS = (0.5, 0.68, 0.9, 0.95)
 GAIN = "PCK-optimal minus greedy"
 
 
-# ------------------------------------------------------------------- one image
-
-
 def compare_with_truths(model, pixels, keypoints, truths, greedy, thresholds, rng, **question):
     """Densities of an image's keypoints beside their truths and greedy answers.
 
@@ -54,9 +51,6 @@ def compare_with_truths(model, pixels, keypoints, truths, greedy, thresholds, rn
             of_keypoint["level"] = density.level(p, truth, u)
         numbers[keypoint.name] = of_keypoint
     return points, numbers
-
-
-# ----------------------------------------------------------------- many images
 
 
 def average_points(records):

@@ -40,9 +40,6 @@ class Scored(NamedTuple):
     size: float
 
 
-# ------------------------------------------------------------------- averages
-
-
 def average_evaluations(folders, same):
     """The Average of evaluations of several splits.
 
@@ -71,9 +68,6 @@ def average_common_columns(rows):
     """{column: mean over the rows}, of the columns that all rows have."""
     common = [column for column in COLUMNS if all(column in row for row in rows)]
     return {column: float(np.mean([row[column] for row in rows])) for column in common}
-
-
-# ----------------------------------------------------------------- differences
 
 
 def compare_evaluations(folders):
@@ -159,9 +153,6 @@ def bootstrap_gap(theirs, ours):
         return theirs.mean(draw) - ours.mean(draw)
 
     return float(gap(slice(None))), bootstrap(gap, len(ours.weight))
-
-
-# --------------------------------------------------------------------- reading
 
 
 def check_alike(folder, how, first, common):

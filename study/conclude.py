@@ -1,6 +1,6 @@
 """What an evaluation found, in numbers: what results.json holds beside the settings.
 
-    numbers = conclude(records, names, split=1)
+    numbers = conclude(measured, part, split=1)
     numbers["mPCK"], numbers["definitions"]["animal_body"]["mPCK"], numbers["intervals"]["mPCK"]
 
 `study.report` puts the numbers into words.
@@ -11,19 +11,20 @@ from collections import defaultdict
 import numpy as np
 
 import data
+from support.descriptions import read_mp100
 from study import calibration, pairs
 from study.metrics import METRICS, average_records, find_definitions, find_intervals
 
 
-def conclude(measured, names, split, supports=None, published=None):
+def conclude(measured, part, split, published=None):
     """All numbers of an evaluation.
 
-    measured: {position of an image: its record}, as of study.measure; names: {category id: name};
-    supports: of `pairs.count_supports`, where images count as support-query pairs; published: the
-    paper's numbers. Averages are of all images, and under "groups", "definitions" and "categories"
-    of those of each. Records get their scores over pairs, "pairs". Raises ValueError if no pair has
-    a keypoint that both images show.
+    measured: {position of an instance: its record}, as of study.measure; part: the
+    study.images.Part that it is of; published: the paper's numbers beside it. Averages are of all
+    images, and under "groups", "definitions" and "categories" of those of each. Records get their
+    scores over pairs, "pairs". Raises ValueError if no pair has a keypoint that both images show.
     """
+    names, supports = part.names, part.supports
     records = list(measured.values())
     numbers = {"protocol": pairs.QUERY_IMAGES, "images": len(records)}
     counted = records
@@ -73,7 +74,7 @@ def count_pairs(measured, supports):
 
 def find_groups(names, split):
     """{category id: whether training on this split of MP-100 sees its definition, in words}."""
-    facts = data.read_mp100()
+    facts = read_mp100()
     definition_of = {c["id"]: c["definition"] for c in facts["categories"]}
     training = facts["splits"].get(str(split), {"train": []})["train"]
     trained = {definition_of[id] for id in training}

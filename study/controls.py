@@ -33,9 +33,6 @@ class Control(NamedTuple):
     exchange: dict
 
 
-# ----------------------------------------------- mean place, other image, other text
-
-
 def prepare_controls(folder, split, part, instances, names, described):
     """A Control for each of the instances, which are those of this part of a data folder.
 
@@ -109,9 +106,6 @@ def derange(items, seed):
     """
     order = random.Random(seed).sample(items, len(items))
     return dict(zip(order, order[1:] + order[:1], strict=True))
-
-
-# ------------------------------------------------------------------- occlusion
 
 
 def draw_covers(bbox, size, shares, rng):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from decode import extend
 from llama import KVCache
 
 # Values of a coordinate.
@@ -43,9 +44,6 @@ class Density(NamedTuple):
     prefixes: int
 
 
-# ---------------------------------------------------------------- p of a model
-
-
 @torch.inference_mode()
 def compute_density(model, pixels, keypoint, cut=1e-4, category="object", listed=None):
     """The Density of the answers to one keypoint's question.
@@ -59,7 +57,7 @@ def compute_density(model, pixels, keypoint, cut=1e-4, category="object", listed
             f"cut is {cut}, expected a probability: 0 reads every prefix, 1 hardly any"
         )
     codec = model.codec
-    trunk, (question,) = model.context(pixels, [keypoint], category, listed)
+    trunk, (question,) = model.prepare_questions(pixels, [keypoint], category, listed)
     length = trunk.shape[1] + count_branch_tokens(codec, question)
     cache = KVCache(model.llm.config, 1, length, trunk.dtype, model.device)
     model.llm(trunk, cache=cache)
@@ -161,7 +159,7 @@ def read_digit(model, cache, rows, feed, keep):
         tokens = [token for branch in part for token in branch]
         lengths = [len(branch) for branch in part]
         seen = pad_rows(rows[i : i + BATCH], cache.length)
-        _, end, log_p = model.extend(cache, seen, tokens, lengths)
+        _, end, log_p = extend(model, cache, seen, tokens, lengths)
         p.append(log_p.exp().cpu())
         if keep:
             ends.append(end)
@@ -173,9 +171,6 @@ def read_digit(model, cache, rows, feed, keep):
 def pad_rows(rows, length):
     """Rows over the first tokens of the cache, as rows over `length` tokens: they see no other."""
     return F.pad(rows, (0, length - rows.shape[1]))
-
-
-# ---------------------------------------------------------- what follows from p
 
 
 def mode(p):
@@ -300,9 +295,6 @@ def find_window(p, padded, disc):
         centres = (strips > max(guesses) - 2e-9).nonzero()[:, 0]
         window.append(slice(int(centres[0]), int(centres[-1]) + width))
     return tuple(window)
-
-
-# ----------------------------------------------------- what the paper compares
 
 
 def sample_density(samples, bandwidth):

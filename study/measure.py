@@ -187,9 +187,10 @@ def count_tokens(model, keypoints, category, size):
 
     Beyond data.MAX_TOKENS cumulative inference starts anew on the way.
     """
-    tokenizer, codec, instruction = model.tokenizer, model.codec, model.instruction
-    opening, _ = data.opening(tokenizer, codec, instruction, category, keypoints, keypoints)
-    tokens = 1 + (size // model.vision.config.patch_size) ** 2 + len(opening)
+    tokenizer, codec, instruction = model.tokenizer, model.codec, model.config.instruction
+    opening = data.write_opening(tokenizer, codec, instruction, category, keypoints, keypoints)
+    tokens = 1 + (size // model.vision.config.patch_size) ** 2 + len(opening.ids)
     for keypoint in keypoints:
-        tokens += len(data.question(tokenizer, keypoint, instruction)) + len(codec.encode(0, 0))
+        question = data.write_question(tokenizer, keypoint, instruction)
+        tokens += len(question) + len(codec.encode(0, 0))
     return tokens

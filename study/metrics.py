@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import data
+from support.descriptions import read_mp100
 
 # mPCK is the mean over these.
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25)
@@ -23,9 +24,6 @@ METRICS = [*PCK, "mPCK", "AUC", "NME"]
 COLUMNS = [*PCK, "mPCK", "mPCK over categories", "AUC", "NME"]
 # Of the bootstrap.
 RESAMPLES = 1000
-
-
-# ------------------------------------------------------------------- one image
 
 
 def measure_distances(instance, coordinates):
@@ -62,9 +60,6 @@ def score_distances(distances, size):
 def score_answers(instance, coordinates):
     """{metric: value} of one image; coordinates: as for `measure_distances`."""
     return score_distances(measure_distances(instance, coordinates), max(instance.bbox[2:]))
-
-
-# -------------------------------------------------------------------- averages
 
 
 class Table(NamedTuple):
@@ -133,15 +128,12 @@ def find_intervals(records):
     return dict(zip(METRICS, bootstrap(mean, len(records)), strict=True))
 
 
-# ---------------------------------------------------------------- definitions
-
-
 def find_definitions(names):
     """{category id: its definition}; a category that is not MP-100's has one of its own.
 
     names: {category id: name}.
     """
-    known = {(c["id"], c["name"]): c["definition"] for c in data.read_mp100()["categories"]}
+    known = {(c["id"], c["name"]): c["definition"] for c in read_mp100()["categories"]}
     return {id: known.get((id, name), name) for id, name in names.items()}
 
 

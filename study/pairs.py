@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-import data
 from study.metrics import METRICS, score_distances
+from support.coco import find_annotations
 
 # The two protocols of Table 2.
 QUERY_IMAGES = "only query images"
@@ -31,7 +31,7 @@ def read_order(folder, split, part, instances):
     instances in the order in which they are read. Here they are read image by image, and in an
     image as annotated. Unusable instances are left out before, and categories without others, too.
     """
-    coco = json.loads(data.annotation_file(folder, split, part).read_bytes())
+    coco = json.loads(find_annotations(folder, split, part).read_bytes())
     images = Path(folder) / "images"
     place = {images / image["file_name"]: n for n, image in enumerate(coco["images"])}
     order = sorted(range(len(instances)), key=lambda n: place[instances[n].image])

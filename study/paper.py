@@ -1,15 +1,33 @@
 """The paper's own numbers, from paper.json beside this file.
 
     find_published(split=3)["PCK@0.20"]  # 0.9057, Table 2
-    find_published(decoding="top-3", image_size=224)  # Table 9
+    find_published(decoding="top-3")["mPCK"]  # 0.92, Table 9
 """
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
-import data
+from study.pairs import PAIRS, QUERY_IMAGES
+from support import descriptions
 
 FILE = Path(__file__).with_suffix(".json")
+
+
+class Way(NamedTuple):
+    """How an evaluation was made.
+
+    trained, asked: the instructions of training and evaluation; decoding, cumulative, image_size
+    (None: the model's own), descriptions, names: as for eval.py.
+    """
+
+    trained: str
+    asked: str
+    decoding: str = "greedy"
+    cumulative: str | None = None
+    image_size: int | None = None
+    descriptions: str = str(descriptions.DESCRIPTIONS)
+    names: str | None = None
 
 
 def find_published(**how):
@@ -33,12 +51,30 @@ def find_published(**how):
     return found
 
 
-def name_texts(descriptions, names=None):
-    """Which of Table 6's texts two folders of description files hold; None if they are others.
+def find_counterpart(way, part, split, name):
+    """The paper's numbers beside an evaluation; none if it measured other images than the paper.
+
+    way: a Way; part: the study.images.Part that was measured; split and name are its own.
+    """
+    published = find_published(
+        protocol=PAIRS if part.supports else QUERY_IMAGES,
+        split=split,
+        trained=way.trained,
+        asked=way.asked,
+        texts=name_texts(way.descriptions, way.names),
+        decoding=way.decoding,
+        cumulative=way.cumulative,
+        image_size=way.image_size or 224,
+    )
+    return published if is_of_paper(part.names, split, name) else {}
+
+
+def name_texts(folder, names=None):
+    """Which of Table 6's texts a folder of description files holds; None if others.
 
     names: the folder that keypoints are named after, if it is another.
     """
-    home = (data.HERE / "descriptions").resolve()
+    home = descriptions.DESCRIPTIONS.resolve()
     simple = home / "simple"
     known = {
         (home, home): "detailed",
@@ -46,12 +82,12 @@ def name_texts(descriptions, names=None):
         (simple, home): "simple descriptions",
         (simple, simple): "simple",
     }
-    return known.get((Path(descriptions).resolve(), Path(names or descriptions).resolve()))
+    return known.get((Path(folder).resolve(), Path(names or folder).resolve()))
 
 
 def is_of_paper(names, split, part):
     """Whether these categories {id: name} are those that the paper tests on this split."""
-    facts = data.read_mp100()
+    facts = descriptions.read_mp100()
     tested = facts["splits"][str(split)]["test"]
     return part == "test" and names == {
         c["id"]: c["name"] for c in facts["categories"] if c["id"] in tested

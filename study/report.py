@@ -1,41 +1,21 @@
 """Evaluations in words: tables in Markdown that a terminal shows well, and a few sentences.
 
-    print(write_report(numbers, way))  # of one evaluation: what eval.py prints
+    print(write_report(numbers, way, pool=340))  # of one evaluation: what eval.py prints
     print(write_average(average), write_comparison(comparison))  # of several, see study.compare
 
 All numbers come from study.metrics, study.calibration and study.compare: nothing is computed here.
 """
 
-from typing import NamedTuple
+from pathlib import Path
 
 import data
 from study.calibration import GAIN, LEVELS
 from study.metrics import COLUMNS, PCK
+from support import descriptions
 
 # Of the first column of a table.
 WIDTH = 45
 PAPER = "- paper, default config, MP-100 photographs"
-
-
-class Way(NamedTuple):
-    """How an evaluation was made, as far as it is not in its results.
-
-    pool: how many images there were to choose from; favoured: the definitions whose average place
-    is not from training; descriptions: None if they are this project's own; names: None if they
-    are those of the descriptions.
-    """
-
-    pool: int
-    decoding: str
-    cumulative: str | None
-    image_size: int | None
-    instruction: str
-    descriptions: str | None
-    names: str | None
-    favoured: list
-
-
-# ----------------------------------------------------------------------- tables
 
 
 def write_table(corner, titles, rows, width=WIDTH):
@@ -74,12 +54,13 @@ def split_intervals(intervals):
     return [("- 95% interval, from", low), ("- 95% interval, to", high)]
 
 
-# --------------------------------------------------------------- one evaluation
+def write_report(numbers, way, pool, favoured=()):
+    """What eval.py prints of one evaluation.
 
-
-def write_report(numbers, way):
-    """What eval.py prints of one evaluation. numbers: what results.json holds of it."""
-    sentences = [describe_evaluation(numbers, way)]
+    numbers: what results.json holds of it; way: its study.paper.Way; pool: how many images there
+    were to choose from; favoured: the definitions whose mean place is not from training.
+    """
+    sentences = [describe_evaluation(numbers, way, pool)]
     if "chained anew" in numbers:
         sentences.append(
             f"Beyond {data.MAX_TOKENS} tokens a chain began anew, and forgot its earlier answers, "
@@ -90,31 +71,31 @@ def write_report(numbers, way):
             f"Counted as {numbers['pairs']} support-query pairs; {numbers['pairs left out']} more "
             "have no keypoint that both show."
         )
-    if numbers["limit"] and numbers["limit"] < way.pool:
+    if numbers["limit"] and numbers["limit"] < pool:
         sentences.append("A quick look (--limit), not the result of the whole part.")
     parts = ["\n".join(sentences) + "\n", write_scores(list_averages(numbers))]
     if "density" in numbers:
         parts.append(write_points(numbers["density"]["points"]))
         parts.append(write_densities(numbers["density"]))
-    if way.favoured:
+    if favoured:
         parts.append(
             "Not in training: `mean`, from other parts or these images, is favoured on "
-            f"{', '.join(way.favoured)}.\n"
+            f"{', '.join(favoured)}.\n"
         )
     return "\n".join(parts)
 
 
-def describe_evaluation(numbers, way):
+def describe_evaluation(numbers, way, pool):
     """One sentence: which model, which images, and how it was asked."""
     part = f"split {numbers['split']}, {numbers['part']} part"
-    images = f"{numbers['images']} of {way.pool} images"
+    images = f"{numbers['images']} of {pool} images"
     words = [f"{numbers['model']} on {numbers['data']}, {part}: {images}"]
     words.append(f"cumulative ({way.cumulative})" if way.cumulative else "single round")
     words.append(way.decoding)
     if way.image_size:
         words.append(f"{way.image_size} pixels")
-    words.append(f"instruction {way.instruction}")
-    if way.descriptions:
+    words.append(f"instruction {way.asked}")
+    if Path(way.descriptions).resolve() != descriptions.DESCRIPTIONS.resolve():
         words.append(way.descriptions)
     if way.names:
         words.append(f"names of {way.names}")
@@ -139,9 +120,6 @@ def list_averages(numbers):
 
 def name_group(name, categories):
     return f"{name} (1 category)" if categories == 1 else f"{name} ({categories} categories)"
-
-
-# -------------------------------------------------------------------- densities
 
 
 def write_points(points):
@@ -194,9 +172,6 @@ def list_densities(found):
 
 def format_nats(nll, entropy, holds):
     return [f"{nll:.2f}", f"{entropy:.2f}", *(f"{100 * holds[q]:.1f}" for q in LEVELS)]
-
-
-# ---------------------------------------------------------- several evaluations
 
 
 def write_average(average):

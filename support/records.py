@@ -9,9 +9,11 @@ evaluation that is interrupted can be resumed, and one that is done can be resum
 import hashlib
 import json
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+
+import torch.distributed as dist
 
 PART = "instances.part"
 
@@ -52,7 +54,35 @@ def fingerprint(model_folder, described, instances):
     return digest.hexdigest()[:12]
 
 
-# --------------------------------------------------------------------- reading
+def continue_earlier(out, settings, resume, rank, world, device):
+    """The Earlier of an evaluation that is to be written to a folder, on all processes.
+
+    out: the folder, or None. Raises ValueError as `find_earlier`, before the work and not after it.
+    """
+    found = [Earlier({}, 0)]
+    # Rank 0 alone looks: by the time others did, it might be writing.
+    if out and rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        found = [find_earlier(out, settings, resume)]
+    if world > 1:
+        dist.broadcast_object_list(found, device=device)
+    return found[0]
+
+
+def gather(records, unreadable, world):
+    """The records of all processes, and sorted what is wrong with which images.
+
+    Records, not averages: the processes have unequal shares of the images.
+    """
+    gathered = [(records, unreadable)]
+    if world > 1:
+        gathered = [None] * world
+        dist.all_gather_object(gathered, (records, unreadable))
+    everything, faults = {}, set()
+    for found, wrong in gathered:
+        everything |= found
+        faults |= wrong
+    return everything, sorted(faults)
 
 
 def find_earlier(out, settings, resume):
@@ -136,27 +166,31 @@ def check_settings(file, before, settings):
         )
 
 
-# --------------------------------------------------------------------- writing
-
-
-def part_file(out, number):
-    return out / f"{PART}{number}.jsonl"
+@contextmanager
+def open_part(out, number, settings):
+    """The part file of this number, open to write to; nothing is kept if there is no folder."""
+    path = out / f"{PART}{number}.jsonl" if out else os.devnull
+    with open(path, "w", encoding="utf-8") as file:
+        write_line(file, {"settings": settings})
+        yield file
 
 
 def write_line(file, record):
-    """Write a record, or the settings, to an open part file, at once."""
+    """Write a record to an open part file, at once."""
     print(json.dumps(record), file=file, flush=True)
 
 
-def write_results(out, settings, numbers, text, records):
+def write_results(out, numbers, text, faults, records):
     """Write results.json, results.md and instances.jsonl, and remove the part files.
 
-    numbers: a dict; text: what results.md shows; records: in the order in which they are written.
+    numbers: what results.json holds, "settings" among it; text: what results.md shows, before a
+    list of faults; records: in the order in which they are written.
     """
     lines = [json.dumps(record) for record in records]
     write_text(out / "instances.jsonl", "\n".join(lines))
-    write_text(out / "results.md", text)
-    write_text(out / "results.json", json.dumps(numbers | {"settings": settings}, indent=1))
+    items = [f"\n- {fault}\n" for fault in faults]
+    write_text(out / "results.md", text + "".join(items))
+    write_text(out / "results.json", json.dumps(numbers, indent=1))
     for file in out.glob(f"{PART}*.jsonl"):
         file.unlink()
 
