@@ -1,41 +1,32 @@
-"""eval.py: its controls against direct computations, models that know the truth, the command with a tiny model."""
+"""eval.py: the command with a tiny model; what it writes, resumes, compares and refuses."""
+
 import itertools
 import json
 import math
 import os
-import random
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from support import launch, pictures
 import data
-from study import density
+import decode
 import eval as evaluation
 import llama
-from study import metrics
 from capellm import CapeLLM
+from study import density, metrics, pairs, paper
+from support import descriptions, launch
+from support.descriptions import Keypoint
 from test_metrics import pck_in_loops
 
 NAMES = ["PCK@0.05", "PCK@0.10", "PCK@0.15", "PCK@0.20", "PCK@0.25"]
-TEXTS = {"kite": ["top", "left corner", "right corner", "tail"], "boat": ["bow", "stern", "mast"]}
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(2, 60), st.text(max_size=5))
-def test_derange_has_no_fixed_point(n, seed):
-    to = evaluation.derange(range(n), seed)
-    assert sorted(to) == sorted(to.values()) == list(range(n))
-    assert all(a != b for a, b in to.items())
-    assert to == evaluation.derange(range(n), seed)
+TEXTS = {
+    "kite": ["top", "left corner", "right corner", "tail"],
+    "boat": ["bow", "stern", "mast"],
+}
 
 
 def dataset(folder, train, test):
@@ -45,17 +36,38 @@ def dataset(folder, train, test):
     (folder / "annotations").mkdir()
     (folder / "texts").mkdir()
     for name, keypoints in TEXTS.items():
-        (folder / "texts" / f"{name}.txt").write_text("".join(f"{k}: the {k} of the {name}\n" for k in keypoints))
+        (folder / "texts" / f"{name}.txt").write_text(
+            "".join(f"{k}: the {k} of the {name}\n" for k in keypoints)
+        )
     for part, kinds in (("train", train), ("test", test)):
-        coco = {"categories": [{"id": 500 + n, "name": name} for n, name in enumerate(TEXTS)], "images": [], "annotations": []}
+        coco = {
+            "categories": [{"id": 500 + n, "name": name} for n, name in enumerate(TEXTS)],
+            "images": [],
+            "annotations": [],
+        }
         for kind in kinds:
             id, w, h = next(number), *map(int, rng.integers(60, 100, 2))
-            Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)).save(folder / "images" / f"{id}.png")
-            xyv = np.concatenate([rng.uniform(10, 50, (len(TEXTS[kind]), 2)).round(1), np.full((len(TEXTS[kind]), 1), 2)], 1)
+            Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)).save(
+                folder / "images" / f"{id}.png"
+            )
+            xyv = np.concatenate(
+                [
+                    rng.uniform(10, 50, (len(TEXTS[kind]), 2)).round(1),
+                    np.full((len(TEXTS[kind]), 1), 2),
+                ],
+                1,
+            )
             xyv[id % len(xyv), 2] = 0
             coco["images"].append({"id": id, "file_name": f"{id}.png", "width": w, "height": h})
-            coco["annotations"].append({"id": id, "image_id": id, "category_id": 500 + list(TEXTS).index(kind),
-                                        "keypoints": xyv.ravel().tolist(), "bbox": [5, 8, w - 15, h - 12]})
+            coco["annotations"].append(
+                {
+                    "id": id,
+                    "image_id": id,
+                    "category_id": 500 + list(TEXTS).index(kind),
+                    "keypoints": xyv.ravel().tolist(),
+                    "bbox": [5, 8, w - 15, h - 12],
+                }
+            )
         (folder / "annotations" / f"mp100_split1_{part}.json").write_text(json.dumps(coco))
     return folder
 
@@ -67,7 +79,15 @@ def folder(tmp_path):
 
 
 def command(model_folder, folder, *more):
-    return ["--model", str(model_folder), "--data", str(folder), "--descriptions", str(folder / "texts"), *map(str, more)]
+    return [
+        "--model",
+        str(model_folder),
+        "--data",
+        str(folder),
+        "--descriptions",
+        str(folder / "texts"),
+        *map(str, more),
+    ]
 
 
 def run(monkeypatch, capsys, arguments):
@@ -78,168 +98,49 @@ def run(monkeypatch, capsys, arguments):
         launch.run("eval.py", evaluation.main)
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else 1
-        if isinstance(e.code, str):                 # the interpreter prints it
+        if isinstance(e.code, str):  # the interpreter prints it
             print(e.code, file=sys.stderr)
     return code, *capsys.readouterr()
 
 
-def prepared(folder):
-    instances, names = data.read_split(folder, 1, "test")
-    described = data.describe(instances, names, folder / "texts")
-    a = SimpleNamespace(data=folder, split=1, part="test")
-    return instances, described, *evaluation.controls(a, instances, names, described)
-
-
-def test_mean_is_the_mean_over_training_or_says_that_it_is_not(folder):
-    instances, _, found, untrained = prepared(folder)
-    assert untrained == ["boat"]
-    sources = {500: data.read_split(folder, 1, "train")[0], 501: [i for i in instances if i.category == 501]}
-    for instance, (mean, _, _) in zip(instances, found):
-        for j in range(len(instance.keypoints)):
-            places = []
-            for i in sources[instance.category]:
-                (x, y, v), (bx, by, w, h) = i.keypoints[j], i.bbox
-                if v > 0:                           # relative to the square around the box's centre
-                    side = max(w, h)
-                    places.append(((x - (bx + w / 2)) / side + 0.5, (y - (by + h / 2)) / side + 0.5))
-            assert mean[j] == pytest.approx(np.mean(places, 0), abs=1e-6)
-
-
-def test_a_keypoint_never_labelled_in_training_has_the_mean_of_the_next_part():
-    box = (0.0, 0.0, 10.0, 10.0)
-    first = data.Instance(1, None, 1, np.array([[2, 4, 1], [9, 9, 0]], np.float32), box)
-    second = data.Instance(2, None, 1, np.array([[6, 6, 1], [5, 3, 1]], np.float32), box)
-    assert evaluation.mean_place([[first], [], [second]]) == pytest.approx(np.array([[0.2, 0.4], [0.5, 0.3]]))
-
-
-def test_controls_exchange_within_the_definition(folder):
-    instances, described, found, _ = prepared(folder)
-    assert {other.id for _, other, _ in found} == {i.id for i in instances}
-    for instance, (_, other, exchange) in zip(instances, found):
-        assert other.id != instance.id and other.category == instance.category
-        assert set(exchange) == set(exchange.values()) == set(described[instance.category])
-        assert all(a != b for a, b in exchange.items())
-
-
-class Oracle:
-    """Knows the truth by the pixels it is shown and the name it is asked: what a control exchanges, it gets wrong."""
-    image_size = 28
-
-    def __init__(self, truths):
-        self.truths = truths
-
-    def answer(self, pixels, keypoints, **_):
-        return [self.truths[pixels][k.name] for k in keypoints], [1.0] * len(keypoints)
-
-
-def test_who_looks_and_reads_is_right_and_falls_with_the_controls(folder):
-    instances, described, found, _ = prepared(folder)
-    truths = {}
-    for i in instances:
-        relative = data.to_crop(i.keypoints[:, :2], data.crop_affine(i.bbox, 28), 28)
-        truths[i.id] = {k.name: place for k, place in zip(described[i.category], relative)}
-    records = [evaluation.measure(Oracle(truths), i, described[i.category], c, lambda i: i.id) for i, c in zip(instances, found)]
-    r, _ = metrics.report(records, {500: "kite", 501: "boat"}, 1)
-    assert [r[n] for n in NAMES] == [1] * 5 == [r["definitions"]["kite"][n] for n in NAMES]
-    assert r["AUC"] > 0.999 and r["NME"] < 1e-3
-    assert r["controls"]["other image"]["mPCK"] < 0.9 and r["controls"]["other text"]["mPCK"] < 0.9
-    # A score per image and control, restated for the first one: another image's places, mapped into this one's box.
-    (mean, other, exchange), i = found[0], instances[0]
-    side, (bx, by, w, h) = max(i.bbox[2:]), i.bbox
-    corner = np.array([bx + w / 2 - side / 2, by + h / 2 - side / 2])
-    for name, relative in (("mean", mean), ("other image", [truths[other.id][k.name] for k in described[500]]),
-                           ("other text", [truths[i.id][exchange[k].name] for k in described[500]])):
-        expected = pck_in_loops(np.array(relative) * side + corner, i.keypoints[:, :2].astype(float), i.keypoints[:, 2], side)
-        assert [records[0]["controls"][name][n] for n in NAMES] == pytest.approx(expected)
-
-
-def grey_at(pixels, point):
-    x, y = (int(v * pixels.shape[-1]) for v in point)
-    return bool((pixels[:, y, x] == evaluation.GREY[:, 0, 0]).all())
-
-
-class Finder:
-    """Sees where a keypoint is unless grey covers it. Tells how it was asked."""
-    def __init__(self, instance, keypoints):
-        affine = data.crop_affine(instance.bbox, 1)
-        self.truths = dict(zip(keypoints, data.to_crop(instance.keypoints[:, :2], affine, 1)))
-        self.calls = []
-
-    def answer(self, pixels, keypoints, **inference):
-        self.calls.append((pixels, keypoints, inference))
-        places = [(0.0, 0.0) if grey_at(pixels, self.truths[k]) else self.truths[k] for k in keypoints]
-        return places, [0.5] * len(keypoints)
-
-
-def test_occluded_keypoints_are_told_from_those_in_sight(folder):
-    instances, names = data.read_split(folder, 1, "test")
-    described, look, falls = data.describe(instances, names, folder / "texts"), lambda i: data.load_crop(i, 56)[0], 0
-    for i in instances:
-        model, keypoints = Finder(i, described[i.category]), described[i.category]
-        controls = evaluation.measure(model, i, keypoints, None, look, {"seed": 3}, (0.6, 0.3))["controls"]
-        for (pixels, asked, _), share in zip(model.calls[1:], ("30%", "60%"), strict=True):
-            seen = [not grey_at(pixels, model.truths[k]) for k in asked]
-            assert controls[f"{share} covered"]["PCK@0.05"] == pytest.approx(np.mean(seen))
-            in_sight = controls.get(f"{share} covered, keypoints in sight")
-            assert (in_sight is not None) == any(seen)
-            if any(seen):
-                assert list(in_sight["distances"]) == [k.name for k, s in zip(asked, seen) if s]
-                assert in_sight["PCK@0.05"] == 1
-            falls += not all(seen)
-        again = Finder(i, keypoints)
-        evaluation.measure(again, i, keypoints, None, look, {"seed": 3}, (0.3, 0.6))
-        assert all(torch.equal(a[0], b[0]) for a, b in zip(model.calls, again.calls, strict=True))
-    assert falls > 3
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.tuples(st.floats(1, 300), st.floats(1, 300)), st.integers(28, 120),
-       st.lists(st.floats(0.05, 0.9), min_size=1, max_size=4), st.integers())
-def test_covers_hold_their_share_of_the_box(wh, size, shares, seed):
-    w, h = (max(1, round(size * n / max(wh))) for n in wh)
-    x, y = (size - w) // 2, (size - h) // 2
-    found = list(evaluation.covers((5, 7, *wh), size, shares, random.Random(seed)))
-    assert [share for share, _ in found] == sorted(shares)
-    for share, mask in found:
-        covered = mask[y:y + h, x:x + w].mean()
-        assert share <= covered <= share + 0.4 / h + 1 / (w * h)            # by a row of the widest rectangle, at most
-    for (_, smaller), (_, larger) in zip(found, found[1:]):
-        assert (larger | ~smaller).all()
-
-
-def test_how_to_answer_reaches_the_model_with_a_seed_for_each_image(folder):
-    instances, names = data.read_split(folder, 1, "test")
-    described, look, seeds = data.describe(instances, names, folder / "texts"), lambda i: data.load_crop(i, 28)[0], []
-    for i in instances[:3] * 2:
-        model, inference = Finder(i, described[i.category]), {"decoding": "top-3", "cumulative": True, "seed": 5}
-        record = evaluation.measure(model, i, described[i.category], None, look, inference)
-        (_, asked, passed), = model.calls
-        assert passed == inference | {"seed": passed["seed"], "category": i.name, "listed": described[i.category]} and inference["seed"] == 5
-        seeds.append(passed["seed"])
-        assert asked == described[i.category]       # all of them: who is asked does not tell which are labelled
-        assert list(record["predictions"]) == [k.name for k, v in zip(asked, i.keypoints[:, 2]) if v > 0]
-        assert record["PCK@0.05"] == 1              # each answer is compared with its own truth
-    assert seeds[:3] == seeds[3:] and len(set(seeds)) == 3
-
-
 def test_command_writes_what_it_measured(monkeypatch, capsys, model_folder, folder, tmp_path):
-    code, out, _ = run(monkeypatch, capsys, command(model_folder, folder, "--controls", "--out", tmp_path / "a"))
-    assert code == 0 and "6 of 6 images" in out and "quick look" not in out and "- other image" in out
+    code, out, _ = run(
+        monkeypatch, capsys, command(model_folder, folder, "--controls", "--out", tmp_path / "a")
+    )
+    assert (
+        code == 0 and "6 of 6 images" in out and "quick look" not in out and "- other image" in out
+    )
     r = json.loads((tmp_path / "a" / "results.json").read_text())
     assert (r["instances"], r["part"], r["limit"], r["unreadable"]) == (6, "test", None, [])
     assert (tmp_path / "a" / "results.md").read_text() == out
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["instances.jsonl", "results.json", "results.md"]
-    lines = [json.loads(line) for line in (tmp_path / "a" / "instances.jsonl").read_text().splitlines()]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        "instances.jsonl",
+        "results.json",
+        "results.md",
+    ]
+    lines = [
+        json.loads(line) for line in (tmp_path / "a" / "instances.jsonl").read_text().splitlines()
+    ]
     instances, _ = data.read_split(folder, 1, "test")
     assert [m["id"] for m in lines] == [i.id for i in instances]
-    recomputed = []                                 # from the predictions, which are in the image's pixels
+    recomputed = []  # from the predictions, which are in the image's pixels
     for m, i in zip(lines, instances):
         texts = TEXTS["kite" if i.category == 500 else "boat"]
-        assert list(m["predictions"]) == [k for k, v in zip(texts, i.keypoints[:, 2]) if v > 0] == list(m["probabilities"])
+        assert (
+            list(m["predictions"])
+            == [k for k, v in zip(texts, i.keypoints[:, 2]) if v > 0]
+            == list(m["probabilities"])
+        )
         predictions = [m["predictions"].get(k, (0, 0)) for k in texts]
-        recomputed.append(pck_in_loops(predictions, i.keypoints[:, :2].astype(float), i.keypoints[:, 2], max(i.bbox[2:])))
+        recomputed.append(
+            pck_in_loops(
+                predictions, i.keypoints[:, :2].astype(float), i.keypoints[:, 2], max(i.bbox[2:])
+            )
+        )
         assert [m[n] for n in NAMES] == pytest.approx(recomputed[-1])
-    assert [r[n] for n in NAMES] == pytest.approx(np.mean(recomputed, 0)) and r["mPCK"] == pytest.approx(np.mean(recomputed))
+    assert [r[n] for n in NAMES] == pytest.approx(np.mean(recomputed, 0)) and r[
+        "mPCK"
+    ] == pytest.approx(np.mean(recomputed))
 
 
 def read(folder, name="results.json"):
@@ -258,11 +159,19 @@ def test_densities_are_compared_with_the_truth(monkeypatch, capsys, model_folder
     def known(model, pixels, keypoint, category, listed):
         asked.append((keypoint.name, category))
         assert [k.name for k in listed] == TEXTS[category]
-        return density.Density(density.gaussian(place(keypoint.name), sigma), 0.25, 1000 * len(keypoint.name))
+        return density.Density(
+            density.gaussian(place(keypoint.name), sigma), 0.25, 1000 * len(keypoint.name)
+        )
+
     monkeypatch.setattr(density, "compute_density", known)
     arguments = command(model_folder, folder, "--out", tmp_path / "out")
     code, text, err = run(monkeypatch, capsys, [*arguments, "--density"])
-    assert code == 0 and "PCK-optimal minus greedy" in text and "exact density" in text and "25.0% of the mass" in text, err
+    assert (
+        code == 0
+        and "PCK-optimal minus greedy" in text
+        and "exact density" in text
+        and "25.0% of the mass" in text
+    ), err
     assert (tmp_path / "out" / "results.md").read_text() == text
     r, records = read(tmp_path / "out")["density"], lines(tmp_path / "out" / "instances.jsonl")
     nll, hits, total = [], [], 0
@@ -273,29 +182,39 @@ def test_densities_are_compared_with_the_truth(monkeypatch, capsys, model_folder
         corner = np.array([x + w / 2 - side / 2, y + h / 2 - side / 2])
         truths = i.keypoints[i.keypoints[:, 2] > 0, :2].astype(float)
         answers = [corner + side * np.array(place(k)) for k in names]
-        for point in ("mode", "median", "mean", "PCK-optimal"):         # of a Gaussian they are the same
+        for point in ("mode", "median", "mean", "PCK-optimal"):  # of a Gaussian they are the same
             for k, a, t in zip(names, answers, truths):
-                assert m["points"][point]["distances"][k] == pytest.approx(np.full(5, math.dist(a, t)) if "PCK" in point
-                                                                           else math.dist(a, t), abs=0.002 * side)
+                assert m["points"][point]["distances"][k] == pytest.approx(
+                    np.full(5, math.dist(a, t)) if "PCK" in point else math.dist(a, t),
+                    abs=0.002 * side,
+                )
         hits.append(pck_in_loops(answers, truths, [1] * len(names), side))
         for k, t in zip(names, (truths - corner) / side):
             total += 1
             d = math.dist(t, place(k))
             assert m["density"][k]["truth"] == pytest.approx(t.tolist(), abs=1e-6)
-            assert m["density"][k]["greedy"] == pytest.approx(((m["predictions"][k] - corner) / side).tolist(), abs=1e-4)
+            assert m["density"][k]["greedy"] == pytest.approx(
+                ((m["predictions"][k] - corner) / side).tolist(), abs=1e-4
+            )
             assert ("nll" in m["density"][k]) == bool(((0 <= t) & (t < 0.9995)).all())
             if "nll" in m["density"][k]:
-                nll.append(math.log(2 * math.pi * sigma ** 2) + d ** 2 / (2 * sigma ** 2))
+                nll.append(math.log(2 * math.pi * sigma**2) + d**2 / (2 * sigma**2))
                 assert m["density"][k]["nll"] == pytest.approx(nll[-1], rel=0.03, abs=0.05)
-                assert m["density"][k]["level"] == pytest.approx(1 - math.exp(-d ** 2 / (2 * sigma ** 2)), abs=0.01)
+                assert m["density"][k]["level"] == pytest.approx(
+                    1 - math.exp(-(d**2) / (2 * sigma**2)), abs=0.01
+                )
     assert [r["points"]["mode"][n] for n in NAMES] == pytest.approx(np.mean(hits, 0), abs=0.02)
     assert r["nll"] == pytest.approx(np.mean(nll), rel=0.03)
-    assert r["entropy"] == pytest.approx(math.log(2 * math.pi * math.e * sigma ** 2), abs=1e-3)
-    assert (r["truths"], r["truths outside of the crop"]) == (len(nll), total - len(nll)) and len(asked) == total
-    cost = np.mean([1000 * len(k) for k, _ in asked])                   # also of truths outside
-    assert r["prefixes"] == pytest.approx(cost) and f"Read for a density: {cost:,.1f} prefixes" in text
+    assert r["entropy"] == pytest.approx(math.log(2 * math.pi * math.e * sigma**2), abs=1e-3)
+    assert (r["truths"], r["truths outside of the crop"]) == (len(nll), total - len(nll)) and len(
+        asked
+    ) == total
+    cost = np.mean([1000 * len(k) for k, _ in asked])  # also of truths outside
+    assert (
+        r["prefixes"] == pytest.approx(cost) and f"Read for a density: {cost:,.1f} prefixes" in text
+    )
     code, again, _ = run(monkeypatch, capsys, [*arguments, "--density", "--resume"])
-    assert code == 0 and again == text and len(asked) == total          # nothing is asked again
+    assert code == 0 and again == text and len(asked) == total  # nothing is asked again
     code, _, err = run(monkeypatch, capsys, [*arguments, "--resume"])
     assert code == 2 and "density was True, is False" in err
 
@@ -303,17 +222,32 @@ def test_densities_are_compared_with_the_truth(monkeypatch, capsys, model_folder
 def test_pairs_count_an_image_once_for_each_episode(monkeypatch, capsys, model_folder, tmp_path):
     folder = dataset(tmp_path / "data", [], ["boat"] * 17)
     for more in ([], ["--pairs", "--resume", "--controls"], ["--pairs", "--resume"]):
-        code, out, err = run(monkeypatch, capsys, command(model_folder, folder, *more, "--out", tmp_path / "out"))
-        if "--controls" in more:                    # they were not asked before
-            assert code == 2 and "results.json is of other settings: controls was False, is True" in err
+        code, out, err = run(
+            monkeypatch, capsys, command(model_folder, folder, *more, "--out", tmp_path / "out")
+        )
+        if "--controls" in more:  # they were not asked before
+            assert (
+                code == 2
+                and "results.json is of other settings: controls was False, is True" in err
+            )
             continue
         assert code == 0 and "17 of 17 images" in out
         assert ("Counted as 3000 support-query pairs; 0 more" in out) == ("--pairs" in more)
-    r, single = read(tmp_path / "out"), metrics.summary(lines(tmp_path / "out" / "instances.jsonl"))
-    assert (r["protocol"], r["pairs"], r["pairs left out"], r["instances"]) == ("support-query pairs", 200 * 15, 0, 17)
+    r, single = (
+        read(tmp_path / "out"),
+        metrics.average_records(lines(tmp_path / "out" / "instances.jsonl")),
+    )
+    assert (r["protocol"], r["pairs"], r["pairs left out"], r["instances"]) == (
+        "support-query pairs",
+        200 * 15,
+        0,
+        17,
+    )
     each = [m["pairs"] for m in lines(tmp_path / "out" / "instances.jsonl")]
     assert sum(p["weight"] for p in each) == 3000
-    assert np.average([p["NME"] for p in each], weights=[p["weight"] for p in each]) == pytest.approx(r["NME"])
+    assert np.average(
+        [p["NME"] for p in each], weights=[p["weight"] for p in each]
+    ) == pytest.approx(r["NME"])
     assert single["NME"] != r["NME"] == pytest.approx(single["NME"], rel=0.2)
 
 
@@ -327,15 +261,24 @@ def test_an_interrupted_evaluation_continues(monkeypatch, capsys, model_folder, 
             raise KeyboardInterrupt
         asked.append(1)
         return answer(*more, **inference)
+
     monkeypatch.setattr(CapeLLM, "answer", interrupted)
-    stop = 7                                        # two answers an image: within the fourth
+    stop = 7  # two answers an image: within the fourth
     assert run(monkeypatch, capsys, [*arguments, str(out)])[0] == 130
     assert [p.name for p in out.iterdir()] == ["instances.part0.jsonl"]
     with open(out / "instances.part0.jsonl", "a") as file:
-        file.write('{"id": 9, "file"')              # a crash cuts a line short
-    for more, message in (([], "holds an interrupted evaluation: --resume continues it"),
-                          (["--resume", "--decoding", "greedy"], "is of other settings: decoding was sampling, is greedy"),
-                          (["--resume", "--seed", "1", "--image-size", "56"], "image_size was None, is 56; seed was 0, is 1")):
+        file.write('{"id": 9, "file"')  # a crash cuts a line short
+    for more, message in (
+        ([], "holds an interrupted evaluation: --resume continues it"),
+        (
+            ["--resume", "--decoding", "greedy"],
+            "is of other settings: decoding was sampling, is greedy",
+        ),
+        (
+            ["--resume", "--seed", "1", "--image-size", "56"],
+            "image_size was None, is 56; seed was 0, is 1",
+        ),
+    ):
         code, _, err = run(monkeypatch, capsys, [*arguments, str(out), *more])
         assert code == 2 and message in err and err.count("\n") == 1
     stop = 9
@@ -344,20 +287,33 @@ def test_an_interrupted_evaluation_continues(monkeypatch, capsys, model_folder, 
     stop, asked[:] = None, []
     code, text, _ = run(monkeypatch, capsys, [*arguments, str(out), "--resume"])
     assert code == 0 and len(asked) == 2 * (6 - 4)
-    assert sorted(p.name for p in out.iterdir()) == ["instances.jsonl", "results.json", "results.md"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "instances.jsonl",
+        "results.json",
+        "results.md",
+    ]
     for name in ("instances.jsonl", "results.json", "results.md"):
         assert (out / name).read_text() == (tmp_path / "whole" / name).read_text()
-    for more in (["--limit", "2"], []):             # nothing is asked, nothing forgotten
+    for more in (["--limit", "2"], []):  # nothing is asked, nothing forgotten
         code, again, _ = run(monkeypatch, capsys, [*arguments, str(out), "--resume", *more])
         assert code == 0 and len(asked) == 4 and ("2 of 6 images" in again) == bool(more)
-    assert again == text and (out / "results.json").read_text() == (tmp_path / "whole" / "results.json").read_text()
+    assert (
+        again == text
+        and (out / "results.json").read_text() == (tmp_path / "whole" / "results.json").read_text()
+    )
     (out / "instances.jsonl").write_text("no JSON\n")
     code, _, err = run(monkeypatch, capsys, [*arguments, str(out), "--resume"])
     assert code == 2 and "instances.jsonl is damaged" in err
 
 
-def test_an_interrupted_evaluation_replaces_one_of_other_settings(monkeypatch, capsys, model_folder, folder, tmp_path):
-    asked, answer, arguments = [], CapeLLM.answer, command(model_folder, folder, "--limit", 3, "--out", tmp_path / "out")
+def test_an_interrupted_evaluation_replaces_one_of_other_settings(
+    monkeypatch, capsys, model_folder, folder, tmp_path
+):
+    asked, answer, arguments = (
+        [],
+        CapeLLM.answer,
+        command(model_folder, folder, "--limit", 3, "--out", tmp_path / "out"),
+    )
     other = [*arguments, "--decoding", "top-3"]
     assert run(monkeypatch, capsys, arguments)[0] == 0
 
@@ -366,68 +322,112 @@ def test_an_interrupted_evaluation_replaces_one_of_other_settings(monkeypatch, c
             raise KeyboardInterrupt
         asked.append(1)
         return answer(*more, **inference)
+
     monkeypatch.setattr(CapeLLM, "answer", interrupted)
     assert run(monkeypatch, capsys, other)[0] == 130
     code, _, err = run(monkeypatch, capsys, [*arguments, "--resume"])
-    assert code == 2 and "instances.part0.jsonl is of other settings: decoding was top-3, is greedy" in err
+    assert (
+        code == 2
+        and "instances.part0.jsonl is of other settings: decoding was top-3, is greedy" in err
+    )
     assert read(tmp_path / "out")["settings"]["decoding"] == "greedy"
     asked.pop()
     code, text, _ = run(monkeypatch, capsys, [*other, "--resume"])
-    assert code == 0 and "3 of 6 images, single round, top-3" in text and len(asked) == 2           # the two others are known
-    assert read(tmp_path / "out")["settings"]["decoding"] == "top-3" and not list((tmp_path / "out").glob("*part*"))
+    assert (
+        code == 0 and "3 of 6 images, single round, top-3" in text and len(asked) == 2
+    )  # the two others are known
+    assert read(tmp_path / "out")["settings"]["decoding"] == "top-3" and not list(
+        (tmp_path / "out").glob("*part*")
+    )
 
 
-@pytest.mark.parametrize("changed", ["adapter.safetensors", "config.json", "vision/model.safetensors", "llm/tokenizer.model"])
-def test_another_model_is_another_evaluation(monkeypatch, capsys, model_folder, folder, tmp_path, changed):
+@pytest.mark.parametrize(
+    "changed",
+    ["adapter.safetensors", "config.json", "vision/model.safetensors", "llm/tokenizer.model"],
+)
+def test_another_model_is_another_evaluation(
+    monkeypatch, capsys, model_folder, folder, tmp_path, changed
+):
     model = shutil.copytree(model_folder, tmp_path / "model")
-    assert run(monkeypatch, capsys, command(model, folder, "--limit", 1, "--out", tmp_path / "out"))[0] == 0
+    assert (
+        run(monkeypatch, capsys, command(model, folder, "--limit", 1, "--out", tmp_path / "out"))[0]
+        == 0
+    )
     content = (model / changed).read_bytes()
     if changed.startswith("adapter"):
         content = content[:-1] + bytes([content[-1] ^ 1])
     (model / changed).write_bytes(content.replace(b'"base"', b'"list"') + b"\n" * ("/" in changed))
-    code, _, err = run(monkeypatch, capsys, command(model, folder, "--resume", "--out", tmp_path / "out"))
+    code, _, err = run(
+        monkeypatch, capsys, command(model, folder, "--resume", "--out", tmp_path / "out")
+    )
     assert code == 2 and "weights, words, annotations was" in err
 
 
-@pytest.mark.parametrize("more, how", [
-    (["--cumulative"], "cumulative (fixed), greedy"),
-    (["--cumulative", "confidence"], "cumulative (confidence)"),
-    (["--decoding", "contrastive"], "single round, contrastive"),
-    (["--image-size", "56"], "greedy, 56 pixels"),
-])
+@pytest.mark.parametrize(
+    "more, how",
+    [
+        (["--cumulative"], "cumulative (fixed), greedy"),
+        (["--cumulative", "confidence"], "cumulative (confidence)"),
+        (["--decoding", "contrastive"], "single round, contrastive"),
+        (["--image-size", "56"], "greedy, 56 pixels"),
+    ],
+)
 def test_other_ways_to_answer(monkeypatch, capsys, model_folder, folder, more, how):
     code, out, err = run(monkeypatch, capsys, command(model_folder, folder, "--limit", 2, *more))
     assert code == 0 and how in out and "2 of 6 images" in out, err
 
 
 @pytest.mark.parametrize("order", ["fixed", "confidence"])
-def test_chains_that_begin_anew_are_counted(monkeypatch, capsys, model_folder, folder, tmp_path, order):
+def test_chains_that_begin_anew_are_counted(
+    monkeypatch, capsys, model_folder, folder, tmp_path, order
+):
     arguments = command(model_folder, folder, "--cumulative", order, "--out")
     assert run(monkeypatch, capsys, [*arguments, str(tmp_path / "whole")])[0] == 0
     tokens = sorted({m["tokens"] for m in lines(tmp_path / "whole" / "instances.jsonl")})
-    assert len(tokens) == 2                         # of kites and boats
+    assert len(tokens) == 2  # of kites and boats
     before, truncate, answer = [], llama.KVCache.truncate, CapeLLM.answer
-    monkeypatch.setattr(llama.KVCache, "truncate", lambda cache, n: before.append(1) or truncate(cache, n))
+    monkeypatch.setattr(
+        llama.KVCache, "truncate", lambda cache, n: before.append(1) or truncate(cache, n)
+    )
 
     def noted(*more, **inference):
         before.clear()
         found = answer(*more, **inference)
-        anew.append(len(before) > 2 * (order == "confidence"))      # which decodes in single rounds first, and forgets these
+        anew.append(
+            len(before) > 2 * (order == "confidence")
+        )  # which decodes in single rounds first, and forgets these
         return found
+
     monkeypatch.setattr(CapeLLM, "answer", noted)
     for limit in (tokens[0] - 1, tokens[0], tokens[1] - 1, tokens[1]):
         anew = []
         monkeypatch.setattr(data, "MAX_TOKENS", limit)
         code, text, _ = run(monkeypatch, capsys, [*arguments, str(tmp_path / f"{limit}")])
-        assert code == 0 and f"in {sum(anew)} images" in text and read(tmp_path / f"{limit}")["chained anew"] == sum(anew)
+        assert (
+            code == 0
+            and f"in {sum(anew)} images" in text
+            and read(tmp_path / f"{limit}")["chained anew"] == sum(anew)
+        )
         assert sum(anew) == {tokens[0] - 1: 6, tokens[1]: 0}.get(limit, 3)
 
 
 def test_average_of_results(monkeypatch, capsys, model_folder, folder, tmp_path):
     for part in ("train", "test"):
-        shutil.copy(folder / "annotations" / f"mp100_split1_{part}.json", folder / "annotations" / f"mp100_split2_{part}.json")
+        shutil.copy(
+            folder / "annotations" / f"mp100_split1_{part}.json",
+            folder / "annotations" / f"mp100_split2_{part}.json",
+        )
     for split, limit in ((1, 2), (2, 2), (1, 3)):
-        arguments = command(model_folder, folder, "--split", split, "--limit", limit, "--out", tmp_path / f"{split}{limit}")
+        arguments = command(
+            model_folder,
+            folder,
+            "--split",
+            split,
+            "--limit",
+            limit,
+            "--out",
+            tmp_path / f"{split}{limit}",
+        )
         assert run(monkeypatch, capsys, arguments)[0] == 0
     mean = ["--out", str(tmp_path / "mean"), "--average"]
     average = lambda *names: run(monkeypatch, capsys, [*mean, *(str(tmp_path / n) for n in names)])
@@ -436,20 +436,37 @@ def test_average_of_results(monkeypatch, capsys, model_folder, folder, tmp_path)
     assert (tmp_path / "mean" / "average.md").read_text() == out
     assert read(tmp_path / "mean", "average.json")["NME"] == read(tmp_path / "12")["NME"]
     code, out, err = average("22", "13")
-    assert code == 2 and out == "" and "13 was measured in another way than" in err and "limit is 3, elsewhere 2" in err
+    assert (
+        code == 2
+        and out == ""
+        and "13 was measured in another way than" in err
+        and "limit is 3, elsewhere 2" in err
+    )
 
 
-def test_ways_to_answer_compared_on_the_same_images(monkeypatch, capsys, model_folder, folder, tmp_path):
-    for name, more in (("base", []), ("sure", ["--cumulative", "confidence"]),
-                       ("names", ["--instruction", "names", "--occlude", 0.3])):
-        code, text, _ = run(monkeypatch, capsys, command(model_folder, folder, *more, "--limit", 5, "--out", tmp_path / name))
+def test_ways_to_answer_compared_on_the_same_images(
+    monkeypatch, capsys, model_folder, folder, tmp_path
+):
+    for name, more in (
+        ("base", []),
+        ("sure", ["--cumulative", "confidence"]),
+        ("names", ["--instruction", "names", "--occlude", 0.3]),
+    ):
+        code, text, _ = run(
+            monkeypatch,
+            capsys,
+            command(model_folder, folder, *more, "--limit", 5, "--out", tmp_path / name),
+        )
         assert code == 0 and f"instruction {'names' if name == 'names' else 'base'}" in text
     into = ["--out", str(tmp_path / "c"), "--compare"]
     compare = lambda *names: run(monkeypatch, capsys, [*into, *(str(tmp_path / n) for n in names)])
     code, text, _ = compare("base", "sure", "names")
     assert code == 0 and "the same 5 images" in text and "A quick look" in text
     assert (tmp_path / "c" / "compare.md").read_text() == text
-    numbers, sizes = read(tmp_path / "c", "compare.json"), [max(i.bbox[2:]) for i in data.read_split(folder, 1, "test")[0][:5]]
+    numbers, sizes = (
+        read(tmp_path / "c", "compare.json"),
+        [max(i.bbox[2:]) for i in data.read_split(folder, 1, "test")[0][:5]],
+    )
     means = {}
     for name in ("base", "sure", "names"):
         for n, (m, size) in enumerate(zip(lines(tmp_path / name / "instances.jsonl"), sizes)):
@@ -460,11 +477,25 @@ def test_ways_to_answer_compared_on_the_same_images(monkeypatch, capsys, model_f
     for name, each in means.items():
         assert numbers[name]["mPCK"] == pytest.approx(np.mean(list(each.values())))
         if "difference" in numbers[name]:
-            assert numbers[name]["difference"] == pytest.approx(np.mean(list(each.values())) - numbers["base"]["mPCK"])
+            assert numbers[name]["difference"] == pytest.approx(
+                np.mean(list(each.values())) - numbers["base"]["mPCK"]
+            )
     assert all("difference" in numbers[name] for name in ("sure", "names", "names, 30% covered"))
-    assert run(monkeypatch, capsys, command(model_folder, folder, "--limit", 4, "--out", tmp_path / "four"))[0] == 0
+    assert (
+        run(
+            monkeypatch,
+            capsys,
+            command(model_folder, folder, "--limit", 4, "--out", tmp_path / "four"),
+        )[0]
+        == 0
+    )
     code, out, err = compare("base", "four")
-    assert code == 2 and out == "" and "four was measured in another way than" in err and "limit is 4, elsewhere 5" in err
+    assert (
+        code == 2
+        and out == ""
+        and "four was measured in another way than" in err
+        and "limit is 4, elsewhere 5" in err
+    )
 
 
 def test_names_and_descriptions_of_two_folders(monkeypatch, capsys, model_folder, folder, tmp_path):
@@ -473,113 +504,227 @@ def test_names_and_descriptions_of_two_folders(monkeypatch, capsys, model_folder
     def noted(self, pixels, keypoints, **inference):
         asked.append((inference["category"], keypoints, inference["listed"]))
         return answer(self, pixels, keypoints, **inference)
+
     monkeypatch.setattr(CapeLLM, "answer", noted)
     for name, keypoints in TEXTS.items():
-        (tmp_path / f"{name}.txt").write_text("".join(f"{k.upper()}: another text\n" for k in keypoints))
+        (tmp_path / f"{name}.txt").write_text(
+            "".join(f"{k.upper()}: another text\n" for k in keypoints)
+        )
     arguments = command(model_folder, folder, "--limit", 2, "--out", tmp_path / "out")
     assert run(monkeypatch, capsys, arguments)[0] == 0
     (category, detailed, listed), *_ = [*asked]
     asked.clear()
     code, _, err = run(monkeypatch, capsys, [*arguments, "--resume", "--names", str(tmp_path)])
     assert code == 2 and f"names was None, is {tmp_path}" in err and not asked
-    code, text, _ = run(monkeypatch, capsys, [*arguments[:-1], str(tmp_path / "named"), "--names", str(tmp_path)])
+    code, text, _ = run(
+        monkeypatch, capsys, [*arguments[:-1], str(tmp_path / "named"), "--names", str(tmp_path)]
+    )
     renamed = lambda keypoints: [data.Keypoint(k.name.upper(), k.description) for k in keypoints]
-    assert code == 0 and asked[0] == (category, renamed(detailed), renamed(listed)) and renamed(detailed) != detailed
+    assert (
+        code == 0
+        and asked[0] == (category, renamed(detailed), renamed(listed))
+        and renamed(detailed) != detailed
+    )
     assert text.splitlines()[0].endswith(f"{folder / 'texts'}, names of {tmp_path}.")
     predictions = lines(tmp_path / "named" / "instances.jsonl")[0]["predictions"]
     assert list(predictions) == [k.name.upper() for k in detailed]
     settings = [read(tmp_path / n)["settings"] for n in ("out", "named")]
     assert [s["names"] for s in settings] == [None, str(tmp_path)]
-    code, table, _ = run(monkeypatch, capsys, ["--compare", *(str(tmp_path / n) for n in ("out", "named"))])
-    assert code == 0 and "the same 2 images" in table               # names may differ in a comparison, not in an average:
-    (tmp_path / "named" / "results.json").write_text(json.dumps(read(tmp_path / "named") | {"split": 2}))
-    code, _, err = run(monkeypatch, capsys, ["--average", *(str(tmp_path / n) for n in ("out", "named"))])
+    code, table, _ = run(
+        monkeypatch, capsys, ["--compare", *(str(tmp_path / n) for n in ("out", "named"))]
+    )
+    assert (
+        code == 0 and "the same 2 images" in table
+    )  # names may differ in a comparison, not in an average:
+    (tmp_path / "named" / "results.json").write_text(
+        json.dumps(read(tmp_path / "named") | {"split": 2})
+    )
+    code, _, err = run(
+        monkeypatch, capsys, ["--average", *(str(tmp_path / n) for n in ("out", "named"))]
+    )
     assert code == 2 and f"names is {tmp_path}, elsewhere None" in err
     (tmp_path / "boat.txt").write_text("bow: a\nstern: b\n")
     code, _, err = run(monkeypatch, capsys, [*arguments[:-2], "--names", str(tmp_path)])
-    assert code == 2 and f"{tmp_path / 'boat.txt'} describes 2 keypoints, category 501 (boat) has 3" in err and err.count("\n") == 1
+    assert (
+        code == 2
+        and f"{tmp_path / 'boat.txt'} describes 2 keypoints, category 501 (boat) has 3" in err
+        and err.count("\n") == 1
+    )
 
 
-def test_the_papers_number_is_of_the_same_words(monkeypatch, capsys, model_folder, folder, tmp_path):
+def test_the_papers_number_is_of_the_same_words(
+    monkeypatch, capsys, model_folder, folder, tmp_path
+):
     asked, published = [], metrics.published
     monkeypatch.setattr(metrics, "published", lambda *how: asked.append(how) or published(*how))
     monkeypatch.setattr(data, "HERE", tmp_path)
     for name in ("descriptions", "descriptions/simple"):
         shutil.copytree(folder / "texts", tmp_path / name)
-    shutil.copy(evaluation.__file__.replace("eval.py", "descriptions/mp100.json"), tmp_path / "descriptions")
-    ways = [([], ("base", "base")), (["--instruction", "names"], ("base", "names")),
-            (["--descriptions", tmp_path / "descriptions" / "simple"], ("base", "simple")),
-            (["--descriptions", tmp_path / "descriptions" / "simple", "--instruction", "list"], ("base", None)),
-            (["--names", tmp_path / "descriptions" / "simple"], ("base", "simple names")),
-            (["--descriptions", tmp_path / "descriptions" / "simple", "--names", tmp_path / "descriptions"], ("base", "simple descriptions")),
-            (["--names", tmp_path / "descriptions"], ("base", "base")), (["--names", folder / "texts"], ("base", None)),
-            (["--names", tmp_path / "descriptions" / "simple", "--instruction", "list"], ("base", None)),
-            (["--descriptions", folder / "texts"], ("base", None))]
+    shutil.copy(
+        evaluation.__file__.replace("eval.py", "descriptions/mp100.json"), tmp_path / "descriptions"
+    )
+    ways = [
+        ([], ("base", "base")),
+        (["--instruction", "names"], ("base", "names")),
+        (["--descriptions", tmp_path / "descriptions" / "simple"], ("base", "simple")),
+        (
+            ["--descriptions", tmp_path / "descriptions" / "simple", "--instruction", "list"],
+            ("base", None),
+        ),
+        (["--names", tmp_path / "descriptions" / "simple"], ("base", "simple names")),
+        (
+            [
+                "--descriptions",
+                tmp_path / "descriptions" / "simple",
+                "--names",
+                tmp_path / "descriptions",
+            ],
+            ("base", "simple descriptions"),
+        ),
+        (["--names", tmp_path / "descriptions"], ("base", "base")),
+        (["--names", folder / "texts"], ("base", None)),
+        (
+            ["--names", tmp_path / "descriptions" / "simple", "--instruction", "list"],
+            ("base", None),
+        ),
+        (["--descriptions", folder / "texts"], ("base", None)),
+    ]
     for more, words in ways:
-        arguments = command(model_folder, folder, "--limit", 1, "--descriptions", tmp_path / "descriptions", *more)
+        arguments = command(
+            model_folder, folder, "--limit", 1, "--descriptions", tmp_path / "descriptions", *more
+        )
         code, text, _ = run(monkeypatch, capsys, arguments)
-        assert code == 0 and asked.pop() == (metrics.QUERY_IMAGES, 1, "greedy", None, None, words)
+        assert code == 0 and asked.pop() == (pairs.QUERY_IMAGES, 1, "greedy", None, None, words)
         asked_by = [w for o, w in zip(more, more[1:]) if o == "--instruction"] or ["base"]
-        assert text.splitlines()[0].endswith("greedy" + "".join(f", {word}" for word in (
-            *(f"instruction {w}" for w in asked_by),
-            *(w for o, w in zip(more, more[1:]) if o == "--descriptions"),
-            *(f"names of {w}" for o, w in zip(more, more[1:]) if o == "--names"))) + ".")
+        assert text.splitlines()[0].endswith(
+            "greedy"
+            + "".join(
+                f", {word}"
+                for word in (
+                    *(f"instruction {w}" for w in asked_by),
+                    *(w for o, w in zip(more, more[1:]) if o == "--descriptions"),
+                    *(f"names of {w}" for o, w in zip(more, more[1:]) if o == "--names"),
+                )
+            )
+            + "."
+        )
 
 
-def test_sheet_shows_truth_and_answer_where_they_are(monkeypatch, capsys, model_folder, folder, tmp_path):
-    assert run(monkeypatch, capsys, command(model_folder, folder, "--sheet", "--out", tmp_path / "out"))[0] == 0
+def test_sheet_shows_truth_and_answer_where_they_are(
+    monkeypatch, capsys, model_folder, folder, tmp_path
+):
+    assert (
+        run(
+            monkeypatch, capsys, command(model_folder, folder, "--sheet", "--out", tmp_path / "out")
+        )[0]
+        == 0
+    )
     with Image.open(tmp_path / "out" / "sheet.png") as page:
-        assert page.mode == "RGB" and page.width == 2 * (pictures.TILE + pictures.GAP) + pictures.GAP      # of six, in three rows
+        assert (
+            page.mode == "RGB" and page.width == 2 * (metrics.TILE + metrics.GAP) + metrics.GAP
+        )  # of six, in three rows
     i = data.read_split(folder, 1, "test")[0][0]
     truths = i.keypoints[i.keypoints[:, 2] > 0, :2]
-    side, corner = 1.1 * max(i.bbox[2:]), np.array(i.bbox[:2]) + np.array(i.bbox[2:]) / 2 - 0.55 * max(i.bbox[2:])
-    relative = np.array([(0.2, 0.9), (0.5, 0.9), (0.9, 0.9)])[:len(truths)]                        # apart from the truths
-    record = {"NME": 0.1, "PCK@0.20": 0, "predictions": dict(zip("abc", (corner + relative * side).tolist()))}
-    page, missing = pictures.draw_sheet([(i, record)], data.load_crop)
+    side, corner = (
+        1.1 * max(i.bbox[2:]),
+        np.array(i.bbox[:2]) + np.array(i.bbox[2:]) / 2 - 0.55 * max(i.bbox[2:]),
+    )
+    relative = np.array([(0.2, 0.9), (0.5, 0.9), (0.9, 0.9)])[
+        : len(truths)
+    ]  # apart from the truths
+    record = {
+        "NME": 0.1,
+        "PCK@0.20": 0,
+        "predictions": dict(zip("abc", (corner + relative * side).tolist())),
+    }
+    page, missing = metrics.sheet([(i, record)])
     assert not missing
-    for points, colour in ((relative, pictures.ANSWER), ((truths - corner) / side, pictures.TRUTH)):
-        for x, y in (points * pictures.TILE).astype(int).tolist():
-            assert page.getpixel((pictures.GAP + x, 64 + y)) == colour
-    i.image.unlink()                                # answered before: its numbers count, its tile is empty
+    for points, colour in ((relative, metrics.ANSWER), ((truths - corner) / side, metrics.TRUTH)):
+        for x, y in (points * metrics.TILE).astype(int).tolist():
+            assert page.getpixel((metrics.GAP + x, 64 + y)) == colour
+    i.image.unlink()  # answered before: its numbers count, its tile is empty
     arguments = command(model_folder, folder, "--sheet", "--resume", "--out", tmp_path / "out")
     before = read(tmp_path / "out")
     (tmp_path / "out" / "sheet.png").unlink()
     code, text, err = run(monkeypatch, capsys, arguments)
     assert code == 1 and "6 of 6 images" in text and read(tmp_path / "out") == before
-    assert f"eval.py: left empty in sheet.png: {i.image} is missing" in err and (tmp_path / "out" / "sheet.png").exists()
+    assert (
+        f"eval.py: left empty in sheet.png: {i.image} is missing" in err
+        and (tmp_path / "out" / "sheet.png").exists()
+    )
 
 
 def test_two_processes_give_the_same_numbers(monkeypatch, capsys, model_folder, folder, tmp_path):
     arguments = command(model_folder, folder, "--controls", "--limit", 5, "--resume", "--out")
     code, out, _ = run(monkeypatch, capsys, [*arguments, str(tmp_path / "one")])
     assert code == 0 and "A quick look" in out and "5 of 6 images" in out
-    (tmp_path / "two").mkdir()                      # as if one process had been interrupted after two images
-    first = [{"settings": read(tmp_path / "one")["settings"]}, *lines(tmp_path / "one" / "instances.jsonl")[:2]]
-    (tmp_path / "two" / "instances.part0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in first))
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                           str(data.HERE / "eval.py"), *arguments, str(tmp_path / "two")],
-                          capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    (tmp_path / "two").mkdir()  # as if one process had been interrupted after two images
+    first = [
+        {"settings": read(tmp_path / "one")["settings"]},
+        *lines(tmp_path / "one" / "instances.jsonl")[:2],
+    ]
+    (tmp_path / "two" / "instances.part0.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in first)
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            str(data.HERE / "eval.py"),
+            *arguments,
+            str(tmp_path / "two"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == out and "2 answered before, the first of 2 processes" in done.stderr
-    assert (tmp_path / "two" / "results.json").read_text() == (tmp_path / "one" / "results.json").read_text()
-    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["instances.jsonl", "results.json", "results.md"]
+    assert (tmp_path / "two" / "results.json").read_text() == (
+        tmp_path / "one" / "results.json"
+    ).read_text()
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == [
+        "instances.jsonl",
+        "results.json",
+        "results.md",
+    ]
     one, two = (lines(tmp_path / n / "instances.jsonl") for n in ("one", "two"))
-    for a, b in zip(one, two, strict=True):         # probabilities to rounding: one thread does not sum as two do
+    for a, b in zip(
+        one, two, strict=True
+    ):  # probabilities to rounding: one thread does not sum as two do
         assert b.pop("probabilities") == pytest.approx(a.pop("probabilities"), abs=1e-5)
         assert a == b
 
 
-def test_unreadable_images_are_named_and_the_others_measured(monkeypatch, capsys, model_folder, folder, tmp_path):
+def test_unreadable_images_are_named_and_the_others_measured(
+    monkeypatch, capsys, model_folder, folder, tmp_path
+):
     instances, _ = data.read_split(folder, 1, "test")
     instances[1].image.write_bytes(b"no image")
     instances[4].image.unlink()
-    code, out, err = run(monkeypatch, capsys, command(model_folder, folder, "--controls", "--out", tmp_path / "out"))
+    code, out, err = run(
+        monkeypatch, capsys, command(model_folder, folder, "--controls", "--out", tmp_path / "out")
+    )
     assert code == 1 and "4 of 6 images" in out
-    report, named = (tmp_path / "out" / "results.md").read_text(), read(tmp_path / "out")["unreadable"]
+    report, named = (
+        (tmp_path / "out" / "results.md").read_text(),
+        read(tmp_path / "out")["unreadable"],
+    )
     assert report.startswith(out) and all(f"\n- left out: {fault}\n" in report for fault in named)
-    assert [str(i.image) in fault for i, fault in zip((instances[1], instances[4]), sorted(named))] == [True, True]
+    assert [
+        str(i.image) in fault for i, fault in zip((instances[1], instances[4]), sorted(named))
+    ] == [True, True]
     left_out = [line for line in err.splitlines() if line.startswith("eval.py: left out: ")]
-    assert len(left_out) == 2 and str(instances[1].image) in "".join(left_out) and str(instances[4].image) in "".join(left_out)
+    assert (
+        len(left_out) == 2
+        and str(instances[1].image) in "".join(left_out)
+        and str(instances[4].image) in "".join(left_out)
+    )
     for i in instances:
         if i.image.exists():
             i.image.write_bytes(b"")
@@ -587,35 +732,51 @@ def test_unreadable_images_are_named_and_the_others_measured(monkeypatch, capsys
     assert code == 2 and "none of the 6 images can be read" in err
 
 
-@pytest.mark.parametrize("change, message", [
-    (["--data", "nowhere"], "nowhere/annotations/mp100_split1_test.json is missing"),
-    (["--model", "nowhere", "--out", "out"], "nowhere is no model folder"),
-    (["--split", "3"], "mp100_split3_test.json is missing"),
-    (["--descriptions", "nowhere"], "nowhere/boat.txt, nowhere/kite.txt are missing"),
-    (["--names", "nowhere"], "nowhere/boat.txt, nowhere/kite.txt are missing"),
-    (["--limit", "0"], "--limit 0"),
-    (["--limit", "-3"], "--limit -3"),
-    (["--image-size", "60"], "--image-size 60: the vision encoder reads patches of 14; 56 or 70 fits"),
-    (["--image-size", "-14"], "--image-size -14"),
-    (["--occlude", "0.3", "1"], "--occlude 0.3 1.0: shares of the box lie between 0 and 1"),
-    (["--density", "--decoding", "top-3"], "--density covers every answer to its question: leave --decoding"),
-    (["--density", "--cumulative"], "--density covers every answer"),
-    (["--sheet"], "need --out"),
-    (["--resume"], "need --out"),
-    (["--pairs"], "--pairs draws 16 instances of a category, category 500 has 3"),
-    (["--average", "nowhere"], "nowhere/results.json is missing"),
-    (["--compare", "nowhere"], "nowhere/results.json is missing"),
-    (["--compare", "nowhere", "--average", "nowhere"], "--average and --compare are two tables"),
-])
-def test_wrong_input_is_one_line_and_exit_code_2(monkeypatch, capsys, model_folder, folder, tmp_path, change, message):
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--data", "nowhere"], "nowhere/annotations/mp100_split1_test.json is missing"),
+        (["--model", "nowhere", "--out", "out"], "nowhere is no model folder"),
+        (["--split", "3"], "mp100_split3_test.json is missing"),
+        (["--descriptions", "nowhere"], "nowhere/boat.txt, nowhere/kite.txt are missing"),
+        (["--names", "nowhere"], "nowhere/boat.txt, nowhere/kite.txt are missing"),
+        (["--limit", "0"], "--limit 0"),
+        (["--limit", "-3"], "--limit -3"),
+        (
+            ["--image-size", "60"],
+            "--image-size 60: the vision encoder reads patches of 14; 56 or 70 fits",
+        ),
+        (["--image-size", "-14"], "--image-size -14"),
+        (["--occlude", "0.3", "1"], "--occlude 0.3 1.0: shares of the box lie between 0 and 1"),
+        (
+            ["--density", "--decoding", "top-3"],
+            "--density covers every answer to its question: leave --decoding",
+        ),
+        (["--density", "--cumulative"], "--density covers every answer"),
+        (["--sheet"], "need --out"),
+        (["--resume"], "need --out"),
+        (["--pairs"], "--pairs draws 16 instances of a category, category 500 has 3"),
+        (["--average", "nowhere"], "nowhere/results.json is missing"),
+        (["--compare", "nowhere"], "nowhere/results.json is missing"),
+        (
+            ["--compare", "nowhere", "--average", "nowhere"],
+            "--average and --compare are two tables",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    monkeypatch, capsys, model_folder, folder, tmp_path, change, message
+):
     monkeypatch.chdir(tmp_path)
     code, out, err = run(monkeypatch, capsys, [*command(model_folder, folder), *change])
     assert code == 2 and out == ""
     assert err.startswith("eval.py: ") and err.count("\n") == 1 and message in err
-    assert not list(tmp_path.glob("out/*"))         # nothing that --resume would have to continue
+    assert not list(tmp_path.glob("out/*"))  # nothing that --resume would have to continue
 
 
-def test_the_instruction_is_the_models_unless_another_is_asked_for(monkeypatch, capsys, model_folder, folder, tmp_path):
+def test_the_instruction_is_the_models_unless_another_is_asked_for(
+    monkeypatch, capsys, model_folder, folder, tmp_path
+):
     own, asked, answer = shutil.copytree(model_folder, tmp_path / "model"), [], CapeLLM.answer
     config = json.loads((own / "config.json").read_text())
     (own / "config.json").write_text(json.dumps(config | {"instruction": "list"}))
@@ -623,6 +784,7 @@ def test_the_instruction_is_the_models_unless_another_is_asked_for(monkeypatch, 
     def noted(self, *more, **inference):
         asked.append((self.instruction, inference["category"]))
         return answer(self, *more, **inference)
+
     monkeypatch.setattr(CapeLLM, "answer", noted)
     for more, expected in (([], "list"), (["--instruction", "replaced"], "replaced")):
         asked.clear()
@@ -631,4 +793,7 @@ def test_the_instruction_is_the_models_unless_another_is_asked_for(monkeypatch, 
         assert set(asked) == {(expected, "kite"), (expected, "boat")}
     (own / "config.json").write_text(json.dumps(config | {"instruction": "sing"}))
     code, _, err = run(monkeypatch, capsys, command(own, folder))
-    assert code == 2 and "config.json cannot be read (ValueError: instruction 'sing' is not one of base, " in err
+    assert (
+        code == 2
+        and "config.json cannot be read (ValueError: instruction 'sing' is not one of base, " in err
+    )
