@@ -23,7 +23,7 @@ from tqdm import tqdm
 import data
 from capellm import CapeLLM
 from decode import DECODING
-from study import compare, controls, metrics, paper, report
+from study import compare, controls, paper, report
 from study.conclude import conclude
 from study.images import choose_images
 from study.instructions import INSTRUCTIONS
@@ -32,6 +32,7 @@ from study.paper import Way
 from support import launch, records
 from support.descriptions import DESCRIPTIONS
 from support.folders import read_folder
+from support.pictures import draw_sheet
 
 # The arguments that decide an answer: they are the same where an evaluation is resumed.
 DECIDES = ["model", "data", "split", "part", "controls", "occlude", "density", "instruction"]
@@ -182,7 +183,8 @@ def label_progress(known, world):
 
 def write_sheet(path, part, measured):
     """Draw {position of an instance: its record}. Returns texts, what is wrong with which."""
-    page, faults = metrics.sheet([(part.instances[n], r) for n, r in measured.items()])
+    sheet = [(part.instances[n], record) for n, record in measured.items()]
+    page, faults = draw_sheet(sheet, data.load_crop)
     records.save_picture(path, page)
     return [f"left empty in {path.name}: {fault}" for fault in faults]
 

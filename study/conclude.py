@@ -11,9 +11,9 @@ from collections import defaultdict
 import numpy as np
 
 import data
-from support.descriptions import read_mp100
 from study import calibration, pairs
 from study.metrics import METRICS, average_records, find_definitions, find_intervals
+from support.descriptions import read_mp100
 
 
 def conclude(measured, part, split, published=None):

@@ -10,7 +10,6 @@ Numbers only: `study.report` puts them into words. Nothing here knows the model.
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 import data
 from support.descriptions import read_mp100
@@ -135,53 +134,3 @@ def find_definitions(names):
     """
     known = {(c["id"], c["name"]): c["definition"] for c in read_mp100()["categories"]}
     return {id: known.get((id, name), name) for id, name in names.items()}
-
-
-# ------------------------------------------------------------------ the sheet
-
-TILE, SHOWN, GAP = 272, 4, 14       # in pixels: a picture's side, how many in a row, the space between them
-TRUTH, ANSWER = (50, 150, 255), (255, 140, 0)
-
-
-def sheet(measured):
-    """A picture of the best, median and worst of [(instance, record), ...], truth and answer joined by a line (Figure 3), and
-    what is wrong with which of them: its tile is left empty."""
-    ranked, faults = sorted(measured, key=lambda pair: pair[1]["NME"]), []
-    u = 2                                           # drawn twice as large: Pillow's edges are hard
-    n = max(1, min(SHOWN, len(ranked) // 3))       # nothing is shown twice where there are three images
-    middle = (len(ranked) - n) // 2
-    rows = {"best": ranked[:n], "median": ranked[middle:middle + n], "worst": ranked[len(ranked) - n:]}
-    high, font, bold = TILE + 58, ImageFont.load_default(13 * u), ImageFont.load_default(18 * u)
-    page = Image.new("RGB", ((max(2, n) * (TILE + GAP) + GAP) * u, (3 * (high + 30) + 34) * u), "white")
-    pen = ImageDraw.Draw(page)
-    for x, colour, text in ((GAP, TRUTH, "truth"), (GAP + 70, ANSWER, "answer")):
-        pen.circle(((x + 6) * u, 18 * u), 6 * u, colour)
-        pen.text(((x + 17) * u, 18 * u), text, "black", font, "lm")
-    pen.text((page.width - GAP * u, 18 * u), "error: mean distance / longer side of the box", "black", font, "rm")
-    for row, (title, shown) in enumerate(rows.items()):
-        top = 34 + row * (high + 30)
-        pen.text((GAP * u, (top + 14) * u), title, "black", bold, "lm")
-        for column, (i, r) in enumerate(shown):
-            left = GAP + column * (TILE + GAP)
-            try:
-                pixels = (data.load_crop(i, TILE * u, 1.1)[0] * data.STD + data.MEAN) * 255
-            except (ValueError, FileNotFoundError) as e:    # it was readable when it was measured
-                faults.append(str(e))
-                continue
-            picture = Image.fromarray(pixels.round().byte().permute(1, 2, 0).numpy())
-            truths = i.keypoints[i.keypoints[:, 2] > 0, :2]
-            affine, answers = data.crop_affine(i.bbox, TILE * u, 1.1), [*r["predictions"].values()]
-            truths, answers = (data.to_crop(points, affine, 1) for points in (truths, answers))
-            over, radius = ImageDraw.Draw(picture), (4 if len(truths) <= 20 else 2.5) * u
-            for width, colour in ((4 * u, "black"), (2 * u, "white")):
-                for ends in zip(truths, answers):
-                    over.line([*ends[0], *ends[1]], colour, width)
-            for points, colour in ((truths, TRUTH), (answers, ANSWER)):
-                for point in points.tolist():
-                    over.circle(point, radius + u, "black")
-                    over.circle(point, radius, colour)
-            page.paste(picture, (left * u, (top + 30) * u))
-            pen.text((left * u, (top + TILE + 42) * u), i.name, "black", font, "lm")
-            text = f"error {r['NME']:.3f}, PCK@0.20 {100 * r['PCK@0.20']:.0f}%"
-            pen.text((left * u, (top + TILE + 60) * u), text, "black", font, "lm")
-    return page.reduce(u), faults
