@@ -37,7 +37,7 @@ def write_scores(rows):
 
     "instances" is the number of images behind a row.
     """
-    titles = ["images", *(f"{column:>4}" for column in COLUMNS)]
+    titles = ["images", *(f"{column:>5}" for column in COLUMNS)]
     lines = []
     for label, scores in rows:
         cells = [str(scores.get("instances", ""))]
