@@ -3,13 +3,13 @@
     python eval.py --model nano --data data/figures --controls
     torchrun --nproc_per_node 4 eval.py --model runs/capellm/step-0001000 --data data/mp100 \\
         --split 1 --pairs --out results/split1
-    python eval.py --average results/split1 results/split2 results/split3 results/split4
+    python eval.py --average results/split*
     python eval.py --compare out/tables-1000/base out/tables-1000/decoding-*
 
-`measure` is the heart: what is asked about one image, and what is scored. A PCK that looks good
-proves little by itself: a keypoint's average place scores, too. --controls measures that on the
-same images, and exchanges the image, or the words, for others of the same definition: a model that
-looks and reads falls then.
+What is asked about one image, and what is scored, is in study/measure.py; here is what leads to it
+and what follows. A PCK that looks good proves little by itself: a keypoint's average place scores,
+too. --controls measures that on the same images, and exchanges the image, or the words, for others
+of the same definition: a model that looks and reads falls then.
 """
 
 import argparse
@@ -121,20 +121,23 @@ def check_arguments(a):
         )
 
 
-def list_settings(arguments, part, device):
-    """What decides an answer: it is the same where an evaluation is resumed."""
-    settings = {name: arguments[name] for name in DECIDES}
-    settings["precision"] = "bfloat16" if device.type == "cuda" else "float32"
-    settings["weights, words, annotations"] = records.fingerprint(
-        arguments["model"], part.described, part.instances
-    )
-    return settings
+def choose_dtype(device):
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def describe_inputs(model_folder, part, device):
+    """What, beside arguments, decides an answer."""
+    return {
+        "precision": str(choose_dtype(device)).removeprefix("torch."),
+        "weights, words, annotations": records.fingerprint(
+            model_folder, part.described, part.instances
+        ),
+    }
 
 
 def load_model(folder, instruction, image_size, device):
     """The model, and the side of its crops in pixels. ValueError if patches do not fill them."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = CapeLLM.from_pretrained(folder, dtype, device)
+    model = CapeLLM.from_pretrained(folder, choose_dtype(device), device)
     model.config.instruction = instruction or model.config.instruction
     size, patch = image_size or model.config.image_size, model.vision.config.patch_size
     if size < patch or size % patch:
@@ -181,6 +184,19 @@ def label_progress(known, world):
     return ", ".join(words) or None
 
 
+def pick_measured(found, part, unreadable):
+    """{position of a chosen instance: its record}. ValueError if there is none.
+
+    found: {key: record}; unreadable: texts, what is wrong with which image.
+    """
+    measured = {n: found[part.keys[n]] for n in part.chosen if part.keys[n] in found}
+    if not measured:
+        raise ValueError(
+            f"none of the {len(part.chosen)} images can be read; the first: {unreadable[0]}"
+        )
+    return measured
+
+
 def write_sheet(path, part, measured):
     """Draw {position of an instance: its record}. Returns texts, what is wrong with which."""
     sheet = [(part.instances[n], record) for n, record in measured.items()]
@@ -221,16 +237,17 @@ def main():
         prepared, favoured = controls.prepare_controls(
             a.data, a.split, a.part, part.instances, part.names, part.described
         )
-    settings = list_settings(vars(a), part, device)
-    earlier = records.continue_earlier(a.out, settings, a.resume, rank, world, device)
 
-    keys = {n: records.key_of(part.instances[n]) for n in part.chosen}
-    todo = [n for n in part.chosen if keys[n] not in earlier.records]
+    settings = {name: getattr(a, name) for name in DECIDES}
+    settings |= describe_inputs(a.model, part, device)
+    earlier = records.continue_earlier(a.out, settings, a.resume, rank, world, device)
+    todo = [n for n in part.chosen if part.keys[n] not in earlier.records]
+
     found, unreadable = {}, set()
     if todo:
         model, size = load_model(a.model, a.instruction, a.image_size, device)
         asking = Asking(a.decoding, CUMULATIVE[a.cumulative], a.seed, a.occlude, a.density)
-        label = label_progress(len(keys) - len(todo), world)
+        label = label_progress(len(part.chosen) - len(todo), world)
         bar = tqdm(todo[rank::world], label, disable=rank > 0, unit="image")
         with records.open_part(a.out, earlier.free + rank, settings) as file:
             found, unreadable = ask(model, size, part, bar, prepared, asking, file)
@@ -239,23 +256,21 @@ def main():
         return
 
     found = earlier.records | found
-    measured = {n: found[key] for n, key in keys.items() if key in found}
-    if not measured:
-        raise ValueError(
-            f"none of the {len(keys)} images can be read; the first: {unreadable[0]}"
-        )
+    measured = pick_measured(found, part, unreadable)
     trained, texts = read_folder(a.model).instruction, (a.descriptions, a.names)
     way = Way(trained, a.instruction or trained, a.decoding, a.cumulative, a.image_size, *texts)
-    numbers = {name: getattr(a, name) for name in ("model", "data", "split", "part", "limit")}
-    numbers |= conclude(measured, part, a.split, paper.find_counterpart(way, part, a.split, a.part))
+    published = paper.find_counterpart(way, part, a.split, a.part)
+    about = {name: getattr(a, name) for name in ("model", "data", "split", "part", "limit")}
+    numbers = about | conclude(measured, part, a.split, published)
     text = report.write_report(numbers, way, len(part.pool), favoured)
+
     print(text, end="")
     faults = [f"left out: {fault}" for fault in unreadable]
     if a.out:
-        # Records of more images than are measured now, of an earlier evaluation, stay.
-        others = [record for key, record in found.items() if key not in keys.values()]
         numbers |= {"unreadable": unreadable, "settings": settings}
-        records.write_results(a.out, numbers, text, faults, [*measured.values(), *others])
+        # Records of images that are not measured now, but were before, stay behind the others.
+        lines = {part.keys[n]: record for n, record in measured.items()} | found
+        records.write_results(a.out, numbers, text, faults, lines.values())
     if a.sheet:
         faults += write_sheet(a.out / "sheet.png", part, measured)
     # The exit code is 1 if there are any.

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import data
 from study import pairs
 from support.descriptions import describe
+from support.records import key_of
 
 
 class Part(NamedTuple):
@@ -16,7 +17,8 @@ class Part(NamedTuple):
 
     names: {category id: name}; described: {category id: its keypoints}; supports: of
     pairs.count_supports, None if images do not count as pairs; pool, chosen: positions of the
-    instances to choose from, and of those that are chosen.
+    instances to choose from, and of those that are chosen; keys: of all instances, see
+    support.records.
     """
 
     instances: list
@@ -25,6 +27,7 @@ class Part(NamedTuple):
     supports: dict | None
     pool: list
     chosen: list
+    keys: list = ()
 
 
 def choose_images(
@@ -54,4 +57,5 @@ def choose_images(
         pool = sorted(supports)
     count = min(limit or len(pool), len(pool))
     chosen = [pool[n * len(pool) // count] for n in range(count)]
-    return Part(instances, names, described, supports, pool, chosen)
+    keys = [key_of(instance) for instance in instances]
+    return Part(instances, names, described, supports, pool, chosen, keys)
