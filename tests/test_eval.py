@@ -1,634 +1,654 @@
-"""eval.py: its controls against direct computations, models that know the truth, the command with a tiny model."""
-import itertools
+"""eval.py: the command with a tiny model; what it writes, resumes, compares and refuses."""
+
 import json
 import math
 import os
-import random
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
+from pathlib import Path
+from typing import NamedTuple
 
+import evaluations
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from evaluations import NAMES, TEXTS, T, list_labelled, pck_in_loops, read_json, read_lines
 from PIL import Image
 
-from support import launch, pictures
 import data
-from study import density
 import eval as evaluation
 import llama
-from study import metrics
 from capellm import CapeLLM
-from test_metrics import pck_in_loops
+from study import density, metrics, paper
+from support import launch, pictures
+from support.descriptions import DESCRIPTIONS, Keypoint
 
-NAMES = ["PCK@0.05", "PCK@0.10", "PCK@0.15", "PCK@0.20", "PCK@0.25"]
-TEXTS = {"kite": ["top", "left corner", "right corner", "tail"], "boat": ["bow", "stern", "mast"]}
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(2, 60), st.text(max_size=5))
-def test_derange_has_no_fixed_point(n, seed):
-    to = evaluation.derange(range(n), seed)
-    assert sorted(to) == sorted(to.values()) == list(range(n))
-    assert all(a != b for a, b in to.items())
-    assert to == evaluation.derange(range(n), seed)
-
-
-def dataset(folder, train, test):
-    """Images of kites and boats; of each one keypoint is not labelled."""
-    rng, number = np.random.default_rng(5), itertools.count(1)
-    (folder / "images").mkdir(parents=True)
-    (folder / "annotations").mkdir()
-    (folder / "texts").mkdir()
-    for name, keypoints in TEXTS.items():
-        (folder / "texts" / f"{name}.txt").write_text("".join(f"{k}: the {k} of the {name}\n" for k in keypoints))
-    for part, kinds in (("train", train), ("test", test)):
-        coco = {"categories": [{"id": 500 + n, "name": name} for n, name in enumerate(TEXTS)], "images": [], "annotations": []}
-        for kind in kinds:
-            id, w, h = next(number), *map(int, rng.integers(60, 100, 2))
-            Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)).save(folder / "images" / f"{id}.png")
-            xyv = np.concatenate([rng.uniform(10, 50, (len(TEXTS[kind]), 2)).round(1), np.full((len(TEXTS[kind]), 1), 2)], 1)
-            xyv[id % len(xyv), 2] = 0
-            coco["images"].append({"id": id, "file_name": f"{id}.png", "width": w, "height": h})
-            coco["annotations"].append({"id": id, "image_id": id, "category_id": 500 + list(TEXTS).index(kind),
-                                        "keypoints": xyv.ravel().tolist(), "bbox": [5, 8, w - 15, h - 12]})
-        (folder / "annotations" / f"mp100_split1_{part}.json").write_text(json.dumps(coco))
-    return folder
+FILES = ["instances.jsonl", "results.json", "results.md"]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six test images of kites and boats, eight training images of kites."""
-    return dataset(tmp_path / "data", ["kite"] * 8, ["kite", "boat"] * 3)
+    return evaluations.write_kites_and_boats(tmp_path / "data")
 
 
-def command(model_folder, folder, *more):
-    return ["--model", str(model_folder), "--data", str(folder), "--descriptions", str(folder / "texts"), *map(str, more)]
+class Done(NamedTuple):
+    """What a command has left: its exit code, stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
 
 
-def run(monkeypatch, capsys, arguments):
-    """The command in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setattr(sys, "argv", ["eval.py", *arguments])
-    code = 0
-    try:
-        launch.run("eval.py", evaluation.main)
-    except SystemExit as e:
-        code = e.code if isinstance(e.code, int) else 1
-        if isinstance(e.code, str):                 # the interpreter prints it
-            print(e.code, file=sys.stderr)
-    return code, *capsys.readouterr()
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run eval.py with these arguments in this process: Done."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, arguments)])
+        code = 0
+        try:
+            launch.run("eval.py", evaluation.main)
+        except SystemExit as end:
+            code = end.code
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
-def prepared(folder):
-    instances, names = data.read_split(folder, 1, "test")
-    described = data.describe(instances, names, folder / "texts")
-    a = SimpleNamespace(data=folder, split=1, part="test")
-    return instances, described, *evaluation.controls(a, instances, names, described)
+def list_arguments(model, folder):
+    return ["--model", model, "--data", folder, "--descriptions", folder / "texts"]
 
 
-def test_mean_is_the_mean_over_training_or_says_that_it_is_not(folder):
-    instances, _, found, untrained = prepared(folder)
-    assert untrained == ["boat"]
-    sources = {500: data.read_split(folder, 1, "train")[0], 501: [i for i in instances if i.category == 501]}
-    for instance, (mean, _, _) in zip(instances, found):
-        for j in range(len(instance.keypoints)):
-            places = []
-            for i in sources[instance.category]:
-                (x, y, v), (bx, by, w, h) = i.keypoints[j], i.bbox
-                if v > 0:                           # relative to the square around the box's centre
-                    side = max(w, h)
-                    places.append(((x - (bx + w / 2)) / side + 0.5, (y - (by + h / 2)) / side + 0.5))
-            assert mean[j] == pytest.approx(np.mean(places, 0), abs=1e-6)
+@pytest.fixture
+def evaluate(run, model_folder, folder):
+    """Evaluate the model on the folder's test part, with further arguments: Done."""
+
+    def evaluate(*more):
+        return run(*list_arguments(model_folder, folder), *more)
+
+    return evaluate
 
 
-def test_a_keypoint_never_labelled_in_training_has_the_mean_of_the_next_part():
-    box = (0.0, 0.0, 10.0, 10.0)
-    first = data.Instance(1, None, 1, np.array([[2, 4, 1], [9, 9, 0]], np.float32), box)
-    second = data.Instance(2, None, 1, np.array([[6, 6, 1], [5, 3, 1]], np.float32), box)
-    assert evaluation.mean_place([[first], [], [second]]) == pytest.approx(np.array([[0.2, 0.4], [0.5, 0.3]]))
+@pytest.fixture
+def asked(monkeypatch):
+    """The calls of `CapeLLM.answer`: (model, keypoints, further arguments)."""
+    calls, answer = [], CapeLLM.answer
+
+    def noted(self, pixels, keypoints, **how):
+        calls.append((self, keypoints, how))
+        return answer(self, pixels, keypoints, **how)
+
+    monkeypatch.setattr(CapeLLM, "answer", noted)
+    return calls
 
 
-def test_controls_exchange_within_the_definition(folder):
-    instances, described, found, _ = prepared(folder)
-    assert {other.id for _, other, _ in found} == {i.id for i in instances}
-    for instance, (_, other, exchange) in zip(instances, found):
-        assert other.id != instance.id and other.category == instance.category
-        assert set(exchange) == set(exchange.values()) == set(described[instance.category])
-        assert all(a != b for a, b in exchange.items())
+class Interruption:
+    """Interrupts the command, as Ctrl-C does, after so many answers."""
+
+    def __init__(self, monkeypatch):
+        self.after, self.answers, answer = None, 0, CapeLLM.answer
+
+        def counted(*arguments, **how):
+            if self.answers == self.after:
+                raise KeyboardInterrupt
+            self.answers += 1
+            return answer(*arguments, **how)
+
+        monkeypatch.setattr(CapeLLM, "answer", counted)
 
 
-class Oracle:
-    """Knows the truth by the pixels it is shown and the name it is asked: what a control exchanges, it gets wrong."""
-    image_size = 28
-
-    def __init__(self, truths):
-        self.truths = truths
-
-    def answer(self, pixels, keypoints, **_):
-        return [self.truths[pixels][k.name] for k in keypoints], [1.0] * len(keypoints)
+def list_files(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
-def test_who_looks_and_reads_is_right_and_falls_with_the_controls(folder):
-    instances, described, found, _ = prepared(folder)
-    truths = {}
-    for i in instances:
-        relative = data.to_crop(i.keypoints[:, :2], data.crop_affine(i.bbox, 28), 28)
-        truths[i.id] = {k.name: place for k, place in zip(described[i.category], relative)}
-    records = [evaluation.measure(Oracle(truths), i, described[i.category], c, lambda i: i.id) for i, c in zip(instances, found)]
-    r, _ = metrics.report(records, {500: "kite", 501: "boat"}, 1)
-    assert [r[n] for n in NAMES] == [1] * 5 == [r["definitions"]["kite"][n] for n in NAMES]
-    assert r["AUC"] > 0.999 and r["NME"] < 1e-3
-    assert r["controls"]["other image"]["mPCK"] < 0.9 and r["controls"]["other text"]["mPCK"] < 0.9
-    # A score per image and control, restated for the first one: another image's places, mapped into this one's box.
-    (mean, other, exchange), i = found[0], instances[0]
-    side, (bx, by, w, h) = max(i.bbox[2:]), i.bbox
-    corner = np.array([bx + w / 2 - side / 2, by + h / 2 - side / 2])
-    for name, relative in (("mean", mean), ("other image", [truths[other.id][k.name] for k in described[500]]),
-                           ("other text", [truths[i.id][exchange[k].name] for k in described[500]])):
-        expected = pck_in_loops(np.array(relative) * side + corner, i.keypoints[:, :2].astype(float), i.keypoints[:, 2], side)
-        assert [records[0]["controls"][name][n] for n in NAMES] == pytest.approx(expected)
-
-
-def grey_at(pixels, point):
-    x, y = (int(v * pixels.shape[-1]) for v in point)
-    return bool((pixels[:, y, x] == evaluation.GREY[:, 0, 0]).all())
-
-
-class Finder:
-    """Sees where a keypoint is unless grey covers it. Tells how it was asked."""
-    def __init__(self, instance, keypoints):
-        affine = data.crop_affine(instance.bbox, 1)
-        self.truths = dict(zip(keypoints, data.to_crop(instance.keypoints[:, :2], affine, 1)))
-        self.calls = []
-
-    def answer(self, pixels, keypoints, **inference):
-        self.calls.append((pixels, keypoints, inference))
-        places = [(0.0, 0.0) if grey_at(pixels, self.truths[k]) else self.truths[k] for k in keypoints]
-        return places, [0.5] * len(keypoints)
-
-
-def test_occluded_keypoints_are_told_from_those_in_sight(folder):
-    instances, names = data.read_split(folder, 1, "test")
-    described, look, falls = data.describe(instances, names, folder / "texts"), lambda i: data.load_crop(i, 56)[0], 0
-    for i in instances:
-        model, keypoints = Finder(i, described[i.category]), described[i.category]
-        controls = evaluation.measure(model, i, keypoints, None, look, {"seed": 3}, (0.6, 0.3))["controls"]
-        for (pixels, asked, _), share in zip(model.calls[1:], ("30%", "60%"), strict=True):
-            seen = [not grey_at(pixels, model.truths[k]) for k in asked]
-            assert controls[f"{share} covered"]["PCK@0.05"] == pytest.approx(np.mean(seen))
-            in_sight = controls.get(f"{share} covered, keypoints in sight")
-            assert (in_sight is not None) == any(seen)
-            if any(seen):
-                assert list(in_sight["distances"]) == [k.name for k, s in zip(asked, seen) if s]
-                assert in_sight["PCK@0.05"] == 1
-            falls += not all(seen)
-        again = Finder(i, keypoints)
-        evaluation.measure(again, i, keypoints, None, look, {"seed": 3}, (0.3, 0.6))
-        assert all(torch.equal(a[0], b[0]) for a, b in zip(model.calls, again.calls, strict=True))
-    assert falls > 3
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.tuples(st.floats(1, 300), st.floats(1, 300)), st.integers(28, 120),
-       st.lists(st.floats(0.05, 0.9), min_size=1, max_size=4), st.integers())
-def test_covers_hold_their_share_of_the_box(wh, size, shares, seed):
-    w, h = (max(1, round(size * n / max(wh))) for n in wh)
-    x, y = (size - w) // 2, (size - h) // 2
-    found = list(evaluation.covers((5, 7, *wh), size, shares, random.Random(seed)))
-    assert [share for share, _ in found] == sorted(shares)
-    for share, mask in found:
-        covered = mask[y:y + h, x:x + w].mean()
-        assert share <= covered <= share + 0.4 / h + 1 / (w * h)            # by a row of the widest rectangle, at most
-    for (_, smaller), (_, larger) in zip(found, found[1:]):
-        assert (larger | ~smaller).all()
-
-
-def test_how_to_answer_reaches_the_model_with_a_seed_for_each_image(folder):
-    instances, names = data.read_split(folder, 1, "test")
-    described, look, seeds = data.describe(instances, names, folder / "texts"), lambda i: data.load_crop(i, 28)[0], []
-    for i in instances[:3] * 2:
-        model, inference = Finder(i, described[i.category]), {"decoding": "top-3", "cumulative": True, "seed": 5}
-        record = evaluation.measure(model, i, described[i.category], None, look, inference)
-        (_, asked, passed), = model.calls
-        assert passed == inference | {"seed": passed["seed"], "category": i.name, "listed": described[i.category]} and inference["seed"] == 5
-        seeds.append(passed["seed"])
-        assert asked == described[i.category]       # all of them: who is asked does not tell which are labelled
-        assert list(record["predictions"]) == [k.name for k, v in zip(asked, i.keypoints[:, 2]) if v > 0]
-        assert record["PCK@0.05"] == 1              # each answer is compared with its own truth
-    assert seeds[:3] == seeds[3:] and len(set(seeds)) == 3
-
-
-def test_command_writes_what_it_measured(monkeypatch, capsys, model_folder, folder, tmp_path):
-    code, out, _ = run(monkeypatch, capsys, command(model_folder, folder, "--controls", "--out", tmp_path / "a"))
-    assert code == 0 and "6 of 6 images" in out and "quick look" not in out and "- other image" in out
-    r = json.loads((tmp_path / "a" / "results.json").read_text())
-    assert (r["instances"], r["part"], r["limit"], r["unreadable"]) == (6, "test", None, [])
-    assert (tmp_path / "a" / "results.md").read_text() == out
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["instances.jsonl", "results.json", "results.md"]
-    lines = [json.loads(line) for line in (tmp_path / "a" / "instances.jsonl").read_text().splitlines()]
+def test_command_writes_what_it_measured(evaluate, folder, tmp_path):
+    out = tmp_path / "out"
+    done = evaluate("--controls", "--out", out)
+    assert done.code == 0 and "6 of 6 images" in done.out and "quick look" not in done.out
+    assert "- other image" in done.out
+    assert list_files(out) == FILES and (out / "results.md").read_text() == done.out
+    results, records = read_json(out / "results.json"), read_lines(out / "instances.jsonl")
+    assert (results["instances"], results["part"], results["limit"]) == (6, "test", None)
+    assert results["unreadable"] == []
     instances, _ = data.read_split(folder, 1, "test")
-    assert [m["id"] for m in lines] == [i.id for i in instances]
-    recomputed = []                                 # from the predictions, which are in the image's pixels
-    for m, i in zip(lines, instances):
-        texts = TEXTS["kite" if i.category == 500 else "boat"]
-        assert list(m["predictions"]) == [k for k, v in zip(texts, i.keypoints[:, 2]) if v > 0] == list(m["probabilities"])
-        predictions = [m["predictions"].get(k, (0, 0)) for k in texts]
-        recomputed.append(pck_in_loops(predictions, i.keypoints[:, :2].astype(float), i.keypoints[:, 2], max(i.bbox[2:])))
-        assert [m[n] for n in NAMES] == pytest.approx(recomputed[-1])
-    assert [r[n] for n in NAMES] == pytest.approx(np.mean(recomputed, 0)) and r["mPCK"] == pytest.approx(np.mean(recomputed))
+    assert [r["id"] for r in records] == [i.id for i in instances]
+    # Recomputed from the predictions, which are in the image's pixels.
+    recomputed = []
+    for r, i in zip(records, instances, strict=True):
+        names = list_labelled(i)
+        assert list(r["predictions"]) == list(r["probabilities"]) == names
+        predictions = [r["predictions"].get(k, (0, 0)) for k in TEXTS[i.name]]
+        truths, visible = i.keypoints[:, :2].astype(float), i.keypoints[:, 2]
+        recomputed.append(pck_in_loops(predictions, truths, visible, max(i.bbox[2:])))
+        assert [r[name] for name in NAMES] == pytest.approx(recomputed[-1])
+    assert [results[name] for name in NAMES] == pytest.approx(np.mean(recomputed, 0))
+    assert results["mPCK"] == pytest.approx(np.mean(recomputed))
 
 
-def read(folder, name="results.json"):
-    return json.loads((folder / name).read_text())
+# Densities that are known: of each keypoint a Gaussian around a place that its name tells.
+SIGMA = 0.03
 
 
-def lines(file):
-    return [json.loads(line) for line in file.read_text().splitlines()]
+def place_of(name):
+    return 0.3 + 0.02 * len(name), 0.4
 
 
-def test_densities_are_compared_with_the_truth(monkeypatch, capsys, model_folder, folder, tmp_path):
-    """Densities that are known: of each keypoint a Gaussian around a place that its name tells."""
-    sigma, asked = 0.03, []
-    place = lambda name: (0.3 + 0.02 * len(name), 0.4)
+@pytest.fixture
+def known(monkeypatch):
+    """(keypoint's name, category) of each density that is asked for."""
+    asked = []
 
-    def known(model, pixels, keypoint, category, listed):
+    def compute(model, pixels, keypoint, category, listed):
         asked.append((keypoint.name, category))
         assert [k.name for k in listed] == TEXTS[category]
-        return density.Density(density.gaussian(place(keypoint.name), sigma), 0.25, 1000 * len(keypoint.name))
-    monkeypatch.setattr(density, "density", known)
-    arguments = command(model_folder, folder, "--out", tmp_path / "out")
-    code, text, err = run(monkeypatch, capsys, [*arguments, "--density"])
-    assert code == 0 and "PCK-optimal minus greedy" in text and "exact density" in text and "25.0% of the mass" in text, err
-    assert (tmp_path / "out" / "results.md").read_text() == text
-    r, records = read(tmp_path / "out")["density"], lines(tmp_path / "out" / "instances.jsonl")
+        p = density.gaussian(place_of(keypoint.name), SIGMA)
+        return density.Density(p, 0.25, 1000 * len(keypoint.name))
+
+    monkeypatch.setattr(density, "compute_density", compute)
+    return asked
+
+
+def test_densities_are_compared_with_the_truth(evaluate, known, folder, tmp_path):
+    done = evaluate("--density", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    records = read_lines(tmp_path / "out" / "instances.jsonl")
     nll, hits, total = [], [], 0
-    for m, i in zip(records, data.read_split(folder, 1, "test")[0]):
-        names = [k for k, v in zip(TEXTS[i.name], i.keypoints[:, 2]) if v > 0]
-        assert list(m["density"]) == list(m["points"]["mode"]["distances"]) == names
+    for r, i in zip(records, data.read_split(folder, 1, "test")[0], strict=True):
+        names = list_labelled(i)
+        assert list(r["density"]) == list(r["points"]["mode"]["distances"]) == names
         (x, y, w, h), side = i.bbox, max(i.bbox[2:])
         corner = np.array([x + w / 2 - side / 2, y + h / 2 - side / 2])
         truths = i.keypoints[i.keypoints[:, 2] > 0, :2].astype(float)
-        answers = [corner + side * np.array(place(k)) for k in names]
-        for point in ("mode", "median", "mean", "PCK-optimal"):         # of a Gaussian they are the same
-            for k, a, t in zip(names, answers, truths):
-                assert m["points"][point]["distances"][k] == pytest.approx(np.full(5, math.dist(a, t)) if "PCK" in point
-                                                                           else math.dist(a, t), abs=0.002 * side)
+        answers = [corner + side * np.array(place_of(k)) for k in names]
         hits.append(pck_in_loops(answers, truths, [1] * len(names), side))
-        for k, t in zip(names, (truths - corner) / side):
+        for k, answer, truth in zip(names, answers, truths, strict=True):
+            # Of a Gaussian they are the same.
+            for point in ("mode", "median", "mean", "PCK-optimal"):
+                found = np.array(r["points"][point]["distances"][k])
+                assert found.shape == ((5,) if point == "PCK-optimal" else ())
+                assert found == pytest.approx(math.dist(answer, truth), abs=0.002 * side)
+            relative, numbers = (truth - corner) / side, r["density"][k]
+            assert numbers["truth"] == pytest.approx(relative.tolist(), abs=1e-6)
+            greedy = (np.array(r["predictions"][k]) - corner) / side
+            assert numbers["greedy"] == pytest.approx(greedy.tolist(), abs=1e-4)
+            inside = bool(((0 <= relative) & (relative < 0.9995)).all())
+            assert ("nll" in numbers) == inside
             total += 1
-            d = math.dist(t, place(k))
-            assert m["density"][k]["truth"] == pytest.approx(t.tolist(), abs=1e-6)
-            assert m["density"][k]["greedy"] == pytest.approx(((m["predictions"][k] - corner) / side).tolist(), abs=1e-4)
-            assert ("nll" in m["density"][k]) == bool(((0 <= t) & (t < 0.9995)).all())
-            if "nll" in m["density"][k]:
-                nll.append(math.log(2 * math.pi * sigma ** 2) + d ** 2 / (2 * sigma ** 2))
-                assert m["density"][k]["nll"] == pytest.approx(nll[-1], rel=0.03, abs=0.05)
-                assert m["density"][k]["level"] == pytest.approx(1 - math.exp(-d ** 2 / (2 * sigma ** 2)), abs=0.01)
-    assert [r["points"]["mode"][n] for n in NAMES] == pytest.approx(np.mean(hits, 0), abs=0.02)
-    assert r["nll"] == pytest.approx(np.mean(nll), rel=0.03)
-    assert r["entropy"] == pytest.approx(math.log(2 * math.pi * math.e * sigma ** 2), abs=1e-3)
-    assert (r["truths"], r["truths outside of the crop"]) == (len(nll), total - len(nll)) and len(asked) == total
-    cost = np.mean([1000 * len(k) for k, _ in asked])                   # also of truths outside
-    assert r["prefixes"] == pytest.approx(cost) and f"Read for a density: {cost:,.1f} prefixes" in text
-    code, again, _ = run(monkeypatch, capsys, [*arguments, "--density", "--resume"])
-    assert code == 0 and again == text and len(asked) == total          # nothing is asked again
-    code, _, err = run(monkeypatch, capsys, [*arguments, "--resume"])
-    assert code == 2 and "density was True, is False" in err
+            if inside:
+                share = math.dist(relative, place_of(k)) ** 2 / (2 * SIGMA**2)
+                nll.append(math.log(2 * math.pi * SIGMA**2) + share)
+                assert numbers["nll"] == pytest.approx(nll[-1], rel=0.03, abs=0.05)
+                assert numbers["level"] == pytest.approx(1 - math.exp(-share), abs=0.01)
+    found = read_json(tmp_path / "out" / "results.json")["density"]
+    mode = [found["points"]["mode"][name] for name in NAMES]
+    assert mode == pytest.approx(np.mean(hits, 0), abs=0.02)
+    assert found["nll"] == pytest.approx(np.mean(nll), rel=0.03)
+    expected = math.log(2 * math.pi * math.e * SIGMA**2)
+    assert found["entropy"] == pytest.approx(expected, abs=1e-3)
+    assert found["truths"] == len(nll) and found["truths outside of the crop"] == total - len(nll)
+    # Also of truths outside.
+    assert len(known) == total
+    cost = np.mean([1000 * len(name) for name, _ in known])
+    assert found["prefixes"] == pytest.approx(cost)
+    assert f"Read for a density: {cost:,.1f} prefixes" in done.out
+    assert "PCK-optimal minus greedy" in done.out and "exact density" in done.out
+    assert "25.0% of the mass" in done.out
 
 
-def test_pairs_count_an_image_once_for_each_episode(monkeypatch, capsys, model_folder, tmp_path):
-    folder = dataset(tmp_path / "data", [], ["boat"] * 17)
-    for more in ([], ["--pairs", "--resume", "--controls"], ["--pairs", "--resume"]):
-        code, out, err = run(monkeypatch, capsys, command(model_folder, folder, *more, "--out", tmp_path / "out"))
-        if "--controls" in more:                    # they were not asked before
-            assert code == 2 and "results.json is of other settings: controls was False, is True" in err
-            continue
-        assert code == 0 and "17 of 17 images" in out
-        assert ("Counted as 3000 support-query pairs; 0 more" in out) == ("--pairs" in more)
-    r, single = read(tmp_path / "out"), metrics.summary(lines(tmp_path / "out" / "instances.jsonl"))
-    assert (r["protocol"], r["pairs"], r["pairs left out"], r["instances"]) == ("support-query pairs", 200 * 15, 0, 17)
-    each = [m["pairs"] for m in lines(tmp_path / "out" / "instances.jsonl")]
-    assert sum(p["weight"] for p in each) == 3000
-    assert np.average([p["NME"] for p in each], weights=[p["weight"] for p in each]) == pytest.approx(r["NME"])
-    assert single["NME"] != r["NME"] == pytest.approx(single["NME"], rel=0.2)
+def test_densities_are_not_asked_again(evaluate, known, tmp_path):
+    arguments = ["--out", tmp_path / "out", "--limit", 2]
+    first = evaluate(*arguments, "--density")
+    total = len(known)
+    again = evaluate(*arguments, "--density", "--resume")
+    assert again.code == 0 and again.out == first.out and len(known) == total
+    assert (tmp_path / "out" / "results.md").read_text() == first.out
+    done = evaluate(*arguments, "--resume")
+    assert done.code == 2 and "density was True, is False" in done.err
 
 
-def test_an_interrupted_evaluation_continues(monkeypatch, capsys, model_folder, folder, tmp_path):
-    out, asked, answer = tmp_path / "out", [], CapeLLM.answer
-    arguments = command(model_folder, folder, "--occlude", 0.4, "--decoding", "sampling", "--out")
-    assert run(monkeypatch, capsys, [*arguments, str(tmp_path / "whole")])[0] == 0
+def test_pairs_count_an_image_once_for_each_episode(run, model_folder, tmp_path):
+    folder = evaluations.write_dataset(tmp_path / "pairs", [], ["boat"] * 17)
+    arguments = [*list_arguments(model_folder, folder), "--out", tmp_path / "out"]
+    single = run(*arguments)
+    assert single.code == 0 and "17 of 17 images" in single.out and "Counted as" not in single.out
+    # They were not asked before.
+    done = run(*arguments, "--pairs", "--resume", "--controls")
+    different = "results.json is of other settings: controls was False, is True"
+    assert done.code == 2 and different in done.err
+    done = run(*arguments, "--pairs", "--resume")
+    assert done.code == 0 and "17 of 17 images" in done.out
+    assert "Counted as 3000 support-query pairs; 0 more" in done.out
+    results = read_json(tmp_path / "out" / "results.json")
+    records = read_lines(tmp_path / "out" / "instances.jsonl")
+    assert (results["protocol"], results["instances"]) == ("support-query pairs", 17)
+    assert (results["pairs"], results["pairs left out"]) == (200 * 15, 0)
+    weights = [r["pairs"]["weight"] for r in records]
+    nme = np.average([r["pairs"]["NME"] for r in records], weights=weights)
+    assert sum(weights) == 3000 and nme == pytest.approx(results["NME"])
+    once = metrics.average_records(records)["NME"]
+    assert once != results["NME"] == pytest.approx(once, rel=0.2)
 
-    def interrupted(*more, **inference):
-        if len(asked) == stop:
-            raise KeyboardInterrupt
-        asked.append(1)
-        return answer(*more, **inference)
-    monkeypatch.setattr(CapeLLM, "answer", interrupted)
-    stop = 7                                        # two answers an image: within the fourth
-    assert run(monkeypatch, capsys, [*arguments, str(out)])[0] == 130
-    assert [p.name for p in out.iterdir()] == ["instances.part0.jsonl"]
+
+def test_an_interrupted_evaluation_continues(evaluate, monkeypatch, tmp_path):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    arguments = ["--occlude", 0.4, "--decoding", "sampling", "--out"]
+    assert evaluate(*arguments, whole).code == 0
+    interruption = Interruption(monkeypatch)
+    # Two answers an image: within the fourth.
+    interruption.after = 7
+    assert evaluate(*arguments, out).code == 130
+    assert list_files(out) == ["instances.part0.jsonl"]
+    # A crash cuts a line short.
     with open(out / "instances.part0.jsonl", "a") as file:
-        file.write('{"id": 9, "file"')              # a crash cuts a line short
-    for more, message in (([], "holds an interrupted evaluation: --resume continues it"),
-                          (["--resume", "--decoding", "greedy"], "is of other settings: decoding was sampling, is greedy"),
-                          (["--resume", "--seed", "1", "--image-size", "56"], "image_size was None, is 56; seed was 0, is 1")):
-        code, _, err = run(monkeypatch, capsys, [*arguments, str(out), *more])
-        assert code == 2 and message in err and err.count("\n") == 1
-    stop = 9
-    assert run(monkeypatch, capsys, [*arguments, str(out), "--resume"])[0] == 130
-    assert len(lines(out / "instances.part1.jsonl")) == 1 + 1
-    stop, asked[:] = None, []
-    code, text, _ = run(monkeypatch, capsys, [*arguments, str(out), "--resume"])
-    assert code == 0 and len(asked) == 2 * (6 - 4)
-    assert sorted(p.name for p in out.iterdir()) == ["instances.jsonl", "results.json", "results.md"]
-    for name in ("instances.jsonl", "results.json", "results.md"):
-        assert (out / name).read_text() == (tmp_path / "whole" / name).read_text()
-    for more in (["--limit", "2"], []):             # nothing is asked, nothing forgotten
-        code, again, _ = run(monkeypatch, capsys, [*arguments, str(out), "--resume", *more])
-        assert code == 0 and len(asked) == 4 and ("2 of 6 images" in again) == bool(more)
-    assert again == text and (out / "results.json").read_text() == (tmp_path / "whole" / "results.json").read_text()
-    (out / "instances.jsonl").write_text("no JSON\n")
-    code, _, err = run(monkeypatch, capsys, [*arguments, str(out), "--resume"])
-    assert code == 2 and "instances.jsonl is damaged" in err
+        file.write('{"id": 9, "file"')
+    interruption.after = 9
+    assert evaluate(*arguments, out, "--resume").code == 130
+    assert len(read_lines(out / "instances.part1.jsonl")) == 1 + 1
+    interruption.after, interruption.answers = None, 0
+    done = evaluate(*arguments, out, "--resume")
+    assert done.code == 0 and interruption.answers == 2 * (6 - 4)
+    assert list_files(out) == FILES
+    for name in FILES:
+        assert (out / name).read_text() == (whole / name).read_text()
+    # Nothing is asked, nothing forgotten.
+    fewer = evaluate(*arguments, out, "--resume", "--limit", 2)
+    assert fewer.code == 0 and "2 of 6 images" in fewer.out
+    assert evaluate(*arguments, out, "--resume").out == done.out and interruption.answers == 4
+    assert (out / "results.json").read_text() == (whole / "results.json").read_text()
 
 
-def test_an_interrupted_evaluation_replaces_one_of_other_settings(monkeypatch, capsys, model_folder, folder, tmp_path):
-    asked, answer, arguments = [], CapeLLM.answer, command(model_folder, folder, "--limit", 3, "--out", tmp_path / "out")
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ([], "holds an interrupted evaluation: --resume continues it"),
+        (
+            ["--resume", "--decoding", "greedy"],
+            "is of other settings: decoding was sampling, is greedy",
+        ),
+        (
+            ["--resume", "--seed", "1", "--image-size", "56"],
+            "image_size was None, is 56; seed was 0, is 1",
+        ),
+    ],
+)
+def test_an_interrupted_evaluation_is_continued_as_it_was(
+    evaluate, monkeypatch, tmp_path, more, message
+):
+    arguments = ["--decoding", "sampling", "--out", tmp_path / "out"]
+    Interruption(monkeypatch).after = 2
+    assert evaluate(*arguments).code == 130
+    done = evaluate(*arguments, *more)
+    assert done.code == 2 and message in done.err and done.err.count("\n") == 1
+
+
+def test_an_interrupted_evaluation_replaces_one_of_other_settings(evaluate, monkeypatch, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["--limit", 3, "--out", out]
     other = [*arguments, "--decoding", "top-3"]
-    assert run(monkeypatch, capsys, arguments)[0] == 0
-
-    def interrupted(*more, **inference):
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        asked.append(1)
-        return answer(*more, **inference)
-    monkeypatch.setattr(CapeLLM, "answer", interrupted)
-    assert run(monkeypatch, capsys, other)[0] == 130
-    code, _, err = run(monkeypatch, capsys, [*arguments, "--resume"])
-    assert code == 2 and "instances.part0.jsonl is of other settings: decoding was top-3, is greedy" in err
-    assert read(tmp_path / "out")["settings"]["decoding"] == "greedy"
-    asked.pop()
-    code, text, _ = run(monkeypatch, capsys, [*other, "--resume"])
-    assert code == 0 and "3 of 6 images, single round, top-3" in text and len(asked) == 2           # the two others are known
-    assert read(tmp_path / "out")["settings"]["decoding"] == "top-3" and not list((tmp_path / "out").glob("*part*"))
+    assert evaluate(*arguments).code == 0
+    interruption = Interruption(monkeypatch)
+    interruption.after = 2
+    assert evaluate(*other).code == 130
+    done = evaluate(*arguments, "--resume")
+    message = "instances.part0.jsonl is of other settings: decoding was top-3, is greedy"
+    assert done.code == 2 and message in done.err
+    assert read_json(out / "results.json")["settings"]["decoding"] == "greedy"
+    # The two others are known.
+    interruption.after = 3
+    done = evaluate(*other, "--resume")
+    assert done.code == 0 and "3 of 6 images, single round, top-3" in done.out
+    assert interruption.answers == 3 and list_files(out) == FILES
+    assert read_json(out / "results.json")["settings"]["decoding"] == "top-3"
 
 
-@pytest.mark.parametrize("changed", ["adapter.safetensors", "config.json", "vision/model.safetensors", "llm/tokenizer.model"])
-def test_another_model_is_another_evaluation(monkeypatch, capsys, model_folder, folder, tmp_path, changed):
+def test_a_damaged_evaluation_is_named(evaluate, tmp_path):
+    arguments = ["--limit", 1, "--out", tmp_path / "out"]
+    assert evaluate(*arguments).code == 0
+    (tmp_path / "out" / "instances.jsonl").write_text("no JSON\n")
+    done = evaluate(*arguments, "--resume")
+    assert done.code == 2 and "instances.jsonl is damaged" in done.err
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["adapter.safetensors", "config.json", "vision/model.safetensors", "llm/tokenizer.model"],
+)
+def test_another_model_is_another_evaluation(run, model_folder, folder, tmp_path, changed):
     model = shutil.copytree(model_folder, tmp_path / "model")
-    assert run(monkeypatch, capsys, command(model, folder, "--limit", 1, "--out", tmp_path / "out"))[0] == 0
+    arguments = [*list_arguments(model, folder), "--out", tmp_path / "out"]
+    assert run(*arguments, "--limit", 1).code == 0
     content = (model / changed).read_bytes()
     if changed.startswith("adapter"):
         content = content[:-1] + bytes([content[-1] ^ 1])
-    (model / changed).write_bytes(content.replace(b'"base"', b'"list"') + b"\n" * ("/" in changed))
-    code, _, err = run(monkeypatch, capsys, command(model, folder, "--resume", "--out", tmp_path / "out"))
-    assert code == 2 and "weights, words, annotations was" in err
+    if "/" in changed:
+        content += b"\n"
+    (model / changed).write_bytes(content.replace(b'"base"', b'"list"'))
+    done = run(*arguments, "--resume")
+    assert done.code == 2 and "weights, words, annotations was" in done.err
 
 
-@pytest.mark.parametrize("more, how", [
-    (["--cumulative"], "cumulative (fixed), greedy"),
-    (["--cumulative", "confidence"], "cumulative (confidence)"),
-    (["--decoding", "contrastive"], "single round, contrastive"),
-    (["--image-size", "56"], "greedy, 56 pixels"),
-])
-def test_other_ways_to_answer(monkeypatch, capsys, model_folder, folder, more, how):
-    code, out, err = run(monkeypatch, capsys, command(model_folder, folder, "--limit", 2, *more))
-    assert code == 0 and how in out and "2 of 6 images" in out, err
+@pytest.mark.parametrize(
+    "more, how",
+    [
+        (["--cumulative"], "cumulative (fixed), greedy"),
+        (["--cumulative", "confidence"], "cumulative (confidence)"),
+        (["--decoding", "contrastive"], "single round, contrastive"),
+        (["--image-size", "56"], "greedy, 56 pixels"),
+    ],
+)
+def test_other_ways_to_answer(evaluate, more, how):
+    done = evaluate("--limit", 2, *more)
+    assert done.code == 0 and how in done.out and "2 of 6 images" in done.out, done.err
 
 
 @pytest.mark.parametrize("order", ["fixed", "confidence"])
-def test_chains_that_begin_anew_are_counted(monkeypatch, capsys, model_folder, folder, tmp_path, order):
-    arguments = command(model_folder, folder, "--cumulative", order, "--out")
-    assert run(monkeypatch, capsys, [*arguments, str(tmp_path / "whole")])[0] == 0
-    tokens = sorted({m["tokens"] for m in lines(tmp_path / "whole" / "instances.jsonl")})
-    assert len(tokens) == 2                         # of kites and boats
-    before, truncate, answer = [], llama.KVCache.truncate, CapeLLM.answer
-    monkeypatch.setattr(llama.KVCache, "truncate", lambda cache, n: before.append(1) or truncate(cache, n))
+def test_chains_that_begin_anew_are_counted(evaluate, monkeypatch, tmp_path, order):
+    arguments = ["--cumulative", order, "--out"]
+    assert evaluate(*arguments, tmp_path / "whole").code == 0
+    records = read_lines(tmp_path / "whole" / "instances.jsonl")
+    # Of kites and of boats.
+    short, long = sorted({r["tokens"] for r in records})
+    answer, truncate = CapeLLM.answer, llama.KVCache.truncate
+    cuts, anew = [], []
 
-    def noted(*more, **inference):
-        before.clear()
-        found = answer(*more, **inference)
-        anew.append(len(before) > 2 * (order == "confidence"))      # which decodes in single rounds first, and forgets these
+    def noted_truncate(cache, n):
+        cuts.append(n)
+        truncate(cache, n)
+
+    def noted_answer(*arguments, **how):
+        cuts.clear()
+        found = answer(*arguments, **how)
+        # By confidence single rounds are decoded first: then these are forgotten.
+        anew.append(len(cuts) > (2 if order == "confidence" else 0))
         return found
-    monkeypatch.setattr(CapeLLM, "answer", noted)
-    for limit in (tokens[0] - 1, tokens[0], tokens[1] - 1, tokens[1]):
-        anew = []
+
+    monkeypatch.setattr(llama.KVCache, "truncate", noted_truncate)
+    monkeypatch.setattr(CapeLLM, "answer", noted_answer)
+    for limit, images in ((short - 1, 6), (short, 3), (long - 1, 3), (long, 0)):
+        anew.clear()
         monkeypatch.setattr(data, "MAX_TOKENS", limit)
-        code, text, _ = run(monkeypatch, capsys, [*arguments, str(tmp_path / f"{limit}")])
-        assert code == 0 and f"in {sum(anew)} images" in text and read(tmp_path / f"{limit}")["chained anew"] == sum(anew)
-        assert sum(anew) == {tokens[0] - 1: 6, tokens[1]: 0}.get(limit, 3)
+        done = evaluate(*arguments, tmp_path / f"{limit}")
+        results = read_json(tmp_path / f"{limit}" / "results.json")
+        assert done.code == 0 and f"in {images} images" in done.out
+        assert results["chained anew"] == sum(anew) == images
 
 
-def test_average_of_results(monkeypatch, capsys, model_folder, folder, tmp_path):
+def test_average_of_results(run, evaluate, folder, tmp_path):
     for part in ("train", "test"):
-        shutil.copy(folder / "annotations" / f"mp100_split1_{part}.json", folder / "annotations" / f"mp100_split2_{part}.json")
+        first = folder / "annotations" / f"mp100_split1_{part}.json"
+        shutil.copy(first, first.with_name(f"mp100_split2_{part}.json"))
     for split, limit in ((1, 2), (2, 2), (1, 3)):
-        arguments = command(model_folder, folder, "--split", split, "--limit", limit, "--out", tmp_path / f"{split}{limit}")
-        assert run(monkeypatch, capsys, arguments)[0] == 0
-    mean = ["--out", str(tmp_path / "mean"), "--average"]
-    average = lambda *names: run(monkeypatch, capsys, [*mean, *(str(tmp_path / n) for n in names)])
-    code, out, _ = average("12", "22")
-    assert code == 0 and "split 2" in out and "average of 2" in out and "A quick look" in out
-    assert (tmp_path / "mean" / "average.md").read_text() == out
-    assert read(tmp_path / "mean", "average.json")["NME"] == read(tmp_path / "12")["NME"]
-    code, out, err = average("22", "13")
-    assert code == 2 and out == "" and "13 was measured in another way than" in err and "limit is 3, elsewhere 2" in err
+        out = tmp_path / f"{split}{limit}"
+        assert evaluate("--split", split, "--limit", limit, "--out", out).code == 0
+    out = tmp_path / "mean"
+    done = run("--out", out, "--average", tmp_path / "12", tmp_path / "22")
+    assert done.code == 0 and "split 2" in done.out and "average of 2" in done.out
+    assert "A quick look" in done.out and (out / "average.md").read_text() == done.out
+    split = read_json(tmp_path / "12" / "results.json")
+    assert read_json(out / "average.json")["NME"] == split["NME"]
+    done = run("--out", out, "--average", tmp_path / "22", tmp_path / "13")
+    assert done.code == 2 and done.out == ""
+    assert "13 was measured in another way than" in done.err
+    assert "limit is 3, elsewhere 2" in done.err
 
 
-def test_ways_to_answer_compared_on_the_same_images(monkeypatch, capsys, model_folder, folder, tmp_path):
-    for name, more in (("base", []), ("sure", ["--cumulative", "confidence"]),
-                       ("names", ["--instruction", "names", "--occlude", 0.3])):
-        code, text, _ = run(monkeypatch, capsys, command(model_folder, folder, *more, "--limit", 5, "--out", tmp_path / name))
-        assert code == 0 and f"instruction {'names' if name == 'names' else 'base'}" in text
-    into = ["--out", str(tmp_path / "c"), "--compare"]
-    compare = lambda *names: run(monkeypatch, capsys, [*into, *(str(tmp_path / n) for n in names)])
-    code, text, _ = compare("base", "sure", "names")
-    assert code == 0 and "the same 5 images" in text and "A quick look" in text
-    assert (tmp_path / "c" / "compare.md").read_text() == text
-    numbers, sizes = read(tmp_path / "c", "compare.json"), [max(i.bbox[2:]) for i in data.read_split(folder, 1, "test")[0][:5]]
-    means = {}
-    for name in ("base", "sure", "names"):
-        for n, (m, size) in enumerate(zip(lines(tmp_path / name / "instances.jsonl"), sizes)):
-            for label, r in {"": m, **m["controls"]}.items():
-                hits = [d < t * size for d in r["distances"].values() for t in metrics.THRESHOLDS]
-                means.setdefault(f"{name}, {label}" if label else name, {})[n] = np.mean(hits)
-    assert numbers.keys() == means.keys() and "names, 30% covered" in means
-    for name, each in means.items():
-        assert numbers[name]["mPCK"] == pytest.approx(np.mean(list(each.values())))
+def test_ways_to_answer_compared_on_the_same_images(run, evaluate, folder, tmp_path):
+    ways = {
+        "base": [],
+        "sure": ["--cumulative", "confidence"],
+        "names": ["--instruction", "names", "--occlude", 0.3],
+    }
+    for name, more in ways.items():
+        done = evaluate(*more, "--limit", 5, "--out", tmp_path / name)
+        instruction = "names" if name == "names" else "base"
+        assert done.code == 0 and f"instruction {instruction}" in done.out
+    done = run("--out", tmp_path / "c", "--compare", *(tmp_path / name for name in ways))
+    assert done.code == 0 and "the same 5 images" in done.out and "A quick look" in done.out
+    assert (tmp_path / "c" / "compare.md").read_text() == done.out
+    sizes = [max(i.bbox[2:]) for i in data.read_split(folder, 1, "test")[0][:5]]
+    each = {}
+    for name in ways:
+        records = read_lines(tmp_path / name / "instances.jsonl")
+        for r, size in zip(records, sizes, strict=True):
+            for label, scores in {"": r, **r["controls"]}.items():
+                hits = [d < t * size for d in scores["distances"].values() for t in T]
+                each.setdefault(f"{name}, {label}" if label else name, []).append(np.mean(hits))
+    numbers = read_json(tmp_path / "c" / "compare.json")
+    assert numbers.keys() == each.keys() and "names, 30% covered" in each
+    for name, mpcks in each.items():
+        assert numbers[name]["mPCK"] == pytest.approx(np.mean(mpcks))
         if "difference" in numbers[name]:
-            assert numbers[name]["difference"] == pytest.approx(np.mean(list(each.values())) - numbers["base"]["mPCK"])
-    assert all("difference" in numbers[name] for name in ("sure", "names", "names, 30% covered"))
-    assert run(monkeypatch, capsys, command(model_folder, folder, "--limit", 4, "--out", tmp_path / "four"))[0] == 0
-    code, out, err = compare("base", "four")
-    assert code == 2 and out == "" and "four was measured in another way than" in err and "limit is 4, elsewhere 5" in err
+            difference = np.mean(mpcks) - numbers["base"]["mPCK"]
+            assert numbers[name]["difference"] == pytest.approx(difference)
+    for name in ("sure", "names", "names, 30% covered"):
+        assert "difference" in numbers[name]
+    assert evaluate("--limit", 4, "--out", tmp_path / "four").code == 0
+    done = run("--compare", tmp_path / "base", tmp_path / "four")
+    assert done.code == 2 and done.out == ""
+    assert "four was measured in another way than" in done.err
+    assert "limit is 4, elsewhere 5" in done.err
 
 
-def test_names_and_descriptions_of_two_folders(monkeypatch, capsys, model_folder, folder, tmp_path):
-    asked, answer = [], CapeLLM.answer
+def rename(keypoints):
+    return [Keypoint(k.name.upper(), k.description) for k in keypoints]
 
-    def noted(self, pixels, keypoints, **inference):
-        asked.append((inference["category"], keypoints, inference["listed"]))
-        return answer(self, pixels, keypoints, **inference)
-    monkeypatch.setattr(CapeLLM, "answer", noted)
+
+@pytest.fixture
+def names(tmp_path):
+    """A folder of description files with other names and other texts."""
+    (tmp_path / "names").mkdir()
     for name, keypoints in TEXTS.items():
-        (tmp_path / f"{name}.txt").write_text("".join(f"{k.upper()}: another text\n" for k in keypoints))
-    arguments = command(model_folder, folder, "--limit", 2, "--out", tmp_path / "out")
-    assert run(monkeypatch, capsys, arguments)[0] == 0
-    (category, detailed, listed), *_ = [*asked]
+        lines = [f"{k.upper()}: another text\n" for k in keypoints]
+        (tmp_path / "names" / f"{name}.txt").write_text("".join(lines))
+    return tmp_path / "names"
+
+
+def test_names_and_descriptions_of_two_folders(run, evaluate, asked, folder, names, tmp_path):
+    out, named = tmp_path / "out", tmp_path / "named"
+    assert evaluate("--limit", 2, "--out", out).code == 0
+    _, detailed, how = asked[0]
     asked.clear()
-    code, _, err = run(monkeypatch, capsys, [*arguments, "--resume", "--names", str(tmp_path)])
-    assert code == 2 and f"names was None, is {tmp_path}" in err and not asked
-    code, text, _ = run(monkeypatch, capsys, [*arguments[:-1], str(tmp_path / "named"), "--names", str(tmp_path)])
-    renamed = lambda keypoints: [data.Keypoint(k.name.upper(), k.description) for k in keypoints]
-    assert code == 0 and asked[0] == (category, renamed(detailed), renamed(listed)) and renamed(detailed) != detailed
-    assert text.splitlines()[0].endswith(f"{folder / 'texts'}, names of {tmp_path}.")
-    predictions = lines(tmp_path / "named" / "instances.jsonl")[0]["predictions"]
+    done = evaluate("--limit", 2, "--out", out, "--resume", "--names", names)
+    assert done.code == 2 and f"names was None, is {names}" in done.err and not asked
+    done = evaluate("--limit", 2, "--out", named, "--names", names)
+    assert done.code == 0 and asked[0][1] == rename(detailed) != detailed
+    assert asked[0][2]["listed"] == rename(how["listed"])
+    assert asked[0][2]["category"] == how["category"]
+    assert done.out.splitlines()[0].endswith(f"{folder / 'texts'}, names of {names}.")
+    predictions = read_lines(named / "instances.jsonl")[0]["predictions"]
     assert list(predictions) == [k.name.upper() for k in detailed]
-    settings = [read(tmp_path / n)["settings"] for n in ("out", "named")]
-    assert [s["names"] for s in settings] == [None, str(tmp_path)]
-    code, table, _ = run(monkeypatch, capsys, ["--compare", *(str(tmp_path / n) for n in ("out", "named"))])
-    assert code == 0 and "the same 2 images" in table               # names may differ in a comparison, not in an average:
-    (tmp_path / "named" / "results.json").write_text(json.dumps(read(tmp_path / "named") | {"split": 2}))
-    code, _, err = run(monkeypatch, capsys, ["--average", *(str(tmp_path / n) for n in ("out", "named"))])
-    assert code == 2 and f"names is {tmp_path}, elsewhere None" in err
-    (tmp_path / "boat.txt").write_text("bow: a\nstern: b\n")
-    code, _, err = run(monkeypatch, capsys, [*arguments[:-2], "--names", str(tmp_path)])
-    assert code == 2 and f"{tmp_path / 'boat.txt'} describes 2 keypoints, category 501 (boat) has 3" in err and err.count("\n") == 1
+    settings = [read_json(path / "results.json")["settings"] for path in (out, named)]
+    assert [s["names"] for s in settings] == [None, str(names)]
+    # Names may differ in a comparison, but not in an average.
+    done = run("--compare", out, named)
+    assert done.code == 0 and "the same 2 images" in done.out
+    results = read_json(named / "results.json") | {"split": 2}
+    (named / "results.json").write_text(json.dumps(results))
+    done = run("--average", out, named)
+    assert done.code == 2 and f"names is {names}, elsewhere None" in done.err
 
 
-def test_the_papers_number_is_of_the_same_words(monkeypatch, capsys, model_folder, folder, tmp_path):
-    asked, published = [], metrics.published
-    monkeypatch.setattr(metrics, "published", lambda *how: asked.append(how) or published(*how))
-    monkeypatch.setattr(data, "HERE", tmp_path)
-    for name in ("descriptions", "descriptions/simple"):
-        shutil.copytree(folder / "texts", tmp_path / name)
-    shutil.copy(evaluation.__file__.replace("eval.py", "descriptions/mp100.json"), tmp_path / "descriptions")
-    ways = [([], ("base", "base")), (["--instruction", "names"], ("base", "names")),
-            (["--descriptions", tmp_path / "descriptions" / "simple"], ("base", "simple")),
-            (["--descriptions", tmp_path / "descriptions" / "simple", "--instruction", "list"], ("base", None)),
-            (["--names", tmp_path / "descriptions" / "simple"], ("base", "simple names")),
-            (["--descriptions", tmp_path / "descriptions" / "simple", "--names", tmp_path / "descriptions"], ("base", "simple descriptions")),
-            (["--names", tmp_path / "descriptions"], ("base", "base")), (["--names", folder / "texts"], ("base", None)),
-            (["--names", tmp_path / "descriptions" / "simple", "--instruction", "list"], ("base", None)),
-            (["--descriptions", folder / "texts"], ("base", None))]
-    for more, words in ways:
-        arguments = command(model_folder, folder, "--limit", 1, "--descriptions", tmp_path / "descriptions", *more)
-        code, text, _ = run(monkeypatch, capsys, arguments)
-        assert code == 0 and asked.pop() == (metrics.QUERY_IMAGES, 1, "greedy", None, None, words)
-        asked_by = [w for o, w in zip(more, more[1:]) if o == "--instruction"] or ["base"]
-        assert text.splitlines()[0].endswith("greedy" + "".join(f", {word}" for word in (
-            *(f"instruction {w}" for w in asked_by),
-            *(w for o, w in zip(more, more[1:]) if o == "--descriptions"),
-            *(f"names of {w}" for o, w in zip(more, more[1:]) if o == "--names"))) + ".")
+def test_names_that_do_not_fit_are_refused(evaluate, names):
+    (names / "boat.txt").write_text("bow: a\nstern: b\n")
+    done = evaluate("--names", names)
+    message = f"{names / 'boat.txt'} describes 2 keypoints, category 501 (boat) has 3"
+    assert done.code == 2 and message in done.err and done.err.count("\n") == 1
 
 
-def test_sheet_shows_truth_and_answer_where_they_are(monkeypatch, capsys, model_folder, folder, tmp_path):
-    assert run(monkeypatch, capsys, command(model_folder, folder, "--sheet", "--out", tmp_path / "out"))[0] == 0
-    with Image.open(tmp_path / "out" / "sheet.png") as page:
-        assert page.mode == "RGB" and page.width == 2 * (pictures.TILE + pictures.GAP) + pictures.GAP      # of six, in three rows
-    i = data.read_split(folder, 1, "test")[0][0]
-    truths = i.keypoints[i.keypoints[:, 2] > 0, :2]
-    side, corner = 1.1 * max(i.bbox[2:]), np.array(i.bbox[:2]) + np.array(i.bbox[2:]) / 2 - 0.55 * max(i.bbox[2:])
-    relative = np.array([(0.2, 0.9), (0.5, 0.9), (0.9, 0.9)])[:len(truths)]                        # apart from the truths
-    record = {"NME": 0.1, "PCK@0.20": 0, "predictions": dict(zip("abc", (corner + relative * side).tolist()))}
-    page, missing = pictures.draw_sheet([(i, record)], data.load_crop)
-    assert not missing
-    for points, colour in ((relative, pictures.ANSWER), ((truths - corner) / side, pictures.TRUTH)):
-        for x, y in (points * pictures.TILE).astype(int).tolist():
-            assert page.getpixel((pictures.GAP + x, 64 + y)) == colour
-    i.image.unlink()                                # answered before: its numbers count, its tile is empty
-    arguments = command(model_folder, folder, "--sheet", "--resume", "--out", tmp_path / "out")
-    before = read(tmp_path / "out")
-    (tmp_path / "out" / "sheet.png").unlink()
-    code, text, err = run(monkeypatch, capsys, arguments)
-    assert code == 1 and "6 of 6 images" in text and read(tmp_path / "out") == before
-    assert f"eval.py: left empty in sheet.png: {i.image} is missing" in err and (tmp_path / "out" / "sheet.png").exists()
+@pytest.mark.parametrize(
+    "more, words, how",
+    [
+        ([], "instruction base", {"texts": "detailed"}),
+        (["--instruction", "names"], "instruction names", {"asked": "names"}),
+        (["--descriptions", "SIMPLE"], "instruction base, SIMPLE", {"texts": "simple"}),
+        (["--names", "SIMPLE"], "instruction base, names of SIMPLE", {"texts": "simple names"}),
+        (
+            ["--descriptions", "SIMPLE", "--names", "HOME", "--image-size", "56"],
+            "56 pixels, instruction base, SIMPLE, names of HOME",
+            {"texts": "simple descriptions", "image_size": 56},
+        ),
+        (["--names", "TEXTS"], "instruction base, names of TEXTS", {"texts": None}),
+    ],
+)
+def test_the_papers_number_is_of_the_same_way(
+    run, model_folder, folder, tmp_path, monkeypatch, more, words, how
+):
+    home = tmp_path / "descriptions"
+    folders = {"HOME": home, "SIMPLE": home / "simple", "TEXTS": folder / "texts"}
+    for path in (home, home / "simple"):
+        shutil.copytree(folder / "texts", path)
+    shutil.copy(DESCRIPTIONS / "mp100.json", home)
+    monkeypatch.setattr("support.descriptions.DESCRIPTIONS", home)
+    asked, find_published = [], paper.find_published
+    monkeypatch.setattr(paper, "find_published", lambda **how: asked.append(how) or {})
+    arguments = ["--model", model_folder, "--data", folder, "--descriptions", home, "--limit", 1]
+    done = run(*arguments, *[folders.get(word, word) for word in more])
+    assert done.code == 0, done.err
+    default = {"decoding": "greedy", "cumulative": None, "image_size": 224, "texts": "detailed"}
+    default |= {"protocol": "only query images", "split": 1, "trained": "base", "asked": "base"}
+    assert asked == [default | how] and find_published(**default)["PCK@0.20"] == 0.9698
+    for name, path in folders.items():
+        words = words.replace(name, str(path))
+    assert done.out.splitlines()[0].endswith(f"{words}.")
 
 
-def test_two_processes_give_the_same_numbers(monkeypatch, capsys, model_folder, folder, tmp_path):
-    arguments = command(model_folder, folder, "--controls", "--limit", 5, "--resume", "--out")
-    code, out, _ = run(monkeypatch, capsys, [*arguments, str(tmp_path / "one")])
-    assert code == 0 and "A quick look" in out and "5 of 6 images" in out
-    (tmp_path / "two").mkdir()                      # as if one process had been interrupted after two images
-    first = [{"settings": read(tmp_path / "one")["settings"]}, *lines(tmp_path / "one" / "instances.jsonl")[:2]]
-    (tmp_path / "two" / "instances.part0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in first))
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                           str(data.HERE / "eval.py"), *arguments, str(tmp_path / "two")],
-                          capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == out and "2 answered before, the first of 2 processes" in done.stderr
-    assert (tmp_path / "two" / "results.json").read_text() == (tmp_path / "one" / "results.json").read_text()
-    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["instances.jsonl", "results.json", "results.md"]
-    one, two = (lines(tmp_path / n / "instances.jsonl") for n in ("one", "two"))
-    for a, b in zip(one, two, strict=True):         # probabilities to rounding: one thread does not sum as two do
+def test_sheet(evaluate, folder, tmp_path):
+    out = tmp_path / "out"
+    assert evaluate("--sheet", "--out", out).code == 0
+    with Image.open(out / "sheet.png") as page:
+        # Of six images, in three rows.
+        assert page.mode == "RGB" and page.width == 2 * pictures.TILE + 3 * pictures.GAP
+    results = read_json(out / "results.json")
+    (out / "sheet.png").unlink()
+    # Answered before: its numbers count, its tile is empty.
+    image = data.read_split(folder, 1, "test")[0][0].image
+    image.unlink()
+    done = evaluate("--sheet", "--resume", "--out", out)
+    assert done.code == 1 and "6 of 6 images" in done.out
+    assert read_json(out / "results.json") == results
+    assert f"eval.py: left empty in sheet.png: {image} is missing" in done.err
+    assert (out / "sheet.png").exists()
+
+
+def test_two_processes_give_the_same_numbers(evaluate, model_folder, folder, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    more = ["--controls", "--limit", 5, "--resume", "--out"]
+    done = evaluate(*more, one)
+    assert done.code == 0 and "A quick look" in done.out and "5 of 6 images" in done.out
+    # As if one process had been interrupted after two images.
+    settings = {"settings": read_json(one / "results.json")["settings"]}
+    lines = [settings, *read_lines(one / "instances.jsonl")[:2]]
+    two.mkdir()
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (two / "instances.part0.jsonl").write_text(text)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", "2", Path(evaluation.__file__)]
+    command += [*list_arguments(model_folder, folder), *more, two]
+    both = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert both.returncode == 0, both.stderr
+    assert both.stdout == done.out
+    assert "2 answered before, the first of 2 processes" in both.stderr
+    assert (two / "results.json").read_text() == (one / "results.json").read_text()
+    assert list_files(two) == FILES
+    records = (read_lines(out / "instances.jsonl") for out in (one, two))
+    for a, b in zip(*records, strict=True):
+        # To rounding: one thread does not sum as two do.
         assert b.pop("probabilities") == pytest.approx(a.pop("probabilities"), abs=1e-5)
         assert a == b
 
 
-def test_unreadable_images_are_named_and_the_others_measured(monkeypatch, capsys, model_folder, folder, tmp_path):
+def test_unreadable_images_are_named_and_the_others_measured(evaluate, folder, tmp_path):
     instances, _ = data.read_split(folder, 1, "test")
-    instances[1].image.write_bytes(b"no image")
-    instances[4].image.unlink()
-    code, out, err = run(monkeypatch, capsys, command(model_folder, folder, "--controls", "--out", tmp_path / "out"))
-    assert code == 1 and "4 of 6 images" in out
-    report, named = (tmp_path / "out" / "results.md").read_text(), read(tmp_path / "out")["unreadable"]
-    assert report.startswith(out) and all(f"\n- left out: {fault}\n" in report for fault in named)
-    assert [str(i.image) in fault for i, fault in zip((instances[1], instances[4]), sorted(named))] == [True, True]
-    left_out = [line for line in err.splitlines() if line.startswith("eval.py: left out: ")]
-    assert len(left_out) == 2 and str(instances[1].image) in "".join(left_out) and str(instances[4].image) in "".join(left_out)
+    damaged, missing = instances[1].image, instances[4].image
+    damaged.write_bytes(b"no image")
+    missing.unlink()
+    done = evaluate("--controls", "--out", tmp_path / "out")
+    assert done.code == 1 and "4 of 6 images" in done.out
+    text = (tmp_path / "out" / "results.md").read_text()
+    faults = read_json(tmp_path / "out" / "results.json")["unreadable"]
+    assert len(faults) == 2 and str(damaged) in faults[0] and str(missing) in faults[1]
+    assert text.startswith(done.out)
+    for fault in faults:
+        assert f"\n- left out: {fault}\n" in text
+        assert f"eval.py: left out: {fault}\n" in done.err
     for i in instances:
         if i.image.exists():
             i.image.write_bytes(b"")
-    code, _, err = run(monkeypatch, capsys, command(model_folder, folder))
-    assert code == 2 and "none of the 6 images can be read" in err
+    done = evaluate()
+    assert done.code == 2 and "none of the 6 images can be read" in done.err
 
 
-@pytest.mark.parametrize("change, message", [
-    (["--data", "nowhere"], "nowhere/annotations/mp100_split1_test.json is missing"),
-    (["--model", "nowhere", "--out", "out"], "nowhere is no model folder"),
-    (["--split", "3"], "mp100_split3_test.json is missing"),
-    (["--descriptions", "nowhere"], "nowhere/boat.txt, nowhere/kite.txt are missing"),
-    (["--names", "nowhere"], "nowhere/boat.txt, nowhere/kite.txt are missing"),
-    (["--limit", "0"], "--limit 0"),
-    (["--limit", "-3"], "--limit -3"),
-    (["--image-size", "60"], "--image-size 60: the vision encoder reads patches of 14; 56 or 70 fits"),
-    (["--image-size", "-14"], "--image-size -14"),
-    (["--occlude", "0.3", "1"], "--occlude 0.3 1.0: shares of the box lie between 0 and 1"),
-    (["--density", "--decoding", "top-3"], "--density covers every answer to its question: leave --decoding"),
-    (["--density", "--cumulative"], "--density covers every answer"),
-    (["--sheet"], "need --out"),
-    (["--resume"], "need --out"),
-    (["--pairs"], "--pairs draws 16 instances of a category, category 500 has 3"),
-    (["--average", "nowhere"], "nowhere/results.json is missing"),
-    (["--compare", "nowhere"], "nowhere/results.json is missing"),
-    (["--compare", "nowhere", "--average", "nowhere"], "--average and --compare are two tables"),
-])
-def test_wrong_input_is_one_line_and_exit_code_2(monkeypatch, capsys, model_folder, folder, tmp_path, change, message):
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--data", "nowhere"], "nowhere/annotations/mp100_split1_test.json is missing"),
+        (["--model", "nowhere", "--out", "out"], "nowhere is no model folder"),
+        (["--split", "3"], "mp100_split3_test.json is missing"),
+        (["--descriptions", "nowhere"], "nowhere/boat.txt, nowhere/kite.txt missing"),
+        (["--names", "nowhere"], "nowhere/boat.txt, nowhere/kite.txt missing"),
+        (["--limit", "0"], "--limit 0"),
+        (["--limit", "-3"], "--limit -3"),
+        (["--image-size", "60"], "--image-size 60: the vision encoder reads patches of 14; 56 or"),
+        (["--image-size", "-14"], "--image-size -14"),
+        (["--occlude", "0.3", "1"], "--occlude 0.3 1.0: shares of the box lie between 0 and 1"),
+        (["--density", "--decoding", "top-3"], "--density covers every answer to its question"),
+        (["--density", "--cumulative"], "--density covers every answer"),
+        (["--sheet"], "need --out"),
+        (["--resume"], "need --out"),
+        (["--pairs"], "--pairs draws 16 instances of a category, category 500 has 3"),
+        (["--average", "nowhere"], "nowhere/results.json is missing"),
+        (["--compare", "nowhere"], "nowhere/results.json is missing"),
+        (["--compare", "a", "--average", "b"], "--average and --compare are two tables"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(evaluate, monkeypatch, tmp_path, change, message):
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(monkeypatch, capsys, [*command(model_folder, folder), *change])
-    assert code == 2 and out == ""
-    assert err.startswith("eval.py: ") and err.count("\n") == 1 and message in err
-    assert not list(tmp_path.glob("out/*"))         # nothing that --resume would have to continue
+    done = evaluate(*change)
+    assert done.code == 2 and done.out == ""
+    assert done.err.startswith("eval.py: ") and done.err.count("\n") == 1 and message in done.err
+    # Nothing that --resume would have to continue.
+    assert not list(tmp_path.glob("out/*"))
 
 
-def test_the_instruction_is_the_models_unless_another_is_asked_for(monkeypatch, capsys, model_folder, folder, tmp_path):
-    own, asked, answer = shutil.copytree(model_folder, tmp_path / "model"), [], CapeLLM.answer
-    config = json.loads((own / "config.json").read_text())
-    (own / "config.json").write_text(json.dumps(config | {"instruction": "list"}))
+def test_a_model_and_data_are_needed(run):
+    for arguments in ([], ["--model", "nano"], ["--data", "data"]):
+        done = run(*arguments)
+        assert done.code == 2 and "--model and --data are needed" in done.err
 
-    def noted(self, *more, **inference):
-        asked.append((self.instruction, inference["category"]))
-        return answer(self, *more, **inference)
-    monkeypatch.setattr(CapeLLM, "answer", noted)
-    for more, expected in (([], "list"), (["--instruction", "replaced"], "replaced")):
-        asked.clear()
-        code, text, _ = run(monkeypatch, capsys, command(own, folder, *more))
-        assert code == 0 and f"greedy, instruction {expected}, " in text.splitlines()[0]
-        assert set(asked) == {(expected, "kite"), (expected, "boat")}
-    (own / "config.json").write_text(json.dumps(config | {"instruction": "sing"}))
-    code, _, err = run(monkeypatch, capsys, command(own, folder))
-    assert code == 2 and "config.json cannot be read (ValueError: instruction 'sing' is not one of base, " in err
+
+def test_help_has_its_options_in_groups(run):
+    done = run("--help")
+    assert done.code == 0
+    for group in ("what is measured", "how it is asked", "where results go"):
+        assert f"\n{group}:\n" in done.out
+    assert "(default: None)" not in done.out
+
+
+@pytest.mark.parametrize(
+    "more, expected", [([], "list"), (["--instruction", "replaced"], "replaced")]
+)
+def test_the_instruction_is_the_models_unless_another_is_asked_for(
+    run, asked, model_folder, folder, tmp_path, more, expected
+):
+    own = shutil.copytree(model_folder, tmp_path / "model")
+    config = read_json(own / "config.json") | {"instruction": "list"}
+    (own / "config.json").write_text(json.dumps(config))
+    done = run(*list_arguments(own, folder), *more)
+    assert done.code == 0 and f"greedy, instruction {expected}, " in done.out.splitlines()[0]
+    assert {how["category"] for _, _, how in asked} == {"kite", "boat"}
+    assert {model.config.instruction for model, _, _ in asked} == {expected}
+
+
+def test_an_unknown_instruction_of_a_model_is_refused(run, model_folder, folder, tmp_path):
+    own = shutil.copytree(model_folder, tmp_path / "model")
+    config = read_json(own / "config.json") | {"instruction": "sing"}
+    (own / "config.json").write_text(json.dumps(config))
+    done = run(*list_arguments(own, folder))
+    message = "config.json cannot be read (ValueError: instruction 'sing' is not one of base, "
+    assert done.code == 2 and message in done.err

@@ -1,0 +1,61 @@
+"""Which images an evaluation is of, and the words that describe their keypoints.
+
+    part = choose_images("data/mp100", split=1, name="test", descriptions="descriptions")
+    part.instances[part.chosen[0]]
+"""
+
+from typing import NamedTuple
+
+import data
+from study import pairs
+from support.descriptions import describe
+from support.records import key_of
+
+
+class Part(NamedTuple):
+    """A part of a data set, and which of its images are asked about.
+
+    names: {category id: name}; described: {category id: its keypoints}; supports: of
+    pairs.count_supports, None if images do not count as pairs; pool, chosen: positions of the
+    instances to choose from, and of those that are chosen; keys: of all instances, see
+    support.records.
+    """
+
+    instances: list
+    names: dict
+    described: dict
+    supports: dict | None
+    pool: list
+    chosen: list
+    keys: list = ()
+
+
+def choose_images(
+    folder, split, name, descriptions, names_from=None, as_pairs=False, limit=None
+) -> Part:
+    """A part, "train", "val" or "test", of a data folder. ValueError if nothing is to be measured.
+
+    descriptions: a folder; names_from: one that keypoints are named after, if it is another;
+    limit: how many images are chosen, spread evenly over the part.
+    """
+    instances, names = data.read_split(folder, split, name)
+    if not instances or (limit is not None and limit < 1):
+        raise ValueError(
+            f"nothing to measure: {len(instances)} instances in the {name} part of {folder}, "
+            f"--limit {limit}"
+        )
+    described = describe(instances, names, descriptions)
+    if names_from:
+        for category, others in describe(instances, names, names_from).items():
+            renamed = zip(described[category], others, strict=True)
+            described[category] = [k._replace(name=other.name) for k, other in renamed]
+    supports, pool = None, list(range(len(instances)))
+    if as_pairs:
+        # Nobody asks for an image that no episode draws.
+        order = pairs.read_order(folder, split, name, instances)
+        supports = pairs.count_supports(instances, described, order)
+        pool = sorted(supports)
+    count = min(limit or len(pool), len(pool))
+    chosen = [pool[n * len(pool) // count] for n in range(count)]
+    keys = [key_of(instance) for instance in instances]
+    return Part(instances, names, described, supports, pool, chosen, keys)

@@ -1,0 +1,164 @@
+"""measure.py: models that know the truth by what they are shown and asked."""
+
+import evaluations
+import numpy as np
+import pytest
+import torch
+from evaluations import NAMES
+
+import data
+from study import controls
+from study.conclude import conclude
+from study.images import Part
+from study.measure import Asking, measure
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return evaluations.write_kites_and_boats(tmp_path / "data")
+
+
+class Oracle:
+    """Knows the truth by the pixels it is shown and the name it is asked.
+
+    What a control exchanges, it gets wrong.
+    """
+
+    def __init__(self, truths):
+        self.truths = truths
+
+    def answer(self, pixels, keypoints, **_):
+        return [self.truths[pixels][k.name] for k in keypoints], [1.0] * len(keypoints)
+
+
+class Shown(int):
+    """The id of an instance in the place of its pixels."""
+
+
+def test_who_looks_and_reads_is_right_and_falls_with_the_controls(folder):
+    instances, described = evaluations.read_test(folder)
+    prepared, _ = evaluations.prepare_controls(folder)
+    truths = {}
+    for i in instances:
+        relative = data.to_crop(i.keypoints[:, :2], data.crop_affine(i.bbox, 28), 28)
+        places = zip(described[i.category], relative, strict=True)
+        truths[i.id] = {k.name: place for k, place in places}
+    records = []
+    for i, control in zip(instances, prepared, strict=True):
+        keypoints = described[i.category]
+        records.append(
+            measure(Oracle(truths), i, keypoints, lambda i: Shown(i.id), Asking(), control)
+        )
+    part = Part(instances, {500: "kite", 501: "boat"}, described, None, [], [])
+    found = conclude(dict(enumerate(records)), part, 1)
+    assert [found[name] for name in NAMES] == [1] * 5
+    assert [found["definitions"]["kite"][name] for name in NAMES] == [1] * 5
+    assert found["AUC"] > 0.999 and found["NME"] < 1e-3
+    assert found["controls"]["other image"]["mPCK"] < 0.9
+    assert found["controls"]["other text"]["mPCK"] < 0.9
+    # A score per image and control, restated for the first one: another image's places, mapped
+    # into this one's box.
+    i, control = instances[0], prepared[0]
+    side, (x, y, w, h) = max(i.bbox[2:]), i.bbox
+    corner = np.array([x + w / 2 - side / 2, y + h / 2 - side / 2])
+    exchanged = [control.exchange[k].name for k in described[500]]
+    for name, relative in (
+        ("mean", control.mean),
+        ("other image", [truths[control.other.id][k.name] for k in described[500]]),
+        ("other text", [truths[i.id][k] for k in exchanged]),
+    ):
+        predictions = np.array(relative) * side + corner
+        keypoints = i.keypoints.astype(float)
+        expected = evaluations.pck_in_loops(
+            predictions, keypoints[:, :2], keypoints[:, 2], side
+        )
+        scores = records[0]["controls"][name]
+        assert [scores[metric] for metric in NAMES] == pytest.approx(expected)
+
+
+def grey_at(pixels, point):
+    x, y = (int(v * pixels.shape[-1]) for v in point)
+    return bool((pixels[:, y, x] == controls.GREY[:, 0, 0]).all())
+
+
+class Finder:
+    """Sees where a keypoint is unless grey covers it. Tells how it was asked."""
+
+    def __init__(self, instance, keypoints):
+        places = data.to_crop(instance.keypoints[:, :2], data.crop_affine(instance.bbox, 1), 1)
+        self.truths = dict(zip(keypoints, places, strict=True))
+        self.calls = []
+
+    def answer(self, pixels, keypoints, **how):
+        self.calls.append((pixels, keypoints, how))
+        places = []
+        for k in keypoints:
+            hidden = grey_at(pixels, self.truths[k])
+            places.append((0.0, 0.0) if hidden else self.truths[k])
+        return places, [0.5] * len(keypoints)
+
+
+def look(instance):
+    return data.load_crop(instance, 56)[0]
+
+
+def test_occluded_keypoints_are_told_from_those_in_sight(folder):
+    instances, described = evaluations.read_test(folder)
+    falls = 0
+    for i in instances:
+        keypoints = described[i.category]
+        model = Finder(i, keypoints)
+        record = measure(model, i, keypoints, look, Asking(seed=3, occlude=(0.6, 0.3)))
+        for (pixels, asked, _), share in zip(model.calls[1:], ("30%", "60%"), strict=True):
+            seen = [not grey_at(pixels, model.truths[k]) for k in asked]
+            scores = record["controls"][f"{share} covered"]
+            assert scores["PCK@0.05"] == pytest.approx(np.mean(seen))
+            in_sight = record["controls"].get(f"{share} covered, keypoints in sight")
+            assert (in_sight is not None) == any(seen)
+            if any(seen):
+                names = [k.name for k, s in zip(asked, seen, strict=True) if s]
+                assert list(in_sight["distances"]) == names
+                assert in_sight["PCK@0.05"] == 1
+            falls += not all(seen)
+        again = Finder(i, keypoints)
+        measure(again, i, keypoints, look, Asking(seed=3, occlude=(0.3, 0.6)))
+        for (pixels, *_), (same, *_) in zip(model.calls, again.calls, strict=True):
+            assert torch.equal(pixels, same)
+    assert falls > 3
+
+
+def test_how_to_answer_reaches_the_model_with_a_seed_for_each_image(folder):
+    instances, described = evaluations.read_test(folder)
+    seeds = []
+    for i in instances[:3] * 2:
+        keypoints = described[i.category]
+        model = Finder(i, keypoints)
+        record = measure(model, i, keypoints, look, Asking("top-3", cumulative=True, seed=5))
+        ((_, asked, how),) = model.calls
+        seeds.append(how.pop("seed"))
+        expected = {"decoding": "top-3", "cumulative": True}
+        assert how == expected | {"category": i.name, "listed": keypoints}
+        # All of them: who is asked does not tell which are labelled.
+        assert asked == keypoints
+        assert list(record["predictions"]) == evaluations.list_labelled(i)
+        # Each answer is compared with its own truth.
+        assert record["PCK@0.05"] == 1
+    assert seeds[:3] == seeds[3:] and len(set(seeds)) == 3
+
+
+def test_in_single_rounds_only_what_is_labelled_is_asked(folder):
+    instances, described = evaluations.read_test(folder)
+    for i in instances:
+        model = Finder(i, described[i.category])
+        record = measure(model, i, described[i.category], look, Asking())
+        ((_, asked, how),) = model.calls
+        assert [k.name for k in asked] == evaluations.list_labelled(i) == list(record["distances"])
+        assert how["listed"] == described[i.category] and record["controls"] == {}
+
+
+def test_an_image_that_cannot_be_read_has_no_record(folder):
+    instances, described = evaluations.read_test(folder)
+    i = instances[0]
+    model = Finder(i, described[i.category])
+    assert measure(model, i, described[i.category], lambda i: None, Asking()) is None
+    assert not model.calls

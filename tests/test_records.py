@@ -1,0 +1,148 @@
+"""records.py: what is found again on disk, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from evaluations import read_json, read_lines
+
+from support import records
+from support.coco import Instance
+
+SETTINGS = {"seed": 0, "decoding": "greedy"}
+
+
+def record(id):
+    return {"category": 1, "id": id, "file": f"{id}.png"}
+
+
+def key(id):
+    return 1, id, f"{id}.png"
+
+
+def write_part(out, number, ids, settings=SETTINGS):
+    with records.open_part(out, number, settings) as file:
+        for id in ids:
+            records.write_line(file, record(id))
+
+
+def write_finished(out, ids, settings=SETTINGS):
+    numbers = {"settings": settings}
+    records.write_results(out, numbers, "text\n", [], [record(id) for id in ids])
+
+
+def find(out, resume=True, settings=SETTINGS):
+    return records.find_earlier(out, settings, resume)
+
+
+def test_an_empty_folder_has_nothing(tmp_path):
+    assert find(tmp_path) == find(tmp_path, resume=False) == ({}, 0)
+
+
+def test_records_of_all_processes_are_found(tmp_path):
+    write_part(tmp_path, 0, [3, 4])
+    write_part(tmp_path, 1, [5])
+    found = find(tmp_path)
+    assert list(found.records) == [key(3), key(4), key(5)] and found.free == 2
+    assert found.records[key(5)] == record(5)
+    with pytest.raises(ValueError, match="holds an interrupted evaluation: --resume continues it"):
+        find(tmp_path, resume=False)
+
+
+def test_a_line_that_was_cut_short_is_left_out(tmp_path):
+    write_part(tmp_path, 0, [3, 4])
+    path = tmp_path / "instances.part0.jsonl"
+    path.write_text(path.read_text()[:-5])
+    assert list(find(tmp_path).records) == [key(3)]
+    # Cut before its settings were complete, it holds nothing.
+    path.write_text('{"settings"')
+    assert find(tmp_path) == ({}, 1)
+
+
+def test_what_is_done_is_found_if_it_is_resumed(tmp_path):
+    write_part(tmp_path, 0, [3])
+    write_finished(tmp_path, [3, 4])
+    assert not list(tmp_path.glob("instances.part*"))
+    assert list(find(tmp_path).records) == [key(3), key(4)]
+    assert find(tmp_path, resume=False) == ({}, 0)
+
+
+def test_other_settings_are_refused(tmp_path):
+    write_part(tmp_path, 0, [3], {"seed": 1})
+    message = "part0.jsonl is of other settings: seed was 1, is 0; decoding was None, is greedy"
+    with pytest.raises(ValueError, match=message):
+        find(tmp_path)
+
+
+def test_other_settings_of_what_is_done_are_refused(tmp_path):
+    write_finished(tmp_path, [3], SETTINGS | {"seed": 1})
+    with pytest.raises(ValueError, match="results.json is of other settings: seed was 1, is 0"):
+        find(tmp_path)
+
+
+def test_an_interrupted_evaluation_has_replaced_one_of_other_settings(tmp_path):
+    write_finished(tmp_path, [3], SETTINGS | {"seed": 1})
+    write_part(tmp_path, 0, [4])
+    assert list(find(tmp_path).records) == [key(4)]
+
+
+@pytest.mark.parametrize("line", ["no JSON", "{}", "[1]", "null"])
+def test_damage_is_named(tmp_path, line):
+    write_part(tmp_path, 0, [3])
+    with open(tmp_path / "instances.part0.jsonl", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match="part0.jsonl is damaged .*: remove it; --resume asks"):
+        find(tmp_path)
+    (tmp_path / "instances.part0.jsonl").unlink()
+    write_finished(tmp_path, [3])
+    (tmp_path / "instances.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match="instances.jsonl is damaged"):
+        find(tmp_path)
+
+
+def test_results_are_written_with_their_faults(tmp_path):
+    numbers = {"mPCK": 0.5, "settings": SETTINGS}
+    records.write_results(tmp_path, numbers, "a text\n", ["left out: x"], [record(1), record(2)])
+    assert read_json(tmp_path / "results.json") == numbers
+    assert read_lines(tmp_path / "instances.jsonl") == [record(1), record(2)]
+    assert (tmp_path / "results.md").read_text() == "a text\n\n- left out: x\n"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_part(None, 0, [3])
+    assert records.continue_earlier(None, SETTINGS, False, 0, 1, "cpu") == ({}, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fingerprint_changes_with_words_and_annotations(tmp_path):
+    def instance(x=1.0, **more):
+        keypoints = np.array([[x, 2, 1]], np.float32)
+        return Instance(1, tmp_path / "a.png", 5, keypoints, (0.0, 0.0, 9.0, 9.0))._replace(**more)
+
+    described = {5: [("eye", "an eye")]}
+    first = records.fingerprint("nowhere", described, [instance()])
+    assert records.fingerprint("nowhere", described, [instance()]) == first and len(first) == 12
+    others = [
+        records.fingerprint("nowhere", {5: [("eye", "the eye")]}, [instance()]),
+        records.fingerprint("nowhere", described, [instance(x=1.5)]),
+        records.fingerprint("nowhere", described, [instance(bbox=(0.0, 0.0, 9.0, 8.0))]),
+        records.fingerprint("nowhere", described, [instance(image=tmp_path / "b.png")]),
+        records.fingerprint("nowhere", described, []),
+    ]
+    assert len({first, *others}) == 6
+
+
+def test_a_fingerprint_changes_with_the_model(tmp_path):
+    for backbone in ("vision", "llm"):
+        (tmp_path / backbone).mkdir()
+        (tmp_path / backbone / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "config.json").write_text(json.dumps({"vision": "vision", "llm": "llm"}))
+    (tmp_path / "adapter.safetensors").write_bytes(b"adapter")
+    found = {records.fingerprint(tmp_path, {}, [])}
+    (tmp_path / "adapter.safetensors").write_bytes(b"adopter")
+    found.add(records.fingerprint(tmp_path, {}, []))
+    (tmp_path / "llm" / "model.safetensors").write_bytes(b"longer weights")
+    found.add(records.fingerprint(tmp_path, {}, []))
+    assert len(found) == 3
