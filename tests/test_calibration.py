@@ -7,10 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from test_density import VALUES, mixture
 
 from study import calibration, density, metrics, pairs
 from support.descriptions import Keypoint
+from test_density import VALUES, mixture
 
 NAMES = {900: "kite", 901: "boat"}
 

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 import pytest
-from evaluations import T, record
 
+from evaluations import T, record
 from study import metrics
 from study.compare import average_evaluations, compare_evaluations
 from study.pairs import PAIRS, QUERY_IMAGES

@@ -3,8 +3,8 @@
 from collections import Counter
 
 import pytest
-from evaluations import record
 
+from evaluations import record
 from study import metrics
 from study.conclude import conclude
 from study.images import Part

@@ -2,7 +2,6 @@
 
 import random
 
-import evaluations
 import numpy as np
 import pytest
 import torch
@@ -10,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data
+import evaluations
 from study import controls
 
 

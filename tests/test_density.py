@@ -6,11 +6,11 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers import embed_sequence, keypoints, photos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data
+from helpers import embed_sequence, keypoints, photos
 from study import density
 
 VALUES = np.arange(1000) / 1000

@@ -9,16 +9,16 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import evaluations
 import numpy as np
 import pytest
-from evaluations import NAMES, TEXTS, T, list_labelled, pck_in_loops, read_json, read_lines
 from PIL import Image
 
 import data
 import eval as evaluation
+import evaluations
 import llama
 from capellm import CapeLLM
+from evaluations import NAMES, TEXTS, T, list_labelled, pck_in_loops, read_json, read_lines
 from study import density, metrics, paper
 from support import launch, pictures
 from support.descriptions import DESCRIPTIONS, Keypoint

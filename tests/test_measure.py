@@ -1,12 +1,12 @@
 """measure.py: models that know the truth by what they are shown and asked."""
 
-import evaluations
 import numpy as np
 import pytest
 import torch
-from evaluations import NAMES
 
 import data
+import evaluations
+from evaluations import NAMES
 from study import controls
 from study.conclude import conclude
 from study.images import Part

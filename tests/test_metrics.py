@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from evaluations import T, pck_in_loops, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluations import T, pck_in_loops, record
 from study import metrics
 from support.coco import Instance
 

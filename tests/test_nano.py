@@ -11,10 +11,10 @@ from PIL import Image
 
 import data
 import eval as evaluation
-from study import metrics
 from capellm import CapeLLM
 from drawings.dataset import write_dataset
 from nano import pretrain
+from study import metrics
 
 NANO = data.HERE / "nano"
 

@@ -7,11 +7,11 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from evaluations import T, pck_in_loops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data
+from evaluations import T, pck_in_loops
 from study import metrics, pairs
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from evaluations import T
 
+from evaluations import T
 from study import pairs, paper
 from study.images import Part
 from study.paper import find_published

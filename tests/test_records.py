@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from evaluations import read_json, read_lines
 
+from evaluations import read_json, read_lines
 from support import records
 from support.coco import Instance
 

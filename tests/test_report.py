@@ -1,16 +1,16 @@
 """report.py: every number stands in its row, tables are aligned, sentences say what was done."""
 
 import pytest
-from evaluations import record
-from test_calibration import NAMES, draw_records
 
 import data
+from evaluations import record
 from study import calibration, metrics, report
 from study.compare import Average, Comparison
 from study.conclude import conclude
 from study.images import Part
 from study.paper import Way
 from support.descriptions import DESCRIPTIONS, read_mp100
+from test_calibration import NAMES, draw_records
 
 WAY = Way("base", "base")
 

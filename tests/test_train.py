@@ -2,8 +2,8 @@
 import itertools
 import json
 import os
-import re
 import random
+import re
 import runpy
 import shutil
 import signal
@@ -22,15 +22,13 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from support import launch
 import data
-from capellm import Codec
 import eval as evaluation
-from study import metrics
-from support import checkpoints
 import train
-from capellm import CapeLLM
+from capellm import CapeLLM, Codec
 from lora import LoRALinear
+from study import metrics
+from support import checkpoints, launch
 
 
 @pytest.fixture(scope="module")
