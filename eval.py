@@ -176,9 +176,7 @@ def ask(model, size, part, positions, prepared, asking, file):
 
 
 def label_progress(known, world):
-    words = []
-    if known:
-        words.append(f"{known} answered before")
+    words = [f"{known} answered before"] if known else []
     if world > 1:
         words.append(f"the first of {world} processes")
     return ", ".join(words) or None
