@@ -85,6 +85,9 @@ def write_dataset(out, seed=0, per_category=200):
     with Pool(2) as pool:
         drawn = pool.imap(partial(write_image, partial_folder, seed), tasks, chunksize=25)
         records = list(tqdm(drawn, total=len(tasks), unit="image"))
+        # They end by themselves: SIGTERM, which leaving the block sends, may be handled otherwise.
+        pool.close()
+        pool.join()
     folder = partial_folder / "annotations"
     folder.mkdir(exist_ok=True)
     for split, subsets in facts["splits"].items():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 
 import pytest
 import sentencepiece
@@ -25,6 +26,15 @@ LLM = dict(
     num_attention_heads=2,
     num_key_value_heads=1,
 )
+
+
+@pytest.fixture(autouse=True)
+def restore_signals():
+    """Training handles signals: what one test sets must not reach the processes of another."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
