@@ -51,8 +51,7 @@ def read_arguments():
     add("--split", type=int, default=1, choices=range(1, 6),
         help="MP-100 split: the one the model was trained on (default: %(default)s)")
     add("--part", default="test", choices=["train", "val", "test"], help="default: %(default)s")
-    add("--limit", type=int, metavar="N",
-        help="a quick look: N images spread evenly over the part")
+    add("--limit", type=int, metavar="N", help="a quick look: N images spread over the part")
     add("--pairs", action="store_true",
         help="count images as support-query pairs do (Table 2), not each once")
 
@@ -83,8 +82,7 @@ def read_arguments():
         "from it, and how well it foretells the truth; slow")
 
     add = p.add_argument_group("where results go").add_argument
-    add("--out", type=Path, metavar="FOLDER",
-        help="write results.json, results.md and instances.jsonl here")
+    add("--out", type=Path, metavar="FOLDER", help="for results.json, results.md, instances.jsonl")
     add("--sheet", action="store_true",
         help="also draw the best, median and worst images, OUT/sheet.png (Figure 3)")
     add("--resume", action="store_true",
@@ -125,12 +123,12 @@ def choose_dtype(device):
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def describe_inputs(model_folder, part, device):
+def describe_inputs(model_folder, images, device):
     """What, beside arguments, decides an answer."""
     return {
         "precision": str(choose_dtype(device)).removeprefix("torch."),
         "weights, words, annotations": records.fingerprint(
-            model_folder, part.described, part.instances
+            model_folder, images.described, images.instances
         ),
     }
 
@@ -149,8 +147,8 @@ def load_model(folder, instruction, image_size, device):
     return model, size
 
 
-def ask(model, size, part, positions, prepared, asking, file):
-    """Measure some images of a part: {key: record}, and texts that say what is wrong with which.
+def ask(model, size, images, positions, prepared, asking, file):
+    """Measure some of the images: {key: record}, and texts that say what is wrong with which.
 
     size: the side of the crops in pixels; positions: of the instances; prepared: of
     controls.prepare_controls, or None; file: gets each record at once.
@@ -164,8 +162,8 @@ def ask(model, size, part, positions, prepared, asking, file):
             unreadable.add(str(error))
 
     for n in positions:
-        instance, control = part.instances[n], prepared[n] if prepared else None
-        keypoints = part.described[instance.category]
+        instance, control = images.instances[n], prepared[n] if prepared else None
+        keypoints = images.described[instance.category]
         record = measure(model, instance, keypoints, look, asking, control)
         if record:
             if asking.cumulative:
@@ -182,22 +180,22 @@ def label_progress(known, world):
     return ", ".join(words) or None
 
 
-def pick_measured(found, part, unreadable):
+def pick_measured(found, images, unreadable):
     """{position of a chosen instance: its record}. ValueError if there is none.
 
     found: {key: record}; unreadable: texts, what is wrong with which image.
     """
-    measured = {n: found[part.keys[n]] for n in part.chosen if part.keys[n] in found}
+    measured = {n: found[images.keys[n]] for n in images.chosen if images.keys[n] in found}
     if not measured:
         raise ValueError(
-            f"none of the {len(part.chosen)} images can be read; the first: {unreadable[0]}"
+            f"none of the {len(images.chosen)} images can be read; the first: {unreadable[0]}"
         )
     return measured
 
 
-def write_sheet(path, part, measured):
+def write_sheet(path, images, measured):
     """Draw {position of an instance: its record}. Returns texts, what is wrong with which."""
-    sheet = [(part.instances[n], record) for n, record in measured.items()]
+    sheet = [(images.instances[n], record) for n, record in measured.items()]
     page, faults = draw_sheet(sheet, data.load_crop)
     records.save_picture(path, page)
     return [f"left empty in {path.name}: {fault}" for fault in faults]
@@ -229,48 +227,48 @@ def main():
     if world > 1 and device.type == "cpu":
         torch.set_num_threads(1)
 
-    part = choose_images(a.data, a.split, a.part, a.descriptions, a.names, a.pairs, a.limit)
+    images = choose_images(a.data, a.split, a.part, a.descriptions, a.names, a.pairs, a.limit)
     prepared, favoured = None, []
     if a.controls:
         prepared, favoured = controls.prepare_controls(
-            a.data, a.split, a.part, part.instances, part.names, part.described
+            a.data, a.split, a.part, images.instances, images.names, images.described
         )
 
     settings = {name: getattr(a, name) for name in DECIDES}
-    settings |= describe_inputs(a.model, part, device)
+    settings |= describe_inputs(a.model, images, device)
     earlier = records.continue_earlier(a.out, settings, a.resume, rank, world, device)
-    todo = [n for n in part.chosen if part.keys[n] not in earlier.records]
+    todo = [n for n in images.chosen if images.keys[n] not in earlier.records]
 
     found, unreadable = {}, set()
     if todo:
         model, size = load_model(a.model, a.instruction, a.image_size, device)
         asking = Asking(a.decoding, CUMULATIVE[a.cumulative], a.seed, a.occlude, a.density)
-        label = label_progress(len(part.chosen) - len(todo), world)
+        label = label_progress(len(images.chosen) - len(todo), world)
         bar = tqdm(todo[rank::world], label, disable=rank > 0, unit="image")
         with records.open_part(a.out, earlier.free + rank, settings) as file:
-            found, unreadable = ask(model, size, part, bar, prepared, asking, file)
+            found, unreadable = ask(model, size, images, bar, prepared, asking, file)
     found, unreadable = records.gather(found, unreadable, world)
     if rank:
         return
 
     found = earlier.records | found
-    measured = pick_measured(found, part, unreadable)
+    measured = pick_measured(found, images, unreadable)
     trained, texts = read_folder(a.model).instruction, (a.descriptions, a.names)
     way = Way(trained, a.instruction or trained, a.decoding, a.cumulative, a.image_size, *texts)
-    published = paper.find_counterpart(way, part, a.split, a.part)
+    published = paper.find_counterpart(way, images, a.split, a.part)
     about = {name: getattr(a, name) for name in ("model", "data", "split", "part", "limit")}
-    numbers = about | conclude(measured, part, a.split, published)
-    text = report.write_report(numbers, way, len(part.pool), favoured)
+    numbers = about | conclude(measured, images, a.split, published)
+    text = report.write_report(numbers, way, len(images.pool), favoured)
 
     print(text, end="")
     faults = [f"left out: {fault}" for fault in unreadable]
     if a.out:
         numbers |= {"unreadable": unreadable, "settings": settings}
         # Records of images that are not measured now, but were before, stay behind the others.
-        lines = {part.keys[n]: record for n, record in measured.items()} | found
+        lines = {images.keys[n]: record for n, record in measured.items()} | found
         records.write_results(a.out, numbers, text, faults, lines.values())
     if a.sheet:
-        faults += write_sheet(a.out / "sheet.png", part, measured)
+        faults += write_sheet(a.out / "sheet.png", images, measured)
     # The exit code is 1 if there are any.
     sys.exit("\n".join(f"eval.py: {fault}" for fault in faults) or 0)
 

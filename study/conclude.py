@@ -1,6 +1,6 @@
 """What an evaluation found, in numbers: what results.json holds beside the settings.
 
-    numbers = conclude(measured, part, split=1)
+    numbers = conclude(measured, images, split=1)
     numbers["mPCK"], numbers["definitions"]["animal_body"]["mPCK"], numbers["intervals"]["mPCK"]
 
 `study.report` puts the numbers into words.
@@ -16,15 +16,16 @@ from study.metrics import METRICS, average_records, find_definitions, find_inter
 from support.descriptions import read_mp100
 
 
-def conclude(measured, part, split, published=None):
+def conclude(measured, images, split, published=None):
     """All numbers of an evaluation.
 
-    measured: {position of an instance: its record}, as of study.measure; part: the
-    study.images.Part that it is of; published: the paper's numbers beside it. Averages are of all
-    images, and under "groups", "definitions" and "categories" of those of each. Records get their
-    scores over pairs, "pairs". Raises ValueError if no pair has a keypoint that both images show.
+    measured: {position of an instance: its record}, as of study.measure; images: the
+    study.images.Images that it is of; published: the paper's numbers beside it. Averages are of
+    all images, and under "groups", "definitions" and "categories" of those of each. Records get
+    their scores over pairs, "pairs". Raises ValueError if no pair has a keypoint that both images
+    show.
     """
-    names, supports = part.names, part.supports
+    names, supports = images.names, images.supports
     records = list(measured.values())
     numbers = {"protocol": pairs.QUERY_IMAGES, "images": len(records)}
     counted = records

@@ -1,7 +1,7 @@
 """Which images an evaluation is of, and the words that describe their keypoints.
 
-    part = choose_images("data/mp100", split=1, name="test", descriptions="descriptions")
-    part.instances[part.chosen[0]]
+    images = choose_images("data/mp100", split=1, part="test", descriptions="descriptions")
+    images.instances[images.chosen[0]]
 """
 
 from typing import NamedTuple
@@ -12,8 +12,8 @@ from support.descriptions import describe
 from support.records import key_of
 
 
-class Part(NamedTuple):
-    """A part of a data set, and which of its images are asked about.
+class Images(NamedTuple):
+    """The images of a part of a data set, and which of them are asked about.
 
     names: {category id: name}; described: {category id: its keypoints}; supports: of
     pairs.count_supports, None if images do not count as pairs; pool, chosen: positions of the
@@ -31,17 +31,17 @@ class Part(NamedTuple):
 
 
 def choose_images(
-    folder, split, name, descriptions, names_from=None, as_pairs=False, limit=None
-) -> Part:
-    """A part, "train", "val" or "test", of a data folder. ValueError if nothing is to be measured.
+    folder, split, part, descriptions, names_from=None, as_pairs=False, limit=None
+) -> Images:
+    """The images of a data folder's part. ValueError if nothing is to be measured.
 
-    descriptions: a folder; names_from: one that keypoints are named after, if it is another;
-    limit: how many images are chosen, spread evenly over the part.
+    part: train, val or test; descriptions: a folder; names_from: one that keypoints are named
+    after, if it is another; limit: how many images are chosen, spread evenly over the part.
     """
-    instances, names = data.read_split(folder, split, name)
+    instances, names = data.read_split(folder, split, part)
     if not instances or (limit is not None and limit < 1):
         raise ValueError(
-            f"nothing to measure: {len(instances)} instances in the {name} part of {folder}, "
+            f"nothing to measure: {len(instances)} instances in the {part} part of {folder}, "
             f"--limit {limit}"
         )
     described = describe(instances, names, descriptions)
@@ -52,10 +52,10 @@ def choose_images(
     supports, pool = None, list(range(len(instances)))
     if as_pairs:
         # Nobody asks for an image that no episode draws.
-        order = pairs.read_order(folder, split, name, instances)
+        order = pairs.read_order(folder, split, part, instances)
         supports = pairs.count_supports(instances, described, order)
         pool = sorted(supports)
     count = min(limit or len(pool), len(pool))
     chosen = [pool[n * len(pool) // count] for n in range(count)]
     keys = [key_of(instance) for instance in instances]
-    return Part(instances, names, described, supports, pool, chosen, keys)
+    return Images(instances, names, described, supports, pool, chosen, keys)

@@ -51,13 +51,13 @@ def find_published(**how):
     return found
 
 
-def find_counterpart(way, part, split, name):
+def find_counterpart(way, images, split, part):
     """The paper's numbers beside an evaluation; none if it measured other images than the paper.
 
-    way: a Way; part: the study.images.Part that was measured; split and name are its own.
+    way: a Way; images: the study.images.Images of this split's part that were chosen from.
     """
     published = find_published(
-        protocol=PAIRS if part.supports else QUERY_IMAGES,
+        protocol=PAIRS if images.supports else QUERY_IMAGES,
         split=split,
         trained=way.trained,
         asked=way.asked,
@@ -66,7 +66,7 @@ def find_counterpart(way, part, split, name):
         cumulative=way.cumulative,
         image_size=way.image_size or 224,
     )
-    return published if is_of_paper(part.names, split, name) else {}
+    return published if is_of_paper(images.names, split, part) else {}
 
 
 def name_texts(folder, names=None):

@@ -9,7 +9,7 @@ import evaluations
 from evaluations import NAMES
 from study import controls
 from study.conclude import conclude
-from study.images import Part
+from study.images import Images
 from study.measure import Asking, measure
 
 
@@ -49,8 +49,8 @@ def test_who_looks_and_reads_is_right_and_falls_with_the_controls(folder):
         records.append(
             measure(Oracle(truths), i, keypoints, lambda i: Shown(i.id), Asking(), control)
         )
-    part = Part(instances, {500: "kite", 501: "boat"}, described, None, [], [])
-    found = conclude(dict(enumerate(records)), part, 1)
+    images = Images(instances, {500: "kite", 501: "boat"}, described, None, [], [])
+    found = conclude(dict(enumerate(records)), images, 1)
     assert [found[name] for name in NAMES] == [1] * 5
     assert [found["definitions"]["kite"][name] for name in NAMES] == [1] * 5
     assert found["AUC"] > 0.999 and found["NME"] < 1e-3

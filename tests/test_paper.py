@@ -5,7 +5,7 @@ import pytest
 
 from evaluations import T
 from study import pairs, paper
-from study.images import Part
+from study.images import Images
 from study.paper import find_published
 from support import descriptions
 from support.descriptions import read_mp100
@@ -82,13 +82,13 @@ def test_only_the_papers_own_images_have_a_counterpart():
     facts = read_mp100()
     tested = facts["splits"]["3"]["test"]
     names = {c["id"]: c["name"] for c in facts["categories"] if c["id"] in tested}
-    part = Part([], names, {}, None, [], [])
+    images = Images([], names, {}, None, [], [])
     way = paper.Way("base", "base")
-    assert paper.find_counterpart(way, part, 3, "test") == {"PCK@0.20": 0.9057}
-    as_pairs = part._replace(supports={0: {}})
+    assert paper.find_counterpart(way, images, 3, "test") == {"PCK@0.20": 0.9057}
+    as_pairs = images._replace(supports={0: {}})
     assert paper.find_counterpart(way, as_pairs, 3, "test") == {"PCK@0.20": 0.9058}
-    assert paper.find_counterpart(way, part, 3, "val") == {}
-    assert paper.find_counterpart(way, part, 4, "test") == {}
-    fewer = part._replace(names=dict(list(names.items())[1:]))
+    assert paper.find_counterpart(way, images, 3, "val") == {}
+    assert paper.find_counterpart(way, images, 4, "test") == {}
+    fewer = images._replace(names=dict(list(names.items())[1:]))
     assert paper.find_counterpart(way, fewer, 3, "test") == {}
-    assert paper.find_counterpart(way._replace(asked="names"), part, 3, "test") == {}
+    assert paper.find_counterpart(way._replace(asked="names"), images, 3, "test") == {}

@@ -7,7 +7,7 @@ from evaluations import record
 from study import calibration, metrics, report
 from study.compare import Average, Comparison
 from study.conclude import conclude
-from study.images import Part
+from study.images import Images
 from study.paper import Way
 from support.descriptions import DESCRIPTIONS, read_mp100
 from test_calibration import NAMES, draw_records
@@ -43,9 +43,9 @@ def numbers():
     horse, bed = ids["horse_body"], ids["bed"]
     records = [record(horse, value) for value in (1.0, 0.5, 0.0)] + [record(bed, 0.1)]
     records[3]["controls"]["mean"] = dict.fromkeys(metrics.METRICS, 0.7)
-    part = Part([], {horse: "horse_body", bed: "bed"}, {}, None, [], [])
+    images = Images([], {horse: "horse_body", bed: "bed"}, {}, None, [], [])
     about = {"model": "nano", "data": "d", "split": 1, "part": "test", "limit": None}
-    return about | conclude(dict(enumerate(records)), part, 1, {"PCK@0.20": 0.9698})
+    return about | conclude(dict(enumerate(records)), images, 1, {"PCK@0.20": 0.9698})
 
 
 def test_a_report_shows_averages_intervals_and_the_paper(numbers):
@@ -68,9 +68,9 @@ def test_a_report_shows_averages_intervals_and_the_paper(numbers):
 
 
 def test_a_report_of_one_group_has_no_rows_of_groups():
-    part = Part([], {500: "kite"}, {}, None, [], [])
+    images = Images([], {500: "kite"}, {}, None, [], [])
     about = {"model": "nano", "data": "d", "split": 1, "part": "test", "limit": None}
-    numbers = about | conclude({0: record(500, 0.5)}, part, 1)
+    numbers = about | conclude({0: record(500, 0.5)}, images, 1)
     rows = find_rows(report.write_report(numbers, WAY, pool=1))
     assert "not in MP-100 (1 category)" not in rows and report.PAPER not in rows
     assert rows["kite (1 category)"][1] == "50.0"
