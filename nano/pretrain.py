@@ -269,7 +269,7 @@ class Sampler:
                 index.get(exchange_sides(k.name), j) for j, k in enumerate(keypoints)]
 
     def draw_batch(self, size, rng, described=1.0, rounds=False):
-        """size: images; described: share of questions with a description; rounds: in phase three."""
+        """size: images; described: share of questions with a description; rounds: phase three?"""
         images, image, keypoint, places, branches, answers = [], [], [], [], [], []
         while len(images) < size:
             instance, pixels, points = self.draw_image(rng, rounds)
