@@ -27,50 +27,54 @@ from capellm import CapeLLM
 from lora import LoRALinear
 from study import metrics
 from study.instructions import INSTRUCTIONS
-from support import batches, checkpoints, launch, parallel, signals, train_options
+from support import batches, check, checkpoints, launch, parallel, signals, train_options
+from support.folders import CapeLLMConfig
 
-# The adapters of Section 4.1, and which parts have them (Table 15).
+# The adapters of Section 4.1, and the parts that have them (Table 15).
 LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["vision", "llm"]}
 TUNED_PARTS = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": []}
-KEEP = 3            # newest checkpoints; the best is kept beside them
-VALIDATION = 200    # images, spread evenly over the validation part
+VALIDATION = 200  # images, spread evenly over the validation part
 
 
 class Learner(NamedTuple):
     """The model, and what changes it."""
+
     model: CapeLLM
-    loss: torch.nn.Module           # (pixels, conversations) -> the loss, and that of digits alone
-    synchronise: Callable           # of a bool: will the next backward pass share its gradients?
+    loss: torch.nn.Module  # (pixels, conversations) -> the loss, and that of digits alone
+    synchronise: Callable  # of a bool: will the next backward pass share its gradients?
     optimiser: torch.optim.AdamW
-    parameters: dict                # {name: parameter}, what is trained
+    parameters: dict  # {name: parameter}, what is trained
 
 
 class Validation(NamedTuple):
-    """What is measured on the way. instances: this process's; world: processes that share them."""
-    instances: list
-    described: dict                 # {category id: list[Keypoint]}
-    world: int
+    """What is measured on the way."""
+
+    instances: list  # of this process
+    described: dict  # {category id: list[Keypoint]}
+    world: int  # processes that share the instances
 
 
 class Plan(NamedTuple):
     """How far a run goes, and where to."""
+
     steps: int
     lr: float
     save_every: int
     val_every: int | None
     out: Path
-    settings: dict                  # what decides its result, for --resume
+    settings: dict  # what decides its result, for --resume
 
 
 class Measured(NamedTuple):
     """What a step measured over all processes, then what this one did."""
+
     loss: float
-    digits: float                   # the loss of digits alone
+    digits: float  # the loss of digits alone
     tokens: float
-    gradient: float
-    stopping: float                 # > 0: a signal came
-    losses: list                    # of each pass
-    waited: float                   # for images, seconds
+    gradient: float  # its norm
+    signals: float  # how many have come
+    losses: list  # one a pass
+    waited: float  # seconds, for images
 
 
 def train(learner, pairs, passes, division, plan, validation, state):
@@ -93,7 +97,7 @@ def train(learner, pairs, passes, division, plan, validation, state):
             learner.optimiser.zero_grad()
             step += 1
 
-            record = describe_step(step, lr, measured, division.batch, time.time() - began)
+            record = checkpoints.describe_step(step, lr, measured, division.batch, began)
             if plan.val_every and (step % plan.val_every == 0 or step == plan.steps):
                 record["val"] = validate(learner.model, validation)
                 best = max(best or [-1, 0], [record["val"]["mPCK"], step])
@@ -101,7 +105,7 @@ def train(learner, pairs, passes, division, plan, validation, state):
                 checkpoints.append_to_log(plan.out, record)
                 bar.set_postfix(loss=record["loss"], lr=lr, pairs_per_s=record["pairs_per_s"])
                 bar.update()
-            is_last = step == plan.steps or measured.stopping > 0
+            is_last = step == plan.steps or measured.signals > 0
             if step % plan.save_every == 0 or "val" in record or is_last:
                 save(learner, plan, division, step, best)
             if is_last:
@@ -110,8 +114,10 @@ def train(learner, pairs, passes, division, plan, validation, state):
 
 
 def accumulate_gradients(learner, passes, division, noted):
-    """Go forward and backward through this process's passes of a step. Gradients add up to those of
-    the mean loss over the step's pairs, of all processes."""
+    """Go forward and backward through this process's passes of a step.
+
+    Gradients add up to those of the mean loss over the step's pairs, of all processes.
+    """
     device = learner.model.device
     loss, digits, tokens = torch.zeros(3, device=device)
     losses, waited = [], 0.0
@@ -120,43 +126,29 @@ def accumulate_gradients(learner, passes, division, noted):
         asked = time.time()
         batch = next(passes)
         waited += time.time() - asked
-        learner.synchronise(n == len(sizes) - 1)                        # once an optimiser step
+        # Processes exchange gradients once a step, and average them.
+        learner.synchronise(n == len(sizes) - 1)
         pixels = batch.pixels.to(device, non_blocking=True)
         pass_loss, pass_digits = learner.loss(pixels, batch.conversations)
-        weight = size / division.batch                                  # 0 for an empty pass
-        (pass_loss * weight * division.world).backward()                # synchronising averages
+        weight = size / division.batch
+        (pass_loss * weight * division.world).backward()
         losses.append(pass_loss.detach())
         loss += weight * pass_loss.detach()
         digits += weight * pass_digits
         tokens += batch.tokens if size else 0
     gradient = parallel.compute_norm(learner.parameters.values()).to(device)
-    stopping = torch.tensor(float(len(noted)), device=device)
-    sums = torch.stack([loss, digits, tokens, gradient, stopping])
+    sums = torch.stack([loss, digits, tokens, gradient, torch.tensor(float(len(noted))).to(device)])
     if division.world > 1:
         dist.all_reduce(sums)
     return Measured(*sums.tolist(), losses, waited)
 
 
 def schedule(step, steps, warmup=0.03):
-    """Factor on the learning rate: linear warm-up over 3% of the steps (Section 4.1), then half a
-    cosine down to 0."""
+    """Factor on the learning rate: linear warm-up (Section 4.1), then half a cosine down to 0."""
     start = max(1, round(warmup * steps))
     if step < start:
         return (step + 1) / start
     return 0.5 * (1 + math.cos(math.pi * (step - start) / max(1, steps - start)))
-
-
-def describe_step(step, lr, measured, batch, seconds):
-    """A line of log.jsonl. waiting: the share of the time that went by until images were loaded."""
-    return {
-        "step": step,
-        "loss": round(measured.loss, 4),
-        "digits": round(measured.digits, 4),
-        "lr": lr,
-        "pairs_per_s": round(batch / seconds, 2),
-        "tokens_per_s": round(measured.tokens / seconds),
-        "waiting": round(measured.waited / seconds, 3),
-    }
 
 
 def validate(model, validation):
@@ -164,7 +156,7 @@ def validate(model, validation):
     model.eval()
     records = []
     for instance in validation.instances:
-        pixels = data.load_crop(instance, model.image_size)[0].to(model.device)
+        pixels = data.load_crop(instance, model.config.image_size)[0].to(model.device)
         keypoints = validation.described[instance.category]
         labelled = instance.keypoints[:, 2] > 0
         asked = [k for k, is_labelled in zip(keypoints, labelled, strict=True) if is_labelled]
@@ -187,12 +179,8 @@ def save(learner, plan, division, step, best):
     if rank > 0:
         return
     checkpoints.write_checkpoint(plan.out / f"step-{step:07d}", model.config, adapter, state)
-    checkpoints.remove_old_checkpoints(plan.out, KEEP, best[1] if best else None)
-    try:
-        checkpoints.draw_curves({plan.out.name: plan.out}, plan.out / "curves.png")
-    except ImportError:
-        if step <= plan.save_every:
-            tqdm.write("no curves.png: pip install matplotlib")
+    checkpoints.remove_old_checkpoints(plan.out, best[1] if best else None)
+    checkpoints.draw_own_curves(plan.out)
 
 
 def open_model(init, vision, llm, tune, device, on_cpu=False):
@@ -205,66 +193,78 @@ def open_model(init, vision, llm, tune, device, on_cpu=False):
     dtype = torch.bfloat16 if device.type == "cuda" and tune != "full" else torch.float32
     if init:
         model = CapeLLM.from_pretrained(init, dtype, place, merge=tune == "full")
-        if model.config["everything"] and tune != "full":
-            raise ValueError(f"{init} holds a model of which everything was trained: "
-                             "go on with --tune full")
+        if model.config.everything and tune != "full":
+            raise ValueError(
+                f"{init} holds a model of which everything was trained: go on with --tune full"
+            )
+        # A model trained with --tune frozen lacks the vision encoder's.
         if tune == "lora":
-            model.adapt(LORA)           # one trained with --tune frozen lacks the vision encoder's
+            model.adapt(LORA)
     else:
-        lora = LORA | {"parts": TUNED_PARTS[tune]}
-        model = CapeLLM.assemble(vision, llm, lora=lora, dtype=dtype, device=place)
+        config = CapeLLMConfig(vision, llm, lora=LORA | {"parts": TUNED_PARTS[tune]})
+        model = CapeLLM.assemble(config, dtype, place)
     if tune == "full":
-        model.config |= {"lora": None, "everything": True}
+        model.config.lora, model.config.everything = None, True
     return model
 
 
 def choose_trained(model, tune, instruction):
-    """Unfreeze what is trained: what a model folder holds, in pre-training (Supplement C) of it the
-    projection alone."""
+    """Unfreeze what a model folder holds; in pre-training (Supplement C) the projection alone."""
     is_pretraining = INSTRUCTIONS[instruction].pretraining
     for name in model.adapter():
         is_frozen = tune == "frozen" and name.startswith("vision.")
         if is_pretraining:
             is_frozen = not name.startswith("projection.")
         model.get_parameter(name).requires_grad_(not is_frozen)
+    # What is frozen answers as it will when asked: without dropout.
     for module in model.modules():
         if isinstance(module, LoRALinear) and not module.lora_A.requires_grad:
-            module.p = 0.0              # what is frozen answers as it will when asked
+            module.p = 0.0
     # What follows pre-training asks for coordinates again.
-    model.instruction = model.config["instruction"] = "base" if is_pretraining else instruction
+    model.config.instruction = "base" if is_pretraining else instruction
 
 
 def make_learner(model, lr, share_image, fsdp, device, world):
     """AdamW for what is trained; biases and norms, of full training alone, do not decay."""
-    loss, synchronise = parallel.distribute(model, share_image, fsdp, device, world)
+    distributed = parallel.distribute(model, share_image, fsdp, device, world)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = [p for p in trained.values() if p.dim() > 1]
     others = [p for p in trained.values() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-    return Learner(model, loss, synchronise, torch.optim.AdamW(groups, lr), trained)
+    return Learner(model, *distributed, torch.optim.AdamW(groups, lr), trained)
+
+
+def read_instances(options, part, rank):
+    """Usable instances and {category id: list[Keypoint]}, checked and counted for the reader."""
+    found, described = data.read_folders(options.data, options.split, part, options.descriptions)
+    usable, table = check.check_images(found, options.skip_missing)
+    if rank == 0:
+        print(f"{part}\n{table}")
+    return usable, described
 
 
 def read_validation(options, rank, world):
-    """This process's share of the validation images. With --fsdp all go through all of them: they
-    gather the shards of the weights together."""
-    instances, described, _ = data.check(
-        options.data, options.split, "val", options.descriptions, options.skip_missing)
+    """This process's share of the validation images."""
+    instances, described = read_instances(options, "val", rank)
     count = min(VALIDATION, len(instances))
     chosen = [instances[n * len(instances) // count] for n in range(count)]
-    if not options.fsdp:
-        return Validation(chosen[rank::world], described, world)
-    return Validation(chosen, described, world=1)
+    # Shards of the weights are gathered by all processes, so all go through the same images.
+    if options.fsdp:
+        return Validation(chosen, described, world=1)
+    return Validation(chosen[rank::world], described, world)
 
 
 def make_pairs(options, model, instances, described):
-    trunk = 1 + (model.image_size // model.vision.config.patch_size) ** 2
+    size = model.config.image_size
+    trunk = 1 + (size // model.vision.config.patch_size) ** 2
     pairs = data.Pairs(
-        instances, described, model.tokenizer, model.codec, model.image_size, options.k,
-        options.seed, rounds=options.rounds, trunk=trunk, instruction=options.instruction,
-        share=options.share_image)
+        instances, described, model.tokenizer, model.codec, size, options.k, options.seed,
+        rounds=options.rounds, trunk=trunk, instruction=options.instruction,
+        share=options.share_image,
+    )
     if len(pairs) == 0:
-        raise ValueError(f"{', '.join(options.data)}: no image has a keypoint inside its box, "
-                         "nothing to train on")
+        folders = ", ".join(options.data)
+        raise ValueError(f"{folders}: no image has a keypoint inside its box, nothing to train on")
     return pairs
 
 
@@ -274,44 +274,44 @@ def main():
     rank, world, device = launch.setup()
     train_options.fall_back_on_nano(options, rank, world)
     train_options.check_options(options, world)
-    instances, described, table = data.check(
-        options.data, options.split, "train", options.descriptions, options.skip_missing)
+    instances, described = read_instances(options, "train", rank)
     validation = read_validation(options, rank, world) if options.val_every else None
 
-    torch.manual_seed(options.seed)             # the same adapters on every process
+    # The same adapters on every process.
+    torch.manual_seed(options.seed)
     model = open_model(
-        options.init, options.vision, options.llm, options.tune, device, on_cpu=options.fsdp)
+        options.init, options.vision, options.llm, options.tune, device, on_cpu=options.fsdp
+    )
     choose_trained(model.train(), options.tune, options.instruction)
     pairs = make_pairs(options, model, instances, described)
     division = batches.Division(options.batch, options.micro_batch, rank, world)
     steps = options.steps or batches.count_steps(pairs, options.epochs, options.batch)
     settings = train_options.collect_settings(options, model.config, pairs, steps, world)
-    out = Path(options.out)
-    newest, state = checkpoints.read_newest_state(out, settings)
+    newest, state = checkpoints.read_newest_state(options.out, settings)
     if newest:
         model.load_adapter(newest)
     if rank == 0:
-        print(table)
         print(train_options.describe_run(options, model, pairs, steps, world, newest))
 
     if options.checkpoint_activations:
         parallel.checkpoint_activations(model)
     learner = make_learner(model, options.lr, options.share_image, options.fsdp, device, world)
-    torch.manual_seed(options.seed + rank)      # but dropout of its own
+    # But dropout of its own.
+    torch.manual_seed(options.seed + rank)
     if newest:
         parallel.restore_state(state, learner.optimiser, learner.parameters, device, rank)
     passes = batches.load_passes(
-        pairs, division, state["step"], options.share_image, options.workers, device)
+        pairs, division, state["step"], options.share_image, options.workers, device
+    )
     if rank == 0:
-        out.mkdir(parents=True, exist_ok=True)
-        checkpoints.cut_log(out, state["step"])
-    plan = Plan(steps, options.lr, options.save_every, options.val_every, out, settings)
+        options.out.mkdir(parents=True, exist_ok=True)
+        checkpoints.cut_log(options.out, state["step"])
+    plan = Plan(steps, options.lr, options.save_every, options.val_every, options.out, settings)
     step, noted = train(learner, pairs, passes, division, plan, validation, state)
-    if world > 1:
-        dist.barrier()                          # rank 0 may still be writing
+    parallel.wait_for_all(world)
     if rank == 0:
         how = "done" if step == steps else "stopped, --resume continues"
-        print(f"{how}: {out}/step-{step:07d}")
+        print(f"{how}: {options.out}/step-{step:07d}")
     if signal.SIGINT in noted:
         raise KeyboardInterrupt
 

@@ -44,14 +44,16 @@ from tqdm import tqdm
 
 import data
 import train
-from capellm import CapeLLM
+from capellm import CapeLLM, Codec
 from dino import DINOv2, DINOv2Config
 from llama import Config, Llama
 from study import instructions
-from support import checkpoints, launch
+from study.share_image import read_branches
+from support import checkpoints, launch, parallel
+from support.folders import CapeLLMConfig
 from support.tokenizer import Tokenizer
 
-SIZE = 112          # side of an image in pixels
+SIZE = 112  # side of an image in pixels
 PATCH = 14
 SIDE = SIZE // PATCH
 EYE_WIDTH, WIDTH = 192, 160
@@ -72,18 +74,18 @@ LLM = {
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": True,
 }
-POINTER = 1         # the pointer reads what layer 1 of the four puts out
-QUESTIONS = 12      # asked of an image at once, in branches of one, later also of more rounds
-CHAINS = (1, 1, 1, 2, 4, 12)        # rounds of a branch, each as often
-PHOTOS = 0.2        # share of photographs in a batch of the third phase, where there are any
-LOG_EVERY, SAVE_EVERY = 20, 200     # steps
+POINTER = 1  # the pointer reads what layer 1 of the four puts out
+QUESTIONS = 12  # asked of an image at once, in branches of one, later also of more rounds
+CHAINS = (1, 1, 1, 2, 4, 12)  # rounds of a branch, each as often
+PHOTOS = 0.2  # share of photographs in a batch of the third phase, where there are any
+LOG_EVERY, SAVE_EVERY = 20, 200  # steps
 
 
 # The tokenizer.
 
+
 def write_tokenizer(folder, texts):
-    """Sentencepiece in Llama 2's form, from the descriptions of the training categories; the
-    template's phrases are pieces."""
+    """Sentencepiece in Llama 2's form, from some texts; the template's phrases are pieces."""
     phrases = []
     for template in (instructions.QUESTION, instructions.BARE):
         phrases += template.replace("{description}", "{name}").split("{name}")
@@ -126,14 +128,16 @@ def describe_keypoints(folders):
 
 # What is learned.
 
+
 class Batch(NamedTuple):
     """Images, all their keypoints for the eyes, and some of them asked in words."""
-    pixels: torch.Tensor        # (B, 3, S, S)
-    image: torch.Tensor         # (n,) of each keypoint, its image
-    keypoint: torch.Tensor      # (n,) its number among all keypoints of all definitions
-    places: torch.Tensor        # (n, 2) x, y relative to the image
-    branches: list              # of each image a list of conversations (ids, labels)
-    answers: torch.Tensor       # (m, 2) x, y relative to the image, of each question asked
+
+    pixels: torch.Tensor  # (B, 3, S, S)
+    image: torch.Tensor  # (n,) of each keypoint, its image
+    keypoint: torch.Tensor  # (n,) its number among all keypoints of all definitions
+    places: torch.Tensor  # (n, 2) x, y relative to the image
+    branches: list  # of each image a list of Conversations
+    answers: torch.Tensor  # (m, 2) x, y relative to the image, of each question asked
 
 
 class Grounding(nn.Module):
@@ -159,12 +163,14 @@ class Grounding(nn.Module):
         return total, {"loss": loss, "pointer": pointer, "eyes": eyes, "patch": hit}
 
     def compute_eyes(self, features, batch):
-        """Patch and offset losses of all keypoints from features (B, N, C), and the share of
-        patches found."""
+        """Patch and offset losses of all keypoints, and the share of patches found.
+
+        features: (B, N, C) of the vision encoder.
+        """
         cell, target = find_patch(batch.places)
-        patch = self.patch(batch.keypoint)                                          # (n, C)
-        scores = torch.einsum("nc,nkc->nk", patch, features[batch.image])           # (n, N)
-        direction = self.offset(batch.keypoint).view(-1, 2, EYE_WIDTH)              # (n, 2, C)
+        patch = self.patch(batch.keypoint)  # (n, C)
+        scores = torch.einsum("nc,nkc->nk", patch, features[batch.image])  # (n, N)
+        direction = self.offset(batch.keypoint).view(-1, 2, EYE_WIDTH)  # (n, 2, C)
         offset = torch.einsum("ndc,nc->nd", direction, features[batch.image, target])
         error = (offset - (batch.places * SIDE - cell)).abs().mean()
         loss = F.cross_entropy(scores, target) + 2 * error
@@ -175,13 +181,14 @@ class Grounding(nn.Module):
         tapped = []
         layer = self.model.llm.model.layers[POINTER]
         hook = layer.register_forward_hook(lambda module, inputs, output: tapped.append(output))
-        branches = [[ids for ids, _ in conversations] for conversations in batch.branches]
-        Z, (image, position) = self.model.hidden(batch.pixels, branches, features=features)
+        V = self.model.projection(features)
+        branches = [[c.ids for c in conversations] for conversations in batch.branches]
+        Z, image, position = read_branches(self.model, V, branches)
         hook.remove()
         labels = []
         for conversations in batch.branches:
-            for _, labels_of_conversation in conversations:
-                labels += labels_of_conversation
+            for conversation in conversations:
+                labels += conversation.labels
         labels = torch.tensor(labels)
         is_answer = labels != data.IGNORE
         logits = self.model.llm.logits(Z[image[is_answer], position[is_answer] - 1])
@@ -190,16 +197,15 @@ class Grounding(nn.Module):
         # The token before the first digit is the answer's opening, its first labelled token.
         is_first = is_answer.clone()
         is_first[1:] &= ~is_answer[:-1]
-        query = self.query(tapped[0][image[is_first], position[is_first]])          # (m, 64)
-        key = self.key(tapped[0][:, 1:1 + self.N])                                  # (B, N, 64)
+        query = self.query(tapped[0][image[is_first], position[is_first]])  # (m, 64)
+        key = self.key(tapped[0][:, 1:1 + self.N])  # (B, N, 64)
         scores = torch.einsum("nc,nkc->nk", query, key[image[is_first]]) / 8
         _, target = find_patch(batch.answers)
         return loss, F.cross_entropy(scores, target), measure_hits(scores, target)
 
 
 def find_patch(places):
-    """Of places (n, 2) relative to the image the column and row (n, 2) of their patches, and the
-    patches' numbers (n,)."""
+    """Of places (n, 2) relative to the image the patch: column and row (n, 2), number (n,)."""
     cell = (places * SIDE).floor().clamp(0, SIDE - 1)
     return cell, (cell[:, 1] * SIDE + cell[:, 0]).long()
 
@@ -210,6 +216,7 @@ def measure_hits(scores, target):
 
 # What it is learned from.
 
+
 def exchange_sides(name):
     """A keypoint's name after mirroring the image: left and right exchanged."""
     return name.replace("left", "\0").replace("right", "left").replace("\0", "right")
@@ -217,12 +224,11 @@ def exchange_sides(name):
 
 def hide_outside(points):
     """Set v of points (K, 3) to 0 where the image does not show them."""
-    points[:, 2] *= data.Codec.has_code(points[:, :2]).all(1)
+    points[:, 2] *= Codec.has_code(points[:, :2]).all(1)
 
 
 def stretch(pixels, points, rng):
-    """Pixels (3, S, S) and relative points (K, 3), wider and lower or narrower and higher by up to
-    a fifth, colours exchanged."""
+    """Pixels (3, S, S) and relative points (K, 3), wider or narrower, with colours exchanged."""
     u = rng.uniform(-0.2, 0.2)
     affine = torch.tensor([[[math.exp(-u), 0, 0], [0, math.exp(u), 0]]])
     grid = F.affine_grid(affine, [1, *pixels.shape], align_corners=False)
@@ -261,12 +267,15 @@ class Sampler:
         for keypoint in (k for definition in start for k in definition):
             bare = keypoint._replace(description="")
             self.questions[keypoint] = [
-                data.question(tokenizer, bare), data.question(tokenizer, keypoint)]
+                data.write_question(tokenizer, bare),
+                data.write_question(tokenizer, keypoint),
+            ]
         self.mirror = {}
         for category, keypoints in self.described.items():
             index = {k.name: j for j, k in enumerate(keypoints)}
             self.mirror[category] = [
-                index.get(exchange_sides(k.name), j) for j, k in enumerate(keypoints)]
+                index.get(exchange_sides(k.name), j) for j, k in enumerate(keypoints)
+            ]
 
     def draw_batch(self, size, rng, described=1.0, rounds=False):
         """size: images; described: share of questions with a description; rounds: phase three?"""
@@ -302,7 +311,8 @@ class Sampler:
             angle = math.radians(rng.uniform(-20, 20))
         pixels, points = data.load_crop(instance, SIZE, scale, angle)
         hide_outside(points)
-        if rng.random() < 0.5:                      # mirrored: left and right exchange their names
+        # Mirrored: left and right exchange their names.
+        if rng.random() < 0.5:
             pixels, points = pixels.flip(2), points[self.mirror[instance.category]]
             points[:, 0] = 1 - points[:, 0]
             hide_outside(points)
@@ -315,7 +325,7 @@ class Sampler:
         conversations = []
         for n, (keypoint, point) in enumerate(asked):
             if n % chain == 0:
-                conversations.append(([], []))
+                conversations.append(data.Conversation([], []))
             ids, labels = conversations[-1]
             bare, full = self.questions[keypoint]
             question = full if rng.random() < described else bare
@@ -327,9 +337,9 @@ class Sampler:
 
 # How it is learned.
 
+
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal (Jordan et al., 2024), for the matrices inside the
-    layers.
+    """Momentum whose update is made orthogonal (Jordan et al., 2024), for matrices inside layers.
 
     torch.optim.Muon computes it in bfloat16, which a CPU without such units does a hundred times
     slower than fp32. The processes share the work: each makes every world-th update.
@@ -363,8 +373,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_orthogonal(g, steps=5):
-    """The nearest (semi-)orthogonal matrix, roughly: a quintic Newton-Schulz iteration on the
-    singular values."""
+    """The nearest (semi-)orthogonal matrix, roughly.
+
+    A quintic Newton-Schulz iteration on the singular values.
+    """
     x = g.T if g.shape[0] > g.shape[1] else g
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
@@ -395,12 +407,12 @@ def make_optimisers(module):
 
 
 class Phase(NamedTuple):
-    """What a step is like. factor: on the learning rates; described: share of questions with a
-    description."""
-    words: bool
-    rounds: bool
-    factor: float
-    described: float
+    """What a step is like."""
+
+    words: bool  # is anything asked in words?
+    rounds: bool  # is it of the third phase?
+    factor: float  # on the learning rates
+    described: float  # share of questions with a description
 
 
 def find_phase(step, eyes, words, names, rounds):
@@ -430,6 +442,7 @@ def learn(module, optimisers, batch, phase, world):
 
 
 # What is written.
+
 
 def save_progress(path, step, module, optimisers):
     """Everything that going on needs, whole or not at all."""
@@ -462,8 +475,7 @@ def load_progress(path, module, optimisers):
 
 
 def export(model, tokenizer_file, folder):
-    """The backbones in official form, in bf16, and a model folder around them with fresh
-    adapters."""
+    """The backbones in official form, in bf16, and a model folder around them, adapters fresh."""
     vision = VISION | {
         "model_type": "dinov2",
         "architectures": ["Dinov2Model"],
@@ -487,11 +499,11 @@ def export(model, tokenizer_file, folder):
     export_backbone(model.vision, vision, beside / "vision")
     export_backbone(model.llm, llm, beside / "llm")
     shutil.copy(tokenizer_file, beside / "llm")
-    tuned = CapeLLM.assemble(
-        beside / "vision", beside / "llm", SIZE, 3, train.LORA, torch.float32)
+    config = CapeLLMConfig(str(beside / "vision"), str(beside / "llm"), SIZE, lora=train.LORA)
+    tuned = CapeLLM.assemble(config, torch.float32)
     tuned.projection.load_state_dict(model.projection.state_dict())
-    tuned.config |= {"vision": "vision", "llm": "llm"}
-    write_json(beside / "config.json", tuned.config)
+    tuned.config.vision, tuned.config.llm = "vision", "llm"
+    (beside / "config.json").write_text(tuned.config.to_json())
     adapter = {name: t.contiguous() for name, t in tuned.adapter().items()}
     checkpoints.save_tensors(adapter, beside / "adapter.safetensors")
     shutil.rmtree(folder, ignore_errors=True)
@@ -500,14 +512,10 @@ def export(model, tokenizer_file, folder):
 
 def export_backbone(backbone, config, folder):
     folder.mkdir(parents=True)
-    write_json(folder / "config.json", config)
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     state = backbone.state_dict()
     tensors = {name: t.to(torch.bfloat16).contiguous() for name, t in state.items()}
     checkpoints.save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
-
-
-def write_json(path, content):
-    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read_options():
@@ -533,7 +541,8 @@ def read_options():
 
 def make_model(tokenizer):
     config = Config(vocab_size=tokenizer.vocab_size, **LLM)
-    return CapeLLM(DINOv2(DINOv2Config(**VISION)), Llama(config), tokenizer, SIZE, 3)
+    vision = DINOv2(DINOv2Config(**VISION))
+    return CapeLLM(vision, Llama(config), tokenizer, CapeLLMConfig("", "", SIZE))
 
 
 def run_phases(module, sampler, options, rank, world):
@@ -580,8 +589,7 @@ def main():
     tokenizer_file = options.out / "tokenizer.model"
     if rank == 0 and not tokenizer_file.exists():
         write_tokenizer(options.out, describe_keypoints(options.data))
-    if world > 1:
-        dist.barrier()
+    parallel.wait_for_all(world)
     model = make_model(Tokenizer.from_pretrained(options.out))
     sampler = Sampler(options.data, model.tokenizer, model.codec)
     module = Grounding(model, sampler.keypoints)
@@ -589,8 +597,7 @@ def main():
     if rank == 0:
         export(model, tokenizer_file, options.out / "model")
         print(f"done: {options.out / 'model'}")
-    if world > 1:
-        dist.barrier()              # the first process may still be writing
+    parallel.wait_for_all(world)
 
 
 if __name__ == "__main__":

@@ -36,14 +36,14 @@ from typing import NamedTuple
 
 import torch
 
-from data import some  # TODO rebase
+from support.launch import some
 from support.parallel import gather_lists
 from support.signals import ignore_signals
 
 
 class Division(NamedTuple):
-    """How the pairs of a step are divided: `batch` of them over `world` processes, of which this
-    one is number `rank`, in passes of at most `micro_batch`."""
+    """How the pairs of a step are divided over processes, of which this one is number `rank`."""
+
     batch: int
     micro_batch: int
     rank: int
@@ -57,34 +57,25 @@ class Division(NamedTuple):
 
 class Place(NamedTuple):
     """Where a pair is found: the epoch, and its index among that epoch's pairs."""
+
     epoch: int
     index: int
 
 
 class Pass(NamedTuple):
-    """What goes through the model at once. pixels: images (B, 3, S, S); conversations: one an image
-    or, where images are shared, a list of them an image; tokens: of all conversations."""
-    pixels: torch.Tensor
-    conversations: list
-    tokens: int
+    """What goes through the model at once."""
 
-
-class Conversation(NamedTuple):
-    ids: list
-    labels: list
-
-
-class Pair(NamedTuple):
-    pixels: torch.Tensor
-    conversation: Conversation
-    view: tuple
+    pixels: torch.Tensor  # (B, 3, S, S)
+    conversations: list  # one an image or, where images are shared, a list of them an image
+    tokens: int  # of all conversations
 
 
 class Stream(torch.utils.data.Dataset):
     """The pairs of all epochs in a row; an item is asked for by its Place."""
 
     def __init__(self, pairs):
-        self.pairs = copy(pairs)        # its epoch is set here, without changing the caller's
+        # A copy: setting its epoch does not change the caller's.
+        self.pairs = copy(pairs)
         self.epoch = None
 
     def open_epoch(self, epoch):
@@ -95,9 +86,7 @@ class Stream(torch.utils.data.Dataset):
         return self.pairs
 
     def __getitem__(self, place):
-        pairs = self.open_epoch(place.epoch)
-        pixels, ids, labels = pairs[place.index]        # TODO rebase
-        return Pair(pixels, Conversation(ids, labels), pairs.pairs[place.index][-1])
+        return self.open_epoch(place.epoch)[place.index]
 
     def list_places(self, first):
         """The places of the pairs from number `first` on, without end."""
@@ -109,15 +98,21 @@ class Stream(torch.utils.data.Dataset):
 
 
 def list_pass_sizes(batch, world, micro_batch):
-    """Pairs in each pass of a step, of all processes: as many passes for each process, as even in
-    size as can be. Where processes outnumber pairs, some passes are empty."""
+    """Pairs in each pass of a step, of all processes.
+
+    Each process has as many passes, as even in size as can be. Where processes outnumber pairs,
+    some passes are empty.
+    """
     passes = world * math.ceil(batch / (world * micro_batch))
     return [(batch + i) // passes for i in range(passes)]
 
 
 def deal(passes, rank, world):
-    """The passes of one process, dealt in turn, there and back: sorted by length they are an equal
-    load. At any one time all processes compute passes of like length."""
+    """The passes of one process, dealt in turn, there and back.
+
+    Sorted by length they are an equal load, and at any one time all processes compute passes of
+    like length.
+    """
     own = []
     for first in range(0, len(passes), world):
         turn = passes[first:first + world]
@@ -151,9 +146,9 @@ def group_by_view(stream, places):
     groups, tokens = defaultdict(list), defaultdict(int)
     for place in places:
         pairs = stream.open_epoch(place.epoch)
-        view = pairs.pairs[place.index][-1]
+        view = pairs.plans[place.index].view
         groups[view].append(place)
-        tokens[view] += pairs.tokens(place.index)
+        tokens[view] += pairs.count_tokens(place.index)
     longest_first = sorted(groups, key=tokens.get, reverse=True)
     return [groups[view] for view in longest_first]
 
@@ -192,9 +187,12 @@ def collate_views(pairs):
 
 
 def refuse(step, measured, pairs, division):
-    """End a run whose loss or gradient is not finite, before its weights are not. One process says
-    it, and names samples: of the passes, in all processes, whose losses are not finite; where only
-    the gradient is not, of all passes. measured: has loss, gradient and losses, of each pass."""
+    """End a run whose loss or gradient is not finite, before its weights are not.
+
+    One process says it, and names samples: of the passes, in all processes, whose losses are not
+    finite; where only the gradient is not, of all passes. measured: a step's loss, gradient, and
+    losses, one a pass of this process.
+    """
     what = f"loss is {measured.loss}"
     chosen = [not math.isfinite(loss) for loss in measured.losses]
     if math.isfinite(measured.loss):
@@ -205,7 +203,7 @@ def refuse(step, measured, pairs, division):
     for size, is_chosen in zip(division.list_own_sizes(), chosen, strict=True):
         own = next(places)[:size]
         if is_chosen:
-            names += [stream.open_epoch(place.epoch).name(place.index) for place in own]
+            names += [stream.open_epoch(place.epoch).name_sample(place.index) for place in own]
     names = gather_lists(names, division.world)
     if division.rank > 0:
         sys.exit(2)
@@ -224,8 +222,10 @@ def count_steps(pairs, epochs, batch):
 
 
 def prepare_worker(_):
-    """A worker leaves when its process does: torchrun and terminals signal both, and the process
-    still has a step to finish."""
+    """A worker leaves when its process does.
+
+    torchrun and terminals signal both, and the process still has a step to finish.
+    """
     ignore_signals()
 
 

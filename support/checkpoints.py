@@ -9,17 +9,23 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tqdm import tqdm
+
+KEEP = 3  # newest checkpoints; the best is kept beside them
 
 
 @contextmanager
 def write_beside(path):
-    """The name beside `path` to write to: renamed once it is complete, or removed. OSError names
-    the path and the remedy."""
+    """The name beside `path` to write to: renamed once it is complete, or removed.
+
+    OSError names the path and the remedy.
+    """
     beside = path.with_name(path.name + ".partial")
     try:
         yield beside
@@ -40,8 +46,8 @@ def explain_unwritten(path, error):
 
 
 def save_tensors(tensors, path, metadata=None):
-    """save_file, but with the mode of any other file: its own lets the owner alone read, whatever
-    the umask."""
+    """Write a safetensors file with the mode of any other file."""
+    # save_file's own lets the owner alone read, whatever the umask.
     path.touch()
     mode = path.stat().st_mode
     save_file(tensors, path, metadata)
@@ -56,8 +62,8 @@ def list_checkpoints(out):
 def write_checkpoint(folder, config, tensors, state):
     """Write a checkpoint, complete or not there at all: beside, brought to the disk, then renamed.
 
-    tensors: the adapter. state: {"optimiser": {parameter: {name: tensor}}, "random": (processes, n)
-    bytes, "settings": {...}}, and whatever else JSON holds.
+    config: a CapeLLMConfig; tensors: the adapter; state: {"optimiser": {parameter: {name: tensor}},
+    "random": (processes, n) bytes, "settings": {...}}, and whatever else JSON holds.
     """
     moments = {}
     for parameter, tensors_of_parameter in state["optimiser"].items():
@@ -67,7 +73,7 @@ def write_checkpoint(folder, config, tensors, state):
     with write_beside(folder) as beside:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        (beside / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        (beside / "config.json").write_text(config.to_json())
         save_tensors(tensors, beside / "adapter.safetensors")
         save_tensors(moments | {"random": state["random"]}, beside / "state.safetensors", rest)
         for path in [*beside.iterdir(), beside]:
@@ -76,7 +82,7 @@ def write_checkpoint(folder, config, tensors, state):
             os.close(file)
 
 
-def remove_old_checkpoints(out, keep, best_step):
+def remove_old_checkpoints(out, best_step, keep=KEEP):
     """Remove all but the newest `keep` checkpoints and the one of `best_step`, if any."""
     for old in list_checkpoints(out)[:-keep]:
         if best_step is None or old.name != f"step-{best_step:07d}":
@@ -84,8 +90,10 @@ def remove_old_checkpoints(out, keep, best_step):
 
 
 def read_state(folder, settings):
-    """The state of the checkpoint to continue, as write_checkpoint takes it. ValueError if it is
-    damaged or was written under other settings."""
+    """The state of the checkpoint to continue, as write_checkpoint takes it.
+
+    ValueError if it is damaged or was written under other settings.
+    """
     file = folder / "state.safetensors"
     try:
         with safe_open(file, framework="pt") as saved:
@@ -170,6 +178,24 @@ def cut_log(out, step):
         beside.write_text("".join(kept))
 
 
+def describe_step(step, lr, measured, batch, began):
+    """A line of log.jsonl about a step of `batch` pairs that began at a time.
+
+    measured: its loss, digits, tokens and the seconds waited. waiting: the share of the time that
+    went by until images were loaded.
+    """
+    seconds = time.time() - began
+    return {
+        "step": step,
+        "loss": round(measured.loss, 4),
+        "digits": round(measured.digits, 4),
+        "lr": lr,
+        "pairs_per_s": round(batch / seconds, 2),
+        "tokens_per_s": round(measured.tokens / seconds),
+        "waiting": round(measured.waited / seconds, 3),
+    }
+
+
 def append_to_log(out, record):
     """Add a line to log.jsonl."""
     try:
@@ -190,7 +216,9 @@ def average_behind(values, width):
 
 def draw_curves(runs, path):
     """Draw the loss, learning rate and validation PCK of runs {label: folder} into one picture.
-    ImportError without matplotlib."""
+
+    ImportError without matplotlib.
+    """
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -223,3 +251,12 @@ def draw_curves(runs, path):
     pyplot.close(figure)
     with write_beside(Path(path)) as beside:
         figure.savefig(beside, format=Path(path).suffix[1:] or "png")
+
+
+def draw_own_curves(out):
+    """Draw a run's curves.png, or say with its first checkpoint what is missing for that."""
+    try:
+        draw_curves({out.name: out}, out / "curves.png")
+    except ImportError:
+        if len(list_checkpoints(out)) == 1:
+            tqdm.write("no curves.png: pip install matplotlib")

@@ -6,6 +6,7 @@ was tested on CPUs and never run on a GPU.
 """
 
 from functools import partial
+from typing import Callable, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -26,26 +27,35 @@ class Loss(torch.nn.Module):
         """conversations: one an image, or, where images are shared, a list of them an image."""
         # Weights are fp32 where everything is trained; a GPU multiplies them in bf16 all the same.
         device = self.model.device.type
-        use_bf16 = device == "cuda" and self.model.config["everything"]
+        use_bf16 = device == "cuda" and self.model.config.everything
         with torch.autocast(device, torch.bfloat16, enabled=use_bf16):
             if self.share_image:
-                return self.model.loss(pixels, conversations)
-            return self.model.loss(pixels, [[c] for c in conversations])
+                return self.model.loss_of_branches(pixels, conversations)
+            return self.model.loss(pixels, conversations)
+
+
+class Distributed(NamedTuple):
+    loss: torch.nn.Module  # (pixels, conversations) -> the loss, and that of digits alone
+    synchronise: Callable  # of a bool
 
 
 def distribute(model, share_image, fsdp, device, world):
-    """The module to call for a loss, and `synchronise`: called with False, the next backward pass
-    keeps its gradients to this process."""
+    """The module to call for a loss, and `synchronise`.
+
+    synchronise(False): the next backward pass keeps its gradients to this process.
+    """
     loss = Loss(model, share_image)
     if fsdp:
         shard(model, device, world)
-        # Gradients of everything are as large as the model: they are added to shards in each pass.
-        return loss, do_nothing if model.config["everything"] else model.set_requires_gradient_sync
+        if model.config.everything:
+            # Gradients are as large as the model: they are added to shards in each pass.
+            return Distributed(loss, do_nothing)
+        return Distributed(loss, model.set_requires_gradient_sync)
     if world == 1:
-        return loss, do_nothing
+        return Distributed(loss, do_nothing)
     # All processes have loaded the same weights: none are sent at the start.
     loss = DistributedDataParallel(loss, init_sync=False, gradient_as_bucket_view=True)
-    return loss, partial(setattr, loss, "require_backward_grad_sync")
+    return Distributed(loss, partial(setattr, loss, "require_backward_grad_sync"))
 
 
 def list_layers(model):
@@ -68,18 +78,26 @@ def shard(model, device, world):
     for layer in list_layers(model):
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    for method in ("loss", "answer"):
+    for method in ("loss", "loss_of_branches", "answer"):
         register_fsdp_forward_method(model, method)
 
 
 def compute_norm(parameters):
-    """The norm of the gradients, of which a process may hold a shard. What is not finite anywhere
-    makes the sum over processes not finite."""
+    """The norm of the gradients, of which a process may hold a shard.
+
+    What is not finite anywhere makes the sum over processes not finite.
+    """
     gradients = []
     for p in parameters:
         if p.grad is not None:
             gradients.append(p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad)
     return torch.nn.utils.get_total_norm(gradients)
+
+
+def wait_for_all(world):
+    """Wait until all processes are here: the first may still be writing."""
+    if world > 1:
+        dist.barrier()
 
 
 def gather_lists(own, world):
@@ -99,8 +117,8 @@ def gather_tensor(tensor, rank):
 
 
 def spread_tensor(tensor, parameter):
-    """The inverse: a whole tensor, put where the parameter is and sharded like it. AdamW's count of
-    steps, a number, stays on the CPU."""
+    """The inverse: a whole tensor, put where the parameter is and sharded like it."""
+    # AdamW's count of steps stays on the CPU.
     if tensor.dim() == 0:
         return tensor
     tensor = tensor.to(parameter.device)
@@ -110,8 +128,11 @@ def spread_tensor(tensor, parameter):
 
 
 def gather_state(optimiser, parameters, device, rank, world):
-    """{"optimiser": {name of a parameter: its moments}, "random": (world, n) bytes}: what resuming
-    needs besides the weights. parameters: {name: parameter}. All must call; rank 0 gets all."""
+    """What resuming needs besides the weights. All must call; rank 0 gets all of it.
+
+    parameters: {name: parameter}. Returns {"optimiser": {name: moments}, "random": (world, n)
+    bytes}.
+    """
     moments = {}
     for name, parameter in parameters.items():
         state = optimiser.state[parameter]

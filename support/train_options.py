@@ -9,10 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch.distributed as dist
-
 from study.instructions import INSTRUCTIONS
-from support import checkpoints
+from support import checkpoints, parallel
+from support.descriptions import DESCRIPTIONS
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +47,7 @@ def add_data_options(add, strategies):
     add("--data", nargs="+", default=DATA, metavar="FOLDER",
         help="folders with annotations/ and images/, MP-100's or your own")
     add("--split", type=int, default=1, help="MP-100 split, 1 to 5")
-    add("--descriptions", default=str(ROOT / "descriptions"), metavar="FOLDER",
+    add("--descriptions", default=str(DESCRIPTIONS), metavar="FOLDER",
         help="folder of <definition or category>.txt")
     add("--skip-missing", action="store_true",
         help="train without the images that are missing or unreadable")
@@ -83,7 +82,7 @@ def add_training_options(add):
 
 
 def add_machine_options(add):
-    add("--out", default="runs/capellm", metavar="FOLDER",
+    add("--out", type=Path, default=Path("runs/capellm"), metavar="FOLDER",
         help="where checkpoints, log.jsonl and curves.png go")
     add("--resume", action="store_true", help="continue the newest checkpoint of --out")
     add("--save-every", type=read_positive, default=200, metavar="STEPS",
@@ -126,8 +125,10 @@ def check_options(options, world):
 
 
 def fall_back_on_nano(options, rank, world):
-    """Where nothing is named and nothing is at hand, let the options ask for the embedded nano
-    model on the drawings, which are made first."""
+    """Where nothing is named and nothing is at hand, ask for the embedded nano model on drawings.
+
+    The drawings are made first, by one process.
+    """
     is_named = options.init or options.data != DATA
     if is_named or any(Path(p).exists() for p in (options.vision, options.llm, *options.data)):
         return
@@ -139,18 +140,16 @@ def fall_back_on_nano(options, rank, world):
             command = [sys.executable, "figures.py", "--out", str(drawings.absolute())]
             if subprocess.run(command, cwd=ROOT).returncode:
                 raise ValueError(f"{drawings} could not be drawn")
-    if world > 1:
-        dist.barrier()
+    parallel.wait_for_all(world)
     options.init, options.data = str(ROOT / "nano"), [str(drawings)]
 
 
 def collect_settings(options, config, pairs, steps, world):
-    """What decides the result of a run, for --resume: an option's name or what it is: its value.
-    config: the model's, which names its backbones."""
+    """What decides the result of a run, for --resume: {name of an option or thing: its value}."""
     names = ("split", "rounds", "k", "tune", "instruction", "batch", "micro_batch", "share_image",
              "lr", "seed")
     settings = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
-    folders = [folder for folder in (config["vision"], config["llm"], options.init) if folder]
+    folders = [folder for folder in (config.vision, config.llm, options.init) if folder]
     return settings | {
         "steps": steps,
         "processes": world,

@@ -99,16 +99,13 @@ class Epochs:
     with an image of its own."""
 
     def set_epoch(self, epoch):
-        self.pairs = [(f"{epoch}.{i}", (epoch, i)) for i in range([5, 3, 4][epoch % 3])]
+        self.plans = [data.Plan(i, [], (epoch, i)) for i in range([5, 3, 4][epoch % 3])]
 
-    def tokens(self, i):
+    def count_tokens(self, i):
         return 7 * (i + 2) % 5
 
-    def name(self, i):
-        return self.pairs[i][0]
-
     def __len__(self):
-        return len(self.pairs)
+        return len(self.plans)
 
 
 def name_pair(place):
@@ -165,8 +162,9 @@ def test_images_of_equal_ids_stay_apart(folder, model):
         stream = batches.Stream(pairs)
         passes = batches.plan_passes(pairs, Division(16, 16, 0, 1), 0)
         for place in itertools.chain(*itertools.islice(passes, 3)):
-            n, group, (_, seed) = stream.open_epoch(place.epoch).pairs[place.index]
-            augmented = data.augmentation(random.Random(seed))
+            plan = stream.open_epoch(place.epoch).plans[place.index]
+            n, seed = plan.view
+            augmented = data.draw_augmentation(random.Random(seed))
             views = [data.load_crop(everything[n], 28, *how)[0] for how in (augmented, ())]
             assert any(torch.equal(stream[place].pixels, view) for view in views)
 

@@ -11,6 +11,7 @@ import torch
 
 import data
 from support import checkpoints
+from support.folders import CapeLLMConfig
 
 
 def write_log(out, steps, validated=False):
@@ -34,7 +35,7 @@ STATE = {
 
 def write_checkpoint(out, step=7):
     folder = out / f"step-{step:07d}"
-    checkpoints.write_checkpoint(folder, {"K": 3}, {"a.b": torch.ones(2, 3)}, STATE)
+    checkpoints.write_checkpoint(folder, CapeLLMConfig("vision", "llm"), {"a.b": torch.ones(2, 3)}, STATE)
     return folder
 
 
@@ -50,7 +51,8 @@ def test_a_state_is_read_as_it_was_written(tmp_path):
         assert torch.equal(state["optimiser"]["a.b"][name], tensor)
     assert checkpoints.list_checkpoints(tmp_path) == [folder]
     assert checkpoints.read_newest_state(tmp_path, SETTINGS)[0] == folder
-    assert json.loads((folder / "config.json").read_text()) == {"K": 3}
+    config = json.loads((folder / "config.json").read_text())
+    assert CapeLLMConfig(**config) == CapeLLMConfig("vision", "llm")
 
 
 def test_a_run_that_has_not_begun(tmp_path):
@@ -70,7 +72,7 @@ def test_others_may_read_what_was_saved(tmp_path):
 def test_old_checkpoints_are_removed_but_for_the_best(tmp_path, best, kept):
     for step in (1, 2, 3, 4):
         write_checkpoint(tmp_path, step)
-    checkpoints.remove_old_checkpoints(tmp_path, keep=2, best_step=best)
+    checkpoints.remove_old_checkpoints(tmp_path, best_step=best, keep=2)
     left = checkpoints.list_checkpoints(tmp_path)
     assert left == [tmp_path / f"step-{step:07d}" for step in kept]
 
