@@ -206,8 +206,8 @@ def compute_gradients(model, share_image, passes):
 @pytest.mark.parametrize("rounds", ["fixed", "dynamic"])
 @pytest.mark.parametrize("world, micro", [(1, 10), (2, 3)])
 def test_shared_images_change_no_gradient(folder, model, rounds, world, micro):
-    """A step of shared images is the mean over its pairs of each one's loss alone, however it is cut
-    into passes."""
+    """A step of shared images is the mean over its pairs of each one's loss alone, however it is
+    cut into passes."""
     for name in model.adapter():
         model.get_parameter(name).requires_grad_(True)
     pairs = read_pairs(folder, model, rounds=rounds, share=True)

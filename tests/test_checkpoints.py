@@ -35,7 +35,8 @@ STATE = {
 
 def write_checkpoint(out, step=7):
     folder = out / f"step-{step:07d}"
-    checkpoints.write_checkpoint(folder, CapeLLMConfig("vision", "llm"), {"a.b": torch.ones(2, 3)}, STATE)
+    adapter = {"a.b": torch.ones(2, 3)}
+    checkpoints.write_checkpoint(folder, CapeLLMConfig("vision", "llm"), adapter, STATE)
     return folder
 
 
