@@ -236,7 +236,7 @@ def make_learner(model, lr, share_image, fsdp, device, world):
 
 def read_instances(options, part, rank):
     """Usable instances and {category id: list[Keypoint]}, checked and counted for the reader."""
-    found, described = data.read_folders(options.data, options.split, part, options.descriptions)
+    found, described = check.read_folders(options.data, options.split, part, options.descriptions)
     usable, table = check.check_images(found, options.skip_missing)
     if rank == 0:
         print(f"{part}\n{table}")

@@ -50,6 +50,7 @@ from llama import Config, Llama
 from study import instructions
 from study.share_image import read_branches
 from support import checkpoints, launch, parallel
+from support.files import write_whole
 from support.folders import CapeLLMConfig
 from support.tokenizer import Tokenizer
 
@@ -451,8 +452,8 @@ def save_progress(path, step, module, optimisers):
         for i, p in enumerate(optimiser.param_groups[0]["params"]):
             for name, t in optimiser.state[p].items():
                 tensors[f"optimiser {n}/{i}/{name}"] = t
-    with checkpoints.write_beside(path) as beside:
-        checkpoints.save_tensors(tensors, beside, {"step": str(step)})
+    with write_whole(path) as partial:
+        checkpoints.save_tensors(tensors, partial, {"step": str(step)})
 
 
 def load_progress(path, module, optimisers):
@@ -494,20 +495,20 @@ def export(model, tokenizer_file, folder):
         "eos_token_id": 2,
         "hidden_act": "silu",
     }
-    beside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    export_backbone(model.vision, vision, beside / "vision")
-    export_backbone(model.llm, llm, beside / "llm")
-    shutil.copy(tokenizer_file, beside / "llm")
-    config = CapeLLMConfig(str(beside / "vision"), str(beside / "llm"), SIZE, lora=train.LORA)
-    tuned = CapeLLM.assemble(config, torch.float32)
-    tuned.projection.load_state_dict(model.projection.state_dict())
-    tuned.config.vision, tuned.config.llm = "vision", "llm"
-    (beside / "config.json").write_text(tuned.config.to_json())
-    adapter = {name: t.contiguous() for name, t in tuned.adapter().items()}
-    checkpoints.save_tensors(adapter, beside / "adapter.safetensors")
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    with checkpoints.write_whole_folder(folder) as partial:
+        export_backbone(model.vision, vision, partial / "vision")
+        export_backbone(model.llm, llm, partial / "llm")
+        shutil.copy(tokenizer_file, partial / "llm")
+        config = CapeLLMConfig(
+            str(partial / "vision"), str(partial / "llm"), SIZE, lora=train.LORA
+        )
+        tuned = CapeLLM.assemble(config, torch.float32)
+        tuned.projection.load_state_dict(model.projection.state_dict())
+        tuned.config.vision, tuned.config.llm = "vision", "llm"
+        (partial / "config.json").write_text(tuned.config.to_json())
+        adapter = {name: t.contiguous() for name, t in tuned.adapter().items()}
+        checkpoints.save_tensors(adapter, partial / "adapter.safetensors")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def export_backbone(backbone, config, folder):

@@ -17,32 +17,35 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from support.files import write_whole
+
 KEEP = 3  # newest checkpoints; the best is kept beside them
 
 
 @contextmanager
-def write_beside(path):
-    """The name beside `path` to write to: renamed once it is complete, or removed.
-
-    OSError names the path and the remedy.
-    """
-    beside = path.with_name(path.name + ".partial")
+def explain_unwritten(path):
+    """OSError naming the path and the remedy, where writing it fails in this block."""
     try:
-        yield beside
-        os.replace(beside, path)
+        yield
     except (OSError, SafetensorError) as error:
-        if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
-        else:
-            beside.unlink(missing_ok=True)
-        raise explain_unwritten(path, error) from None
+        raise OSError(
+            f"{path} cannot be written ({error}): make room; "
+            "training continues with --resume, its checkpoints are untouched"
+        ) from None
 
 
-def explain_unwritten(path, error):
-    return OSError(
-        f"{path} cannot be written ({error}): make room; "
-        "training continues with --resume, its checkpoints are untouched"
-    )
+@contextmanager
+def write_whole_folder(folder):
+    """A new folder beside `folder` to write into: renamed when the block is done, removed if it
+    fails. What stands under the name before must be removed in the block."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def save_tensors(tensors, path, metadata=None):
@@ -60,7 +63,7 @@ def list_checkpoints(out):
 
 
 def write_checkpoint(folder, config, tensors, state):
-    """Write a checkpoint, complete or not there at all: beside, brought to the disk, then renamed.
+    """Write a checkpoint, complete or not there at all.
 
     config: a CapeLLMConfig; tensors: the adapter; state: {"optimiser": {parameter: {name: tensor}},
     "random": (processes, n) bytes, "settings": {...}}, and whatever else JSON holds.
@@ -70,13 +73,12 @@ def write_checkpoint(folder, config, tensors, state):
         for name, tensor in tensors_of_parameter.items():
             moments[f"{parameter}/{name}"] = tensor
     rest = {k: json.dumps(v) for k, v in state.items() if k not in ("optimiser", "random")}
-    with write_beside(folder) as beside:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        (beside / "config.json").write_text(config.to_json())
-        save_tensors(tensors, beside / "adapter.safetensors")
-        save_tensors(moments | {"random": state["random"]}, beside / "state.safetensors", rest)
-        for path in [*beside.iterdir(), beside]:
+    with explain_unwritten(folder), write_whole_folder(folder) as partial:
+        (partial / "config.json").write_text(config.to_json())
+        save_tensors(tensors, partial / "adapter.safetensors")
+        save_tensors(moments | {"random": state["random"]}, partial / "state.safetensors", rest)
+        # Brought to the disk before it is renamed, so that a power cut leaves no empty files.
+        for path in [*partial.iterdir(), partial]:
             file = os.open(path, os.O_RDONLY)
             os.fsync(file)
             os.close(file)
@@ -174,8 +176,9 @@ def read_log(out):
 def cut_log(out, step):
     """Leave out of log.jsonl what follows a step: what is done again is logged again."""
     kept = [json.dumps(record) + "\n" for record in read_log(out) if record["step"] <= step]
-    with write_beside(out / "log.jsonl") as beside:
-        beside.write_text("".join(kept))
+    path = out / "log.jsonl"
+    with explain_unwritten(path), write_whole(path) as partial:
+        partial.write_text("".join(kept))
 
 
 def describe_step(step, lr, measured, batch, began):
@@ -198,11 +201,9 @@ def describe_step(step, lr, measured, batch, began):
 
 def append_to_log(out, record):
     """Add a line to log.jsonl."""
-    try:
-        with open(out / "log.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
-    except OSError as error:
-        raise explain_unwritten(out / "log.jsonl", error) from None
+    path = out / "log.jsonl"
+    with explain_unwritten(path), open(path, "a") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 def average_behind(values, width):
@@ -249,8 +250,8 @@ def draw_curves(runs, path):
     if validated:
         axes[2].legend()
     pyplot.close(figure)
-    with write_beside(Path(path)) as beside:
-        figure.savefig(beside, format=Path(path).suffix[1:] or "png")
+    with explain_unwritten(path), write_whole(Path(path)) as partial:
+        figure.savefig(partial, format=Path(path).suffix[1:] or "png")
 
 
 def draw_own_curves(out):

@@ -137,9 +137,11 @@ def fall_back_on_nano(options, rank, world):
         print(f"nothing in {options.vision}, {options.llm} and {options.data[0]}: "
               f"training the embedded nano model on the drawings in {drawings}")
         if not drawings.exists():
-            command = [sys.executable, "figures.py", "--out", str(drawings.absolute())]
-            if subprocess.run(command, cwd=ROOT).returncode:
-                raise ValueError(f"{drawings} could not be drawn")
+            command = [sys.executable, "-m", "drawings", "--out", str(drawings.absolute())]
+            drawn = subprocess.run(command, cwd=ROOT)
+            # It has said why.
+            if drawn.returncode:
+                sys.exit(drawn.returncode)
     parallel.wait_for_all(world)
     options.init, options.data = str(ROOT / "nano"), [str(drawings)]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from skirts import write_skirts
 
 import data
 from capellm import CapeLLM
+from skirts import write_skirts
 from support import batches
 from support.batches import Division, Place
 from support.parallel import Loss

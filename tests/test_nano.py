@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 import data
 import eval as evaluation
-import figures
 from capellm import CapeLLM
+from drawings.dataset import write_dataset
 from nano import pretrain
 from study import metrics
 
@@ -33,7 +33,7 @@ def model():
 def scores(model, tmp_path_factory):
     """PCK on 60 drawings with a seed of their own: {"": of nano, "mean": of a control, ...}."""
     folder = tmp_path_factory.mktemp("nano") / "figures"
-    figures.write_dataset(folder, seed=20, per_category=3)
+    write_dataset(folder, seed=20, per_category=3)
     instances, names = data.read_split(folder, 1, "test")
     described = data.describe(instances, names)
     where = SimpleNamespace(data=folder, split=1, part="test")
@@ -101,8 +101,8 @@ def test_nano_is_small():
 def test_photographs_enter_in_the_third_phase(tmp_path, model, monkeypatch):
     """Until then a model knows drawings alone; then a fifth of the images are photographs."""
     drawings, photographs = tmp_path / "drawings", tmp_path / "photographs"
-    figures.write_dataset(drawings, seed=0, per_category=1)
-    figures.write_dataset(photographs, seed=1, per_category=1)
+    write_dataset(drawings, seed=0, per_category=1)
+    write_dataset(photographs, seed=1, per_category=1)
     sampler = pretrain.Sampler([drawings, photographs], model.tokenizer, model.codec)
     are_photographs, original = [], data.load_crop
 
@@ -131,7 +131,7 @@ def test_pretraining_continues_as_if_never_interrupted(tmp_path, monkeypatch, on
     """Stopped between its phases and started again, it ends with the weights, and the optimisers,
     of a run in one go."""
     folder = tmp_path / "figures"
-    figures.write_dataset(folder, seed=3, per_category=1)
+    write_dataset(folder, seed=3, per_category=1)
     once = run_pretraining(monkeypatch, folder, tmp_path / "once", rounds=2)
     half = run_pretraining(monkeypatch, folder, tmp_path / "twice", rounds=0)
     twice = run_pretraining(monkeypatch, folder, tmp_path / "twice", rounds=2)
@@ -162,7 +162,7 @@ def test_stretched_images_keep_their_points():
 
 def test_the_pointer_starts_at_the_token_before_the_first_digit(model, tmp_path):
     """It is read once an answer, at the answer's opening, whatever stands in front of it."""
-    figures.write_dataset(tmp_path / "drawings", seed=0, per_category=1)
+    write_dataset(tmp_path / "drawings", seed=0, per_category=1)
     sampler = pretrain.Sampler([tmp_path / "drawings"], model.tokenizer, model.codec)
     batch = sampler.draw_batch(4, random.Random(0), rounds=True)
     asked = 0

@@ -21,13 +21,13 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from skirts import write_skirts
 
 import data
 import eval as evaluation
 import train
 from capellm import CapeLLM, Codec
 from lora import LoRALinear
+from skirts import write_skirts
 from study import metrics
 from support import checkpoints, launch
 
@@ -450,15 +450,15 @@ def test_validation_is_eval_py_on_the_checkpoint(folder, init, tmp_path, monkeyp
 
 
 def fork(script, *arguments):
-    """What a script prints. It has train, os, signal ..., sys.argv, `child(argv)`, which forks a run
-    and returns its pid, and `wait(pid)`, which returns its exit code."""
+    """What a script prints. It has train, os, signal ..., sys.argv, `child(argv)`, which forks a
+    run and returns its pid, and `wait(pid)`, which returns its exit code."""
     start = """if True:
         import json, os, random, resource, signal, sys, time
         from pathlib import Path
         import torch
         from safetensors import safe_open
         import data, train
-        from support import checkpoints, launch
+        from support import check, checkpoints, launch
 
         def child(argv, before=lambda: None):
             pid = os.fork()
@@ -520,7 +520,7 @@ def test_killed_twenty_times(folder, init, tmp_path, monkeypatch):
             time.sleep(rng.uniform(0, 0.3))
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            inside += any(out.glob("*.partial"))
+            inside += any(out.glob("*partial*"))
             newest = checkpoints.list_checkpoints(out)[-1]
             with safe_open(newest / "state.safetensors", framework="pt") as state:
                 reached.add(int(state.metadata()["step"]))
@@ -567,7 +567,7 @@ def test_a_signal_before_the_first_step(folder, init, tmp_path, number, code):
             time.sleep(100)
 
         def patch():
-            data.read_folders = read_forever
+            check.read_folders = read_forever
 
         pid = child(argv, patch)
         while not Path(checking).exists():
@@ -603,7 +603,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(folder, init, tmp_path, room,
     remedy = "make room; training continues with --resume"
     assert re.search(rf"{what} cannot be written \(.*\): {remedy}", found)
     assert checkpoints.list_checkpoints(out)[-1].name == newest
-    assert not list(out.glob("*.partial"))
+    assert not list(out.glob("*partial*"))
     CapeLLM.from_pretrained(out / newest)
 
 
@@ -893,16 +893,17 @@ def test_nothing_at_hand(tmp_path, monkeypatch, capsys):
 
     def write_no_drawings(command, cwd):
         asked.append(command)
-        return subprocess.CompletedProcess(command, 1)
+        return subprocess.CompletedProcess(command, 2)
 
     monkeypatch.setattr(subprocess, "run", write_no_drawings)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    with pytest.raises(ValueError, match="data/figures could not be drawn"):
+    with pytest.raises(SystemExit) as end:
         train.main()
+    assert end.value.code == 2
     assert "training the embedded nano model on the drawings" in capsys.readouterr().out
-    ((*_, option, folder),) = asked
-    assert (option, folder) == ("--out", str(tmp_path / "data" / "figures"))
+    drawings = str(tmp_path / "data" / "figures")
+    assert asked == [[sys.executable, "-m", "drawings", "--out", drawings]]
     # Drawn already, nothing is drawn again; what is named is taken.
     (tmp_path / "data" / "figures").mkdir(parents=True)
     for arguments, message in (([], "data/figures"), (["--data", "photos"], "photos")):
