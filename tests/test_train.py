@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from datetime import timedelta
 
 import numpy as np
@@ -55,13 +56,15 @@ def init(model_folder, tmp_path_factory):
     return copies
 
 
-@pytest.fixture(autouse=True)
-def give_signals_back():
-    """train.py takes SIGTERM and Ctrl-C for itself."""
+@contextmanager
+def keep_signals():
+    """train.py takes SIGTERM and Ctrl-C for itself; give them back."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def command(folder, start, out, **options):
@@ -77,8 +80,13 @@ def command(folder, start, out, **options):
 
 
 def run(monkeypatch, *arguments, **options):
-    monkeypatch.setattr(sys, "argv", ["train.py", *command(*arguments, **options)])
-    train.main()
+    run_main(monkeypatch, command(*arguments, **options))
+
+
+def run_main(monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    with keep_signals():
+        train.main()
 
 
 def load_adapters(out):
@@ -639,7 +647,7 @@ def test_without_matplotlib(folder, init, tmp_path, monkeypatch, capsys):
 def refuse(monkeypatch, capsys, arguments):
     """The one line that train.py says about these arguments."""
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    with pytest.raises(SystemExit) as end:
+    with keep_signals(), pytest.raises(SystemExit) as end:
         runpy.run_path(str(data.HERE / "train.py"), run_name="__main__")
     assert end.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
@@ -897,9 +905,8 @@ def test_nothing_at_hand(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(subprocess, "run", write_no_drawings)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
     with pytest.raises(SystemExit) as end:
-        train.main()
+        run_main(monkeypatch, [])
     assert end.value.code == 2
     assert "training the embedded nano model on the drawings" in capsys.readouterr().out
     drawings = str(tmp_path / "data" / "figures")
@@ -907,7 +914,6 @@ def test_nothing_at_hand(tmp_path, monkeypatch, capsys):
     # Drawn already, nothing is drawn again; what is named is taken.
     (tmp_path / "data" / "figures").mkdir(parents=True)
     for arguments, message in (([], "data/figures"), (["--data", "photos"], "photos")):
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         with pytest.raises(FileNotFoundError, match=f"^{message}/annotations.*is missing"):
-            train.main()
+            run_main(monkeypatch, arguments)
     assert len(asked) == 1
