@@ -17,14 +17,12 @@ import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
 import data
 from capellm import CapeLLM
-from lora import LoRALinear
 from study import metrics
 from study.instructions import INSTRUCTIONS
 from support import batches, check, checkpoints, launch, parallel, signals, train_options
@@ -130,6 +128,7 @@ def accumulate_gradients(learner, passes, division, noted):
         learner.synchronise(n == len(sizes) - 1)
         pixels = batch.pixels.to(device, non_blocking=True)
         pass_loss, pass_digits = learner.loss(pixels, batch.conversations)
+        # 0 for an empty pass.
         weight = size / division.batch
         (pass_loss * weight * division.world).backward()
         losses.append(pass_loss.detach())
@@ -160,13 +159,11 @@ def validate(model, validation):
         keypoints = validation.described[instance.category]
         labelled = instance.keypoints[:, 2] > 0
         asked = [k for k, is_labelled in zip(keypoints, labelled, strict=True) if is_labelled]
-        answers, _ = model.answer(pixels, asked, category=instance.name, listed=keypoints)
-        points = data.to_image(answers, data.crop_affine(instance.bbox, 1), 1)
-        distances = np.hypot(*(points - instance.keypoints[labelled, :2]).T)
-        scores = metrics.scores(distances, size=max(instance.bbox[2:]))
+        answers = model.answer(pixels, asked, category=instance.name, listed=keypoints)
+        scores = metrics.score_answers(instance, answers.coordinates)
         records.append({"category": instance.category, "controls": {}, **scores})
     model.train()
-    means = metrics.summary(parallel.gather_lists(records, validation.world))
+    means = metrics.average_records(parallel.gather_lists(records, validation.world))
     return {name: round(means[name], 4) for name in (*metrics.PCK, "mPCK")}
 
 
@@ -218,7 +215,7 @@ def choose_trained(model, tune, instruction):
         model.get_parameter(name).requires_grad_(not is_frozen)
     # What is frozen answers as it will when asked: without dropout.
     for module in model.modules():
-        if isinstance(module, LoRALinear) and not module.lora_A.requires_grad:
+        if hasattr(module, "lora_A") and not module.lora_A.requires_grad:
             module.p = 0.0
     # What follows pre-training asks for coordinates again.
     model.config.instruction = "base" if is_pretraining else instruction

@@ -6,7 +6,6 @@ It is asked about drawings, made for this test, of categories it was not trained
 import random
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import data
-import eval as evaluation
 from capellm import CapeLLM
 from drawings.dataset import write_dataset
 from nano import pretrain
-from study import metrics
+from study.controls import prepare_controls
+from study.measure import Asking, measure
+from study.metrics import average_records
 
 NANO = data.HERE / "nano"
 
@@ -36,16 +36,16 @@ def scores(model, tmp_path_factory):
     write_dataset(folder, seed=20, per_category=3)
     instances, names = data.read_split(folder, 1, "test")
     described = data.describe(instances, names)
-    where = SimpleNamespace(data=folder, split=1, part="test")
-    prepared, _ = evaluation.controls(where, instances, names, described)
+    prepared, _ = prepare_controls(folder, 1, "test", instances, names, described)
 
     def look(instance):
         return data.load_crop(instance, model.config.image_size)[0]
 
     records = []
-    for i, control in zip(instances, prepared, strict=True):
-        records.append(evaluation.measure(model, i, described[i.category], control, look))
-    found = metrics.summary(records)
+    for instance, control in zip(instances, prepared, strict=True):
+        keypoints = described[instance.category]
+        records.append(measure(model, instance, keypoints, look, Asking(), control))
+    found = average_records(records)
     return {"": found} | found["controls"]
 
 

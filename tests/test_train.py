@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 import data
 import eval as evaluation
 import train
-from capellm import CapeLLM, Codec
+from capellm import CapeLLM
 from lora import LoRALinear
 from skirts import write_skirts
 from study import metrics
