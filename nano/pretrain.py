@@ -1,22 +1,27 @@
-"""Make nano's two backbones: a small tokenizer, a small DINOv2 and a small Llama, trained from random weights.
+"""Make nano's two backbones: a small tokenizer, a small DINOv2 and a small Llama, trained from
+random weights. `make nano` runs this first, then train.py.
 
-    torchrun --nproc_per_node 2 -m nano.pretrain --data data/figures --out runs/pretrain      # `make nano` runs this first
+    torchrun --nproc_per_node 2 -m nano.pretrain --data data/figures --out runs/pretrain
 
-The official backbones come pre-trained; these must be too, or the method has nothing to adapt: trained on answers alone
-from random weights, so small a model answers with each keypoint's average place and never looks. This is grounding, not
-part of the paper. Three phases, every parameter trained:
+The official backbones come pre-trained; these must be too, or the method has nothing to adapt:
+trained on answers alone from random weights, so small a model answers with each keypoint's average
+place and never looks. This is grounding, not part of the paper. Three phases, every parameter
+trained:
 
-1. eyes: the vision encoder alone. For every keypoint a softmax over patches must find its patch, and a linear map its
-   place within the patch.
-2. words: all together. The answers of the method, with a pointer half-way through the language model: the hidden state
-   before the first digit must match the hidden state of the keypoint's patch.
+1. eyes: the vision encoder alone. For every keypoint a softmax over patches must find its patch,
+   and a linear map its place within the patch.
+2. words: all together. The answers of the method, with a pointer half-way through the language
+   model: the hidden state before the first digit must match the hidden state of the keypoint's
+   patch. Most questions come without their description at first: a name is a third of the tokens,
+   and enough to learn to look.
+3. rounds: the same, with questions also in chains as in Section 3.3, with images stretched and
+   their colours exchanged, because species never seen differ in shape and colour from those seen,
+   and with photographs, where there are any.
 
-   Most questions come without their description at first: a name is a third of the tokens, and enough to learn to look.
-3. rounds: the same, with questions also in chains as in Section 3.3, with images stretched and their colours exchanged,
-   because species never seen differ in shape and colour from those seen, and with photographs, where there are any.
-
-What helped only here (the heads of both losses) is left behind. `train.py --init` then trains what the paper trains.
+What helped only here (the heads of both losses) is left behind. `train.py --init` then trains what
+the paper trains.
 """
+
 import argparse
 import io
 import json
@@ -24,196 +29,355 @@ import math
 import random
 import shutil
 import time
+from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import sentencepiece
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import nn
 from tqdm import tqdm
 
-from support import launch
-from study import instructions
 import data
-from support import checkpoints
 import train
 from capellm import CapeLLM, Codec
-from study.share_image import read_branches
-from support.folders import CapeLLMConfig
 from dino import DINOv2, DINOv2Config
 from llama import Config, Llama
+from study import instructions
+from study.share_image import read_branches
+from support import checkpoints, launch, parallel
+from support.files import write_whole
+from support.folders import CapeLLMConfig
 from support.tokenizer import Tokenizer
 
-SIZE, PATCH, WIDTH, EYE_WIDTH = 112, 14, 160, 192
-VISION = dict(hidden_size=EYE_WIDTH, num_hidden_layers=6, num_attention_heads=6, image_size=SIZE, patch_size=PATCH)
-LLM = dict(hidden_size=WIDTH, intermediate_size=432, num_hidden_layers=4, num_attention_heads=5, num_key_value_heads=5,
-           max_position_embeddings=2048, rope_theta=10000.0, rms_norm_eps=1e-5, tie_word_embeddings=True)
-POINTER = 1         # the pointer reads what layer 1 of the four puts out
-QUESTIONS = 12      # asked of an image at once, in branches of one, later also of more rounds
-CHAINS = (1, 1, 1, 2, 4, 12)        # rounds of a branch, each as often
-PHOTOS = 0.2        # share of photographs in a batch of the third phase, where there are any
+SIZE = 112  # side of an image in pixels
+PATCH = 14
+SIDE = SIZE // PATCH
+EYE_WIDTH, WIDTH = 192, 160
+VISION = {
+    "hidden_size": EYE_WIDTH,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "image_size": SIZE,
+    "patch_size": PATCH,
+}
+LLM = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 432,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 5,
+    "num_key_value_heads": 5,
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+}
+POINTER = 1  # the pointer reads what layer 1 of the four puts out
+QUESTIONS = 12  # asked of an image at once, in branches of one, later also of more rounds
+CHAINS = (1, 1, 1, 2, 4, 12)  # rounds of a branch, each as often
+PHOTOS = 0.2  # share of photographs in a batch of the third phase, where there are any
+LOG_EVERY, SAVE_EVERY = 20, 200  # steps
+
+
+# The tokenizer.
 
 
 def write_tokenizer(folder, texts):
-    """Sentencepiece in Llama 2's form, from the descriptions of the training categories; the template's phrases are pieces."""
-    parts = [part for t in (instructions.QUESTION, instructions.BARE) for part in t.replace("{description}", "{name}").split("{name}")]
-    template = dict.fromkeys(part.strip() for part in parts)
+    """Sentencepiece in Llama 2's form, from some texts; the template's phrases are pieces."""
+    phrases = []
+    for template in (instructions.QUESTION, instructions.BARE):
+        phrases += template.replace("{description}", "{name}").split("{name}")
+    phrases = dict.fromkeys(phrase.strip() for phrase in phrases)
+    pieces = ["▁" + phrase.replace(" ", "▁") for phrase in phrases]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_writer=model, model_type="bpe", vocab_size=2048, hard_vocab_limit=False,
-        character_coverage=1.0, byte_fallback=True, split_digits=True, normalization_rule_name="identity", add_dummy_prefix=True,
-        remove_extra_whitespaces=False, bos_id=1, eos_id=2, unk_id=0, pad_id=-1, minloglevel=2, num_threads=1,
-        user_defined_symbols=[*("▁" + part.replace(" ", "▁") for part in template), "[0.", ",0.", "]", *"0123456789"])
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=2048,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=True,
+        remove_extra_whitespaces=False,
+        bos_id=1,
+        eos_id=2,
+        unk_id=0,
+        pad_id=-1,
+        minloglevel=2,
+        num_threads=1,
+        user_defined_symbols=[*pieces, "[0.", ",0.", "]", *"0123456789"],
+    )
     (folder / "tokenizer.model").write_bytes(model.getvalue())
+
+
+def describe_keypoints(folders):
+    """The texts that the tokenizer is made from: "name: description" of all training categories."""
+    instances, names = [], {}
+    for folder in folders:
+        more, more_names = data.read_split(folder, 1, "train")
+        instances += more
+        names |= more_names
+    described = data.describe(instances, names)
+    return [f"{k.name}: {k.description}" for keypoints in described.values() for k in keypoints]
+
+
+# What is learned.
+
+
+class Batch(NamedTuple):
+    """Images, all their keypoints for the eyes, and some of them asked in words."""
+
+    pixels: torch.Tensor  # (B, 3, S, S)
+    image: torch.Tensor  # (n,) of each keypoint, its image
+    keypoint: torch.Tensor  # (n,) its number among all keypoints of all definitions
+    places: torch.Tensor  # (n, 2) x, y relative to the image
+    branches: list  # of each image a list of Conversations
+    answers: torch.Tensor  # (m, 2) x, y relative to the image, of each question asked
 
 
 class Grounding(nn.Module):
     """The heads of the two extra losses. keypoints: how many (definition, index) pairs exist."""
+
     def __init__(self, model, keypoints):
         super().__init__()
-        self.model, self.N = model, (SIZE // PATCH) ** 2
+        self.model, self.N = model, SIDE ** 2
         self.patch = nn.Embedding(keypoints, EYE_WIDTH)
         self.offset = nn.Embedding(keypoints, 2 * EYE_WIDTH)
         nn.init.normal_(self.patch.weight, std=EYE_WIDTH ** -0.5)
         nn.init.normal_(self.offset.weight, std=EYE_WIDTH ** -0.5)
         self.query, self.key = nn.Linear(WIDTH, 64), nn.Linear(WIDTH, 64)
 
-    def eyes(self, V, item, ids, xy):
-        """Patch and offset losses of keypoints ids (n,) at xy (n, 2) on image item (n,), from features V (B, N, C)."""
-        side = SIZE // PATCH
-        cell = (xy * side).floor().clamp(0, side - 1)
-        target = (cell[:, 1] * side + cell[:, 0]).long()
-        scores = torch.einsum("nc,nkc->nk", self.patch(ids), V[item])
-        offset = torch.einsum("ndc,nc->nd", self.offset(ids).view(-1, 2, EYE_WIDTH), V[item, target])
-        loss = F.cross_entropy(scores, target) + 2 * (offset - (xy * side - cell)).abs().mean()
-        return loss, (scores.argmax(1) == target).float().mean()
-
     def forward(self, batch, words):
-        pixels, item, ids, xy, branches, answers = batch
-        V = self.model.vision(pixels)
-        eyes, hit = self.eyes(V, item, ids, xy)
+        """The loss of a Batch and its parts by name. words: whether anything is asked in words."""
+        features = self.model.vision(batch.pixels)
+        eyes, hit = self.compute_eyes(features, batch)
         if not words:
             return eyes, {"eyes": eyes, "patch": hit}
-        layer_out = []
-        hook = self.model.llm.model.layers[POINTER].register_forward_hook(lambda _, x, out: layer_out.append(out))
-        Z, image, position = read_branches(self.model, self.model.projection(V), [[t for t, _ in b] for b in branches])
+        loss, pointer, hit = self.compute_words(features, batch)
+        total = loss + 0.3 * pointer + eyes
+        return total, {"loss": loss, "pointer": pointer, "eyes": eyes, "patch": hit}
+
+    def compute_eyes(self, features, batch):
+        """Patch and offset losses of all keypoints, and the share of patches found.
+
+        features: (B, N, C) of the vision encoder.
+        """
+        cell, target = find_patch(batch.places)
+        patch = self.patch(batch.keypoint)  # (n, C)
+        scores = torch.einsum("nc,nkc->nk", patch, features[batch.image])  # (n, N)
+        direction = self.offset(batch.keypoint).view(-1, 2, EYE_WIDTH)  # (n, 2, C)
+        offset = torch.einsum("ndc,nc->nd", direction, features[batch.image, target])
+        error = (offset - (batch.places * SIDE - cell)).abs().mean()
+        loss = F.cross_entropy(scores, target) + 2 * error
+        return loss, measure_hits(scores, target)
+
+    def compute_words(self, features, batch):
+        """The loss of the answers, the pointer's, and the share of patches that it found."""
+        tapped = []
+        layer = self.model.llm.model.layers[POINTER]
+        hook = layer.register_forward_hook(lambda module, inputs, output: tapped.append(output))
+        V = self.model.projection(features)
+        branches = [[c.ids for c in conversations] for conversations in batch.branches]
+        Z, image, position = read_branches(self.model, V, branches)
         hook.remove()
-        tapped = layer_out[0]
-        labels = torch.tensor([t for b in branches for _, l in b for t in l])
-        mark = labels != data.IGNORE
-        loss = F.cross_entropy(self.model.llm.logits(Z[image[mark], position[mark] - 1]), labels[mark])
-        # The pointer: the token before the first digit is the answer's opening, the first labelled token of a branch.
-        first = mark & ~torch.cat([torch.zeros(1, dtype=torch.bool), mark[:-1]])
-        query = self.query(tapped[image[first], position[first]])
-        key = self.key(tapped[:, 1:1 + self.N])
-        scores = torch.einsum("nc,nkc->nk", query, key[image[first]]) / 8
-        side = SIZE // PATCH
-        cell = (answers * side).floor().clamp(0, side - 1)
-        target = (cell[:, 1] * side + cell[:, 0]).long()
-        pointer, hit = F.cross_entropy(scores, target), (scores.argmax(1) == target).float().mean()
-        return loss + 0.3 * pointer + eyes, {"loss": loss, "pointer": pointer, "eyes": eyes, "patch": hit}
+        labels = []
+        for conversations in batch.branches:
+            for conversation in conversations:
+                labels += conversation.labels
+        labels = torch.tensor(labels)
+        is_answer = labels != data.IGNORE
+        logits = self.model.llm.logits(Z[image[is_answer], position[is_answer] - 1])
+        loss = F.cross_entropy(logits, labels[is_answer])
+
+        # The token before the first digit is the answer's opening, its first labelled token.
+        is_first = is_answer.clone()
+        is_first[1:] &= ~is_answer[:-1]
+        query = self.query(tapped[0][image[is_first], position[is_first]])  # (m, 64)
+        key = self.key(tapped[0][:, 1:1 + self.N])  # (B, N, 64)
+        scores = torch.einsum("nc,nkc->nk", query, key[image[is_first]]) / 8
+        _, target = find_patch(batch.answers)
+        return loss, F.cross_entropy(scores, target), measure_hits(scores, target)
 
 
-def swap(name):
+def find_patch(places):
+    """Of places (n, 2) relative to the image the patch: column and row (n, 2), number (n,)."""
+    cell = (places * SIDE).floor().clamp(0, SIDE - 1)
+    return cell, (cell[:, 1] * SIDE + cell[:, 0]).long()
+
+
+def measure_hits(scores, target):
+    return (scores.argmax(1) == target).float().mean()
+
+
+# What it is learned from.
+
+
+def exchange_sides(name):
     """A keypoint's name after mirroring the image: left and right exchanged."""
     return name.replace("left", "\0").replace("right", "left").replace("\0", "right")
 
 
+def hide_outside(points):
+    """Set v of points (K, 3) to 0 where the image does not show them."""
+    points[:, 2] *= Codec.has_code(points[:, :2]).all(1)
+
+
 def stretch(pixels, points, rng):
-    """Pixels (3, S, S) and relative points (K, 3), wider and lower or narrower and higher by up to a fifth, colours exchanged."""
+    """Pixels (3, S, S) and relative points (K, 3), wider or narrower, with colours exchanged."""
     u = rng.uniform(-0.2, 0.2)
-    grid = F.affine_grid(torch.tensor([[[math.exp(-u), 0, 0], [0, math.exp(u), 0]]]), [1, *pixels.shape], align_corners=False)
+    affine = torch.tensor([[[math.exp(-u), 0, 0], [0, math.exp(u), 0]]])
+    grid = F.affine_grid(affine, [1, *pixels.shape], align_corners=False)
     pixels = F.grid_sample(pixels[None], grid, padding_mode="border", align_corners=False)[0]
     points[:, :2] = 0.5 + (points[:, :2] - 0.5) * [math.exp(u), math.exp(-u)]
-    points[:, 2] *= Codec.has_code(points[:, :2]).all(1)
-    return pixels[rng.sample(range(3), 3) if rng.random() < 0.3 else [0, 1, 2]], points
+    hide_outside(points)
+    channels = [0, 1, 2]
+    if rng.random() < 0.3:
+        channels = rng.sample(range(3), 3)
+    return pixels[channels], points
+
+
+def change_light(pixels, rng):
+    """Pixels brighter or darker, and by channel."""
+    gain = rng.uniform(0.8, 1.25)
+    gains = [rng.uniform(0.7, 1.3) * gain for _ in range(3)]
+    return pixels * torch.tensor(gains).view(3, 1, 1) + rng.uniform(-0.3, 0.3)
 
 
 class Sampler:
-    """Random training batches: (pixels, item, ids, xy, branches, answers), all keypoints for the eyes, some asked in words."""
+    """Draws random batches of training images."""
+
     def __init__(self, folders, tokenizer, codec):
         self.sets, self.described, self.codec = [], {}, codec
         for folder in folders:
             instances, names = data.read_split(folder, 1, "train")
             self.described |= data.describe(instances, names)
             self.sets.append(instances)
-        distinct = list(dict.fromkeys(tuple(d) for d in self.described.values()))
-        start = {d: sum(map(len, distinct[:n])) for n, d in enumerate(distinct)}
+        # Keypoints are numbered over all definitions; categories of one definition share them.
+        start, self.keypoints = {}, 0
+        for definition in dict.fromkeys(tuple(d) for d in self.described.values()):
+            start[definition] = self.keypoints
+            self.keypoints += len(definition)
         self.start = {c: start[tuple(d)] for c, d in self.described.items()}
-        self.keypoints = sum(map(len, distinct))
-        self.questions = {k: [data.write_question(tokenizer, k._replace(description="")), data.write_question(tokenizer, k)]
-                          for d in distinct for k in d}
+        self.questions = {}
+        for keypoint in (k for definition in start for k in definition):
+            bare = keypoint._replace(description="")
+            self.questions[keypoint] = [
+                data.write_question(tokenizer, bare),
+                data.write_question(tokenizer, keypoint),
+            ]
         self.mirror = {}
-        for c, d in self.described.items():
-            index = {k.name: j for j, k in enumerate(d)}
-            self.mirror[c] = [index.get(swap(k.name), j) for j, k in enumerate(d)]
+        for category, keypoints in self.described.items():
+            index = {k.name: j for j, k in enumerate(keypoints)}
+            self.mirror[category] = [
+                index.get(exchange_sides(k.name), j) for j, k in enumerate(keypoints)
+            ]
 
-    def batch(self, size, rng, described=1.0, rounds=False):
-        """size: images; described: share of questions with a description; rounds: the third phase."""
-        images, item, ids, xy, branches, answers = [], [], [], [], [], []
+    def draw_batch(self, size, rng, described=1.0, rounds=False):
+        """size: images; described: share of questions with a description; rounds: phase three?"""
+        images, image, keypoint, places, branches, answers = [], [], [], [], [], []
         while len(images) < size:
-            photo = rounds and len(self.sets) > 1 and rng.random() < PHOTOS
-            instances = rng.choice(self.sets[1:]) if photo else self.sets[0]
-            i = rng.choice(instances)
-            scale, angle = rng.uniform(0.85, 1.2), math.radians(rng.uniform(-20, 20)) if rng.random() < 0.5 else 0.0
-            pixels, points = data.load_crop(i, SIZE, scale, angle)
-            if rng.random() < 0.5:                      # mirrored: left and right change names
-                pixels, points = pixels.flip(2), points[self.mirror[i.category]]
-                points[:, 0] = 1 - points[:, 0]
-                points[:, 2] *= Codec.has_code(points[:, 0])
-            if rounds:
-                pixels, points = stretch(pixels, points, rng)
+            instance, pixels, points = self.draw_image(rng, rounds)
             visible = [j for j in range(len(points)) if points[j, 2] > 0]
             if not visible:
                 continue
-            gain = torch.tensor([rng.uniform(0.7, 1.3) * g for g in [rng.uniform(0.8, 1.25)] * 3]).view(3, 1, 1)
-            pixels = pixels * gain + rng.uniform(-0.3, 0.3)
-            item += [len(images)] * len(visible)
-            ids += [self.start[i.category] + j for j in visible]
-            xy += [points[j, :2] for j in visible]
-            asked, chain = rng.sample(visible, min(QUESTIONS, len(visible))), rng.choice(CHAINS) if rounds else 1
-            branches.append([([], []) for _ in range(0, len(asked), chain)])
-            for n, j in enumerate(asked):
-                q, a = self.questions[self.described[i.category][j]][rng.random() < described], self.codec.encode(*points[j, :2])
-                for part, more in zip(branches[-1][n // chain], (q + a, [data.IGNORE] * len(q) + a)):
-                    part += more
-            answers += [points[j, :2] for j in asked]
-            images.append(pixels)
-        tensor = lambda rows: torch.tensor([list(map(float, r)) for r in rows])
-        return torch.stack(images), torch.tensor(item), torch.tensor(ids), tensor(xy), branches, tensor(answers)
+            image += [len(images)] * len(visible)
+            images.append(change_light(pixels, rng))
+            keypoint += [self.start[instance.category] + j for j in visible]
+            places.append(points[visible, :2])
+            asked = rng.sample(visible, min(QUESTIONS, len(visible)))
+            chain = rng.choice(CHAINS) if rounds else 1
+            keypoints = self.described[instance.category]
+            asked_points = [(keypoints[j], points[j, :2]) for j in asked]
+            branches.append(self.draw_conversations(asked_points, chain, rng, described))
+            answers.append(points[asked, :2])
+        places = torch.from_numpy(np.concatenate(places)).float()
+        answers = torch.from_numpy(np.concatenate(answers)).float()
+        image, keypoint = torch.tensor(image), torch.tensor(keypoint)
+        return Batch(torch.stack(images), image, keypoint, places, branches, answers)
+
+    def draw_image(self, rng, rounds):
+        """(instance, pixels, points (K, 3)) of an image, augmented."""
+        instances = self.sets[0]
+        if rounds and len(self.sets) > 1 and rng.random() < PHOTOS:
+            instances = rng.choice(self.sets[1:])
+        instance = rng.choice(instances)
+        scale, angle = rng.uniform(0.85, 1.2), 0.0
+        if rng.random() < 0.5:
+            angle = math.radians(rng.uniform(-20, 20))
+        pixels, points = data.load_crop(instance, SIZE, scale, angle)
+        hide_outside(points)
+        # Mirrored: left and right exchange their names.
+        if rng.random() < 0.5:
+            pixels, points = pixels.flip(2), points[self.mirror[instance.category]]
+            points[:, 0] = 1 - points[:, 0]
+            hide_outside(points)
+        if rounds:
+            pixels, points = stretch(pixels, points, rng)
+        return instance, pixels, points
+
+    def draw_conversations(self, asked, chain, rng, described):
+        """Conversations (ids, labels) of `chain` rounds each about (keypoint, (x, y))."""
+        conversations = []
+        for n, (keypoint, point) in enumerate(asked):
+            if n % chain == 0:
+                conversations.append(data.Conversation([], []))
+            ids, labels = conversations[-1]
+            bare, full = self.questions[keypoint]
+            question = full if rng.random() < described else bare
+            answer = self.codec.encode(*point)
+            ids += question + answer
+            labels += [data.IGNORE] * len(question) + answer
+        return conversations
+
+
+# How it is learned.
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal (Jordan et al., 2024), for the matrices inside the layers.
+    """Momentum whose update is made orthogonal (Jordan et al., 2024), for matrices inside layers.
 
-    torch.optim.Muon computes it in bfloat16, which a CPU without such units does a hundred times slower than fp32. The
-    processes share the work: each makes every world-th update.
+    torch.optim.Muon computes it in bfloat16, which a CPU without such units does a hundred times
+    slower than fp32. The processes share the work: each makes every world-th update.
     """
+
     def __init__(self, matrices, lr=0.02, momentum=0.95, weight_decay=0.01):
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self):
-        (group,), updates = self.param_groups, []
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        group, = self.param_groups
+        rank, world = 0, 1
+        if dist.is_initialized():
+            rank, world = dist.get_rank(), dist.get_world_size()
+        changed, updates = [], []
         for n, p in enumerate(group["params"]):
-            m = self.state[p].setdefault("momentum", torch.zeros_like(p)) if p.grad is not None else None
-            if m is None:
+            if p.grad is None:
                 continue
+            m = self.state[p].setdefault("momentum", torch.zeros_like(p))
             m.lerp_(p.grad, 1 - group["momentum"])
-            updates.append((p, orthogonal(p.grad.lerp(m, group["momentum"])) if n % world == rank else torch.zeros_like(p)))
+            changed.append(p)
+            if n % world == rank:
+                updates.append(make_orthogonal(p.grad.lerp(m, group["momentum"])))
+            else:
+                updates.append(torch.zeros_like(p))
         if world > 1 and updates:
-            flat = torch.cat([u.view(-1) for _, u in updates])
-            dist.all_reduce(flat)
-            updates = [(p, u.view_as(p)) for (p, _), u in zip(updates, flat.split([p.numel() for p, _ in updates]))]
-        for p, update in updates:
+            updates = sum_over_processes(updates)
+        for p, update in zip(changed, updates, strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.add_(update, alpha=-group["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)
 
 
-def orthogonal(g, steps=5):
-    """The nearest (semi-)orthogonal matrix, roughly: a quintic Newton-Schulz iteration on the singular values."""
+def make_orthogonal(g, steps=5):
+    """The nearest (semi-)orthogonal matrix, roughly.
+
+    A quintic Newton-Schulz iteration on the singular values.
+    """
     x = g.T if g.shape[0] > g.shape[1] else g
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
@@ -222,118 +386,219 @@ def orthogonal(g, steps=5):
     return x.T if g.shape[0] > g.shape[1] else x
 
 
-def optimisers(module):
+def sum_over_processes(tensors):
+    """The sums over processes of some tensors, sent in one message."""
+    flat = torch.cat([t.view(-1) for t in tensors])
+    dist.all_reduce(flat)
+    parts = flat.split([t.numel() for t in tensors])
+    return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
+
+
+def make_optimisers(module):
     """Muon for the matrices inside the layers, AdamW for the rest."""
-    matrices = [p for n, p in module.named_parameters() if p.dim() == 2 and ".layer" in n]
-    chosen = set(map(id, matrices))
-    rest = [p for p in module.parameters() if id(p) not in chosen]
-    return [Muon(matrices), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)]
+    matrices, rest = [], []
+    for name, p in module.named_parameters():
+        is_matrix_of_layer = p.dim() == 2 and ".layer" in name
+        if is_matrix_of_layer:
+            matrices.append(p)
+        else:
+            rest.append(p)
+    adamw = torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    return [Muon(matrices), adamw]
 
 
-def export(model, folder):
-    """The backbones in official form, in bf16, and a model folder around them with fresh adapters."""
-    beside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    vision = VISION | {"model_type": "dinov2", "architectures": ["Dinov2Model"], "mlp_ratio": 4, "layer_norm_eps": 1e-6,
-                       "qkv_bias": True, "use_swiglu_ffn": False, "hidden_act": "gelu"}
-    llm = LLM | {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": model.llm.config.vocab_size,
-                 "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu"}
-    for name, backbone, config in (("vision", model.vision, vision), ("llm", model.llm, llm)):
-        (beside / name).mkdir(parents=True)
-        (beside / name / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-        tensors = {n: t.to(torch.bfloat16).contiguous() for n, t in backbone.state_dict().items()}
-        checkpoints.save(tensors, beside / name / "model.safetensors", {"format": "pt"})
-    shutil.copy(folder.parent / "tokenizer.model", beside / "llm")
-    tuned = CapeLLM.assemble(CapeLLMConfig(str(beside / "vision"), str(beside / "llm"), SIZE, 3, train.LORA), torch.float32)
-    tuned.projection.load_state_dict(model.projection.state_dict())
-    tuned.config.vision, tuned.config.llm = "vision", "llm"
-    (beside / "config.json").write_text(tuned.config.to_json())
-    checkpoints.save({n: t.contiguous() for n, t in tuned.adapter().items()}, beside / "adapter.safetensors")
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+class Phase(NamedTuple):
+    """What a step is like."""
+
+    words: bool  # is anything asked in words?
+    rounds: bool  # is it of the third phase?
+    factor: float  # on the learning rates
+    described: float  # share of questions with a description
+
+
+def find_phase(step, eyes, words, names, rounds):
+    """The Phase of a step, from the steps of the phases and, of the second, those by name."""
+    described = 0.25 if step < eyes + names else 0.5
+    if step < eyes:
+        return Phase(False, False, min(1.0, (step + 1) / 20), described)
+    if step < eyes + words:
+        return Phase(True, False, train.schedule(step - eyes, words), described)
+    factor = train.schedule(step - eyes - words, rounds) / 2
+    return Phase(True, True, factor, described)
+
+
+def learn(module, optimisers, batch, phase, world):
+    """One step. Returns the parts of the loss by name."""
+    loss, parts = module(batch, phase.words)
+    loss.backward()
+    if world > 1:
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        for gradient, total in zip(gradients, sum_over_processes(gradients), strict=True):
+            gradient.copy_(total / world)
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    for optimiser in optimisers:
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    return parts
+
+
+# What is written.
+
+
+def save_progress(path, step, module, optimisers):
+    """Everything that going on needs, whole or not at all."""
+    tensors = {f"module/{name}": t for name, t in module.state_dict().items()}
+    for n, optimiser in enumerate(optimisers):
+        for i, p in enumerate(optimiser.param_groups[0]["params"]):
+            for name, t in optimiser.state[p].items():
+                tensors[f"optimiser {n}/{i}/{name}"] = t
+    with write_whole(path) as partial:
+        checkpoints.save_tensors(tensors, partial, {"step": str(step)})
+
+
+def load_progress(path, module, optimisers):
+    """Go on from save_progress. Returns the step reached."""
+    weights = {}
+    with safe_open(path, framework="pt") as saved:
+        for key in saved.keys():
+            kind, *place = key.split("/")
+            tensor = saved.get_tensor(key)
+            if kind == "module":
+                weights[place[0]] = tensor
+            else:
+                optimiser = optimisers[int(kind.removeprefix("optimiser "))]
+                i, name = place
+                parameter = optimiser.param_groups[0]["params"][int(i)]
+                optimiser.state[parameter][name] = tensor
+        step = int(saved.metadata()["step"])
+    module.load_state_dict(weights)
+    return step
+
+
+def export(model, tokenizer_file, folder):
+    """The backbones in official form, in bf16, and a model folder around them, adapters fresh."""
+    vision = VISION | {
+        "model_type": "dinov2",
+        "architectures": ["Dinov2Model"],
+        "mlp_ratio": 4,
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+        "use_swiglu_ffn": False,
+        "hidden_act": "gelu",
+    }
+    llm = LLM | {
+        "max_position_embeddings": 2048,
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": model.llm.config.vocab_size,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+    }
+    with checkpoints.write_whole_folder(folder) as partial:
+        export_backbone(model.vision, vision, partial / "vision")
+        export_backbone(model.llm, llm, partial / "llm")
+        shutil.copy(tokenizer_file, partial / "llm")
+        config = CapeLLMConfig(
+            str(partial / "vision"), str(partial / "llm"), SIZE, lora=train.LORA
+        )
+        tuned = CapeLLM.assemble(config, torch.float32)
+        tuned.projection.load_state_dict(model.projection.state_dict())
+        tuned.config.vision, tuned.config.llm = "vision", "llm"
+        (partial / "config.json").write_text(tuned.config.to_json())
+        adapter = {name: t.contiguous() for name, t in tuned.adapter().items()}
+        checkpoints.save_tensors(adapter, partial / "adapter.safetensors")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def export_backbone(backbone, config, folder):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    state = backbone.state_dict()
+    tensors = {name: t.to(torch.bfloat16).contiguous() for name, t in state.items()}
+    checkpoints.save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def read_options():
+    parser = argparse.ArgumentParser(
+        description="Make nano's two backbones.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", nargs="+", default=["data/figures"], metavar="FOLDER",
+        help="drawings, then folders of photographs")
+    add("--out", type=Path, default=Path("runs/pretrain"), metavar="FOLDER",
+        help="where the model and what going on needs are written; what is there is continued")
+    add("--eyes", type=int, default=700, metavar="STEPS", help="steps of the first phase")
+    add("--words", type=int, default=2300, metavar="STEPS", help="steps of the second phase")
+    add("--names", type=int, default=1700, metavar="STEPS",
+        help="of these, steps that mostly ask by name")
+    add("--rounds", type=int, default=3000, metavar="STEPS", help="steps of the third phase")
+    add("--batch", type=int, default=16,
+        help="images a step, over all processes; twice as many for the eyes")
+    add("--seed", type=int, default=42, help="of weights and images")
+    return parser.parse_args()
+
+
+def make_model(tokenizer):
+    config = Config(vocab_size=tokenizer.vocab_size, **LLM)
+    vision = DINOv2(DINOv2Config(**VISION))
+    return CapeLLM(vision, Llama(config), tokenizer, CapeLLMConfig("", "", SIZE))
+
+
+def run_phases(module, sampler, options, rank, world):
+    """From where an earlier run was interrupted, or from the start, to the end of phase three."""
+    optimisers = make_optimisers(module)
+    rates = [optimiser.param_groups[0]["lr"] for optimiser in optimisers]
+    step, steps = 0, options.eyes + options.words + options.rounds
+    newest = options.out / "newest.safetensors"
+    if newest.exists():
+        step = load_progress(newest, module, optimisers)
+    bar = tqdm(total=steps, initial=step, disable=rank > 0, unit="step", mininterval=5)
+    means, began = defaultdict(float), time.time()
+    while step < steps:
+        phase = find_phase(step, options.eyes, options.words, options.names, options.rounds)
+        for optimiser, rate in zip(optimisers, rates, strict=True):
+            optimiser.param_groups[0]["lr"] = rate * phase.factor
+        size = options.batch if phase.words else 2 * options.batch
+        rng = random.Random(f"{options.seed} {step} {rank}")
+        batch = sampler.draw_batch(size // world, rng, phase.described, phase.rounds)
+        parts = learn(module, optimisers, batch, phase, world)
+        step += 1
+        for name, value in parts.items():
+            means[name] += value.item() / LOG_EVERY
+        bar.update()
+        if step % LOG_EVERY == 0:
+            if rank == 0:
+                seconds = (time.time() - began) / LOG_EVERY
+                record = {"step": step, "lr": phase.factor, "s": seconds, **means}
+                record = {name: round(value, 4) for name, value in record.items()}
+                checkpoints.append_to_log(options.out, record)
+                bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
+            means, began = defaultdict(float), time.time()
+        if rank == 0 and (step % SAVE_EVERY == 0 or step == steps):
+            save_progress(newest, step, module, optimisers)
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--data", nargs="+", default=["data/figures"], metavar="FOLDER", help="drawings, then folders of photographs")
-    p.add_argument("--out", type=Path, default=Path("runs/pretrain"), metavar="FOLDER")
-    p.add_argument("--eyes", type=int, default=700, metavar="STEPS", help="steps of the first phase")
-    p.add_argument("--words", type=int, default=2300, metavar="STEPS", help="steps of the second phase")
-    p.add_argument("--names", type=int, default=1700, metavar="STEPS", help="of these, steps that mostly ask by name")
-    p.add_argument("--rounds", type=int, default=3000, metavar="STEPS", help="steps of the third phase")
-    p.add_argument("--batch", type=int, default=16, help="images a step, over all processes; twice as many for the eyes")
-    p.add_argument("--seed", type=int, default=42)
-    a = p.parse_args()
-    rank, world, device = launch.setup()
+    options = read_options()
+    rank, world, _ = launch.setup()
     if world > 1:
         torch.set_num_threads(1)
-    torch.manual_seed(a.seed)
-    a.out.mkdir(parents=True, exist_ok=True)
-    if rank == 0 and not (a.out / "tokenizer.model").exists():
-        instances, names = [], {}
-        for folder in a.data:
-            more, more_names = data.read_split(folder, 1, "train")
-            instances, names = instances + more, names | more_names
-        write_tokenizer(a.out, [f"{k.name}: {k.description}" for d in data.describe(instances, names).values() for k in d])
-    if world > 1:
-        dist.barrier()
-    tokenizer = Tokenizer.from_pretrained(a.out)
-    config = Config(vocab_size=tokenizer.vocab_size, **{k: v for k, v in LLM.items() if k != "max_position_embeddings"})
-    model = CapeLLM(DINOv2(DINOv2Config(**VISION)), Llama(config), tokenizer, CapeLLMConfig("", "", SIZE))
-    sampler = Sampler(a.data, tokenizer, model.codec)
+    torch.manual_seed(options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    tokenizer_file = options.out / "tokenizer.model"
+    if rank == 0 and not tokenizer_file.exists():
+        write_tokenizer(options.out, describe_keypoints(options.data))
+    parallel.wait_for_all(world)
+    model = make_model(Tokenizer.from_pretrained(options.out))
+    sampler = Sampler(options.data, model.tokenizer, model.codec)
     module = Grounding(model, sampler.keypoints)
-    optims = optimisers(module)
-    base = [o.param_groups[0]["lr"] for o in optims]    # before a checkpoint brings the rates of its step
-    step, steps, newest = 0, a.eyes + a.words + a.rounds, a.out / "newest.pt"
-    if newest.exists():
-        state = torch.load(newest, weights_only=True)
-        module.load_state_dict(state["module"])
-        for o, s in zip(optims, state["optims"]):
-            o.load_state_dict(s)
-        step = state["step"]
-    log = open(a.out / "log.jsonl", "a") if rank == 0 else None
-    bar = tqdm(total=steps, initial=step, disable=rank > 0, unit="step", mininterval=5)
-    means, began = {}, time.time()
-    while step < steps:
-        words, rounds = step >= a.eyes, step >= a.eyes + a.words
-        factor = (train.schedule(step - a.eyes - a.words, a.rounds) / 2 if rounds else
-                  train.schedule(step - a.eyes, a.words) if words else min(1.0, (step + 1) / 20))
-        for o, lr in zip(optims, base):
-            o.param_groups[0]["lr"] = lr * factor
-        described = 0.25 if step < a.eyes + a.names else 0.5
-        batch = sampler.batch((1 if words else 2) * a.batch // world, random.Random(f"{a.seed} {step} {rank}"), described, rounds)
-        loss, parts = module(batch, words)
-        loss.backward()
-        if world > 1:                                   # all gradients in one message
-            grads = [p.grad for p in module.parameters() if p.grad is not None]
-            flat = torch.cat([g.view(-1) for g in grads])
-            dist.all_reduce(flat)
-            for g, mean in zip(grads, (flat / world).split([g.numel() for g in grads])):
-                g.copy_(mean.view_as(g))
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        for o in optims:
-            o.step()
-            o.zero_grad(set_to_none=True)
-        step += 1
-        for n, v in parts.items():
-            means[n] = means.get(n, 0) + v.item() / 20
-        if rank == 0 and step % 20 == 0:
-            record = {"step": step, "lr": factor, "s": (time.time() - began) / 20} | means
-            log.write(json.dumps({n: round(v, 4) for n, v in record.items()}) + "\n")
-            log.flush()
-            bar.set_postfix({n: f"{v:.3f}" for n, v in means.items()})
-        if step % 20 == 0:
-            means, began = {}, time.time()
-        bar.update()
-        if rank == 0 and (step % 200 == 0 or step == steps):
-            state = {"step": step, "module": module.state_dict(), "optims": [o.state_dict() for o in optims]}
-            torch.save(state, a.out / "newest.partial")
-            (a.out / "newest.partial").rename(newest)
+    run_phases(module, sampler, options, rank, world)
     if rank == 0:
-        export(model, a.out / "model")
-        print(f"done: {a.out / 'model'}")
-    if world > 1:
-        dist.barrier()                                  # the first process may still be writing
+        export(model, tokenizer_file, options.out / "model")
+        print(f"done: {options.out / 'model'}")
+    parallel.wait_for_all(world)
 
 
 if __name__ == "__main__":

@@ -1,168 +1,263 @@
 """What a training run leaves in its folder: checkpoints, log.jsonl, curves.png.
 
-A checkpoint is a model folder (config.json, adapter.safetensors) and state.safetensors, what resuming needs. Only rank 0 writes.
+A checkpoint is a model folder (config.json, adapter.safetensors) with state.safetensors, what
+resuming needs, beside it. Only rank 0 writes. Nothing is half-written: a file or folder is written
+beside its name and then renamed.
 """
+
+import hashlib
 import json
 import os
 import shutil
-from contextlib import contextmanager, suppress
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor, distribute_tensor
+from tqdm import tqdm
 
+from support.files import write_whole
 
-
-def whole(tensor, rank):
-    """A tensor without its shards, on the CPU of rank 0; the others must call, too, and keep nothing."""
-    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return tensor.contiguous().cpu() if rank == 0 else None
-
-
-def like(tensor, p):
-    """A whole tensor, where the parameter p is and sharded as it; AdamW's count of steps stays on the CPU."""
-    if not tensor.dim():
-        return tensor
-    tensor = tensor.to(p.device)
-    return distribute_tensor(tensor, p.device_mesh, p.placements) if isinstance(p, DTensor) else tensor
-
-
-def random_states(device, world):
-    """The random state of every process, (world, n) bytes: dropout continues where it stopped."""
-    mine = (torch.cuda.get_rng_state() if device.type == "cuda" else torch.get_rng_state()).to(device)
-    if world == 1:
-        return mine[None].cpu()
-    states = [torch.empty_like(mine) for _ in range(world)]
-    dist.all_gather(states, mine)
-    return torch.stack(states).cpu()
-
-
-def list_checkpoints(out):
-    """The complete checkpoints of a run, oldest first."""
-    return sorted(p for p in Path(out).glob("step-*") if p.name[5:].isdigit())
+KEEP = 3  # newest checkpoints; the best is kept beside them
 
 
 @contextmanager
-def written(path):
-    """The name beside `path` to write to: renamed once complete, or removed. OSError names the path and the remedy."""
-    partial = path.with_name(path.name + ".partial")
+def explain_unwritten(path):
+    """OSError naming the path and the remedy, where writing it fails in this block."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{path} cannot be written ({error}): make room; "
+            "training continues with --resume, its checkpoints are untouched"
+        ) from None
+
+
+@contextmanager
+def write_whole_folder(folder):
+    """A new folder beside `folder` to write into: renamed when the block is done, removed if it
+    fails. What stands under the name before must be removed in the block."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     try:
         yield partial
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as e:
-        shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
-        raise unwritten(path, e) from None
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def unwritten(path, e):
-    return OSError(f"{path} cannot be written ({e}): make room; training continues with --resume, its checkpoints are untouched")
-
-
-def save(tensors, path, metadata=None):
-    """save_file, but with the mode of any other file: its own lets the owner alone read, whatever the umask."""
+def save_tensors(tensors, path, metadata=None):
+    """Write a safetensors file with the mode of any other file."""
+    # save_file's own lets the owner alone read, whatever the umask.
     path.touch()
     mode = path.stat().st_mode
     save_file(tensors, path, metadata)
     path.chmod(mode)
 
 
-def write(folder, config, tensors, state):
-    """A checkpoint, complete or not there at all: written beside, brought to the disk, then renamed.
+def list_checkpoints(out):
+    """The complete checkpoints of a run, oldest first."""
+    return sorted(p for p in Path(out).glob("step-*") if p.name.removeprefix("step-").isdigit())
 
-    state: {"optimiser": {parameter: {name: tensor}}, "random": (processes, n) bytes, "settings": {...}, and other JSON}.
+
+def write_checkpoint(folder, config, tensors, state):
+    """Write a checkpoint, complete or not there at all.
+
+    config: a CapeLLMConfig; tensors: the adapter; state: {"optimiser": {parameter: {name: tensor}},
+    "random": (processes, n) bytes, "settings": {...}}, and whatever else JSON holds.
     """
-    with written(folder) as beside:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        (beside / "config.json").write_text(config.to_json())
-        save(tensors, beside / "adapter.safetensors")
-        moments = {f"{name}/{k}": t for name, moments in state["optimiser"].items() for k, t in moments.items()}
-        metadata = {k: json.dumps(v) for k, v in state.items() if k not in ("optimiser", "random")}
-        save(moments | {"random": state["random"]}, beside / "state.safetensors", metadata)
-        for path in [*beside.iterdir(), beside]:
+    moments = {}
+    for parameter, tensors_of_parameter in state["optimiser"].items():
+        for name, tensor in tensors_of_parameter.items():
+            moments[f"{parameter}/{name}"] = tensor
+    rest = {k: json.dumps(v) for k, v in state.items() if k not in ("optimiser", "random")}
+    with explain_unwritten(folder), write_whole_folder(folder) as partial:
+        (partial / "config.json").write_text(config.to_json())
+        save_tensors(tensors, partial / "adapter.safetensors")
+        save_tensors(moments | {"random": state["random"]}, partial / "state.safetensors", rest)
+        # Brought to the disk before it is renamed, so that a power cut leaves no empty files.
+        for path in [*partial.iterdir(), partial]:
             file = os.open(path, os.O_RDONLY)
             os.fsync(file)
             os.close(file)
 
 
+def remove_old_checkpoints(out, best_step, keep=KEEP):
+    """Remove all but the newest `keep` checkpoints and the one of `best_step`, if any."""
+    for old in list_checkpoints(out)[:-keep]:
+        if best_step is None or old.name != f"step-{best_step:07d}":
+            shutil.rmtree(old)
+
+
 def read_state(folder, settings):
-    """The state of the checkpoint to continue; ValueError where it is damaged or was written under other settings."""
+    """The state of the checkpoint to continue, as write_checkpoint takes it.
+
+    ValueError if it is damaged or was written under other settings.
+    """
     file = folder / "state.safetensors"
     try:
         with safe_open(file, framework="pt") as saved:
             state = {k: json.loads(v) for k, v in saved.metadata().items()}
             state |= {"optimiser": {}, "random": saved.get_tensor("random")}
-            for key in sorted(set(saved.keys()) - {"random"}):      # on all processes alike: each is dealt out by all
-                name, _, k = key.rpartition("/")
-                state["optimiser"].setdefault(name, {})[k] = saved.get_tensor(key)
+            # In one order on all processes: each tensor is dealt out by all of them.
+            for key in sorted(set(saved.keys()) - {"random"}):
+                parameter, _, name = key.rpartition("/")
+                state["optimiser"].setdefault(parameter, {})[name] = saved.get_tensor(key)
         before = state["settings"]
-    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as e:
-        raise ValueError(f"{file} is damaged ({e}): remove {folder}, and --resume continues the checkpoint before it") from None
-    if different := [f"{k} changed" if k.startswith("the ") else f"{k} was {before.get(k)}, is {v}"     # the: fingerprints
-                     for k, v in settings.items() if before.get(k) != v]:
-        raise ValueError(f"{folder} is of another run: {'; '.join(different)}. Resume as it was started, or choose another --out")
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}): remove {folder}, "
+            "and --resume continues the checkpoint before it"
+        ) from None
+    different = []
+    for name, value in settings.items():
+        if before.get(name) != value:
+            is_fingerprint = name.startswith("the ")
+            was = f"{name} was {before.get(name)}, is {value}"
+            different.append(f"{name} changed" if is_fingerprint else was)
+    if different:
+        raise ValueError(
+            f"{folder} is of another run: {'; '.join(different)}. "
+            "Resume as it was started, or choose another --out"
+        )
     return state
+
+
+def read_newest_state(out, settings):
+    """(the newest checkpoint, its state), or (None, the state of a run that has not begun)."""
+    found = list_checkpoints(out)
+    if not found:
+        return None, {"step": 0, "best": None}
+    return found[-1], read_state(found[-1], settings)
+
+
+def compute_fingerprint(parts):
+    """A short text that differs when one of the parts does: bytes, or anything that has a text."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else str(part).encode())
+    return digest.hexdigest()[:12]
+
+
+def fingerprint_weights(folders):
+    """Of model folders: the names and sizes of their files, and the first MiB of each."""
+    parts = []
+    for folder in folders:
+        for path in sorted(Path(folder).iterdir()):
+            if path.suffix in (".json", ".safetensors", ".model"):
+                with open(path, "rb") as file:
+                    parts += [path.name, path.stat().st_size, file.read(2**20)]
+    return compute_fingerprint(parts)
+
+
+def fingerprint_instances(instances):
+    """Of annotations and of the sizes of their image files."""
+    parts = []
+    for i in instances:
+        size = i.image.stat().st_size
+        parts += [i.id, i.image.name, i.category, i.bbox, i.keypoints.tobytes(), size]
+    return compute_fingerprint(parts)
 
 
 def read_log(out):
     """The lines of log.jsonl, {"step": ...}; a line that a crash cut short is left out."""
     file, records = Path(out) / "log.jsonl", []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        with suppress(ValueError):
+    lines = file.read_text().splitlines() if file.exists() else []
+    for line in lines:
+        try:
             records.append(json.loads(line))
+        except ValueError:
+            continue
     return records
 
 
 def cut_log(out, step):
     """Leave out of log.jsonl what follows a step: what is done again is logged again."""
-    with written(out / "log.jsonl") as beside:
-        beside.write_text("".join(json.dumps(r) + "\n" for r in read_log(out) if r["step"] <= step))
+    kept = [json.dumps(record) + "\n" for record in read_log(out) if record["step"] <= step]
+    path = out / "log.jsonl"
+    with explain_unwritten(path), write_whole(path) as partial:
+        partial.write_text("".join(kept))
 
 
-def log(out, record):
+def describe_step(step, lr, measured, batch, began):
+    """A line of log.jsonl about a step of `batch` pairs that began at a time.
+
+    measured: its loss, digits, tokens and the seconds waited. waiting: the share of the time that
+    went by until images were loaded.
+    """
+    seconds = time.time() - began
+    return {
+        "step": step,
+        "loss": round(measured.loss, 4),
+        "digits": round(measured.digits, 4),
+        "lr": lr,
+        "pairs_per_s": round(batch / seconds, 2),
+        "tokens_per_s": round(measured.tokens / seconds),
+        "waiting": round(measured.waited / seconds, 3),
+    }
+
+
+def append_to_log(out, record):
     """Add a line to log.jsonl."""
-    try:
-        with open(out / "log.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
-    except OSError as e:
-        raise unwritten(out / "log.jsonl", e) from None
+    path = out / "log.jsonl"
+    with explain_unwritten(path), open(path, "a") as file:
+        file.write(json.dumps(record) + "\n")
 
 
-def curves(runs, path):
-    """Draw loss, learning rate and validation PCK of runs {label: folder} into one picture. ImportError without matplotlib."""
+def average_behind(values, width):
+    """For each value the mean of the `width` values before it and of itself."""
+    means = []
+    for i in range(len(values)):
+        window = values[max(0, i - width):i + 1]
+        means.append(sum(window) / len(window))
+    return means
+
+
+def draw_curves(runs, path):
+    """Draw the loss, learning rate and validation PCK of runs {label: folder} into one picture.
+
+    ImportError without matplotlib.
+    """
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
     logs = {label: read_log(out) for label, out in runs.items()}
-    validated = any("val" in r for log in logs.values() for r in log)
-    figure, axes = pyplot.subplots(1, 2 + validated, figsize=(5 * (2 + validated), 3.5), constrained_layout=True)
+    validated = any("val" in record for log in logs.values() for record in log)
+    titles = ["loss (mean of the last tenth)", "learning rate"]
+    if validated:
+        titles.append("validation PCK, %")
+    size = (5 * len(titles), 3.5)
+    figure, axes = pyplot.subplots(1, len(titles), figsize=size, constrained_layout=True)
     for label, log in logs.items():
-        steps, width = [r["step"] for r in log], max(1, len(log) // 10)
-        losses = [r["loss"] for r in log]
-        smooth = [sum(losses[max(0, i - width):i + 1]) / len(losses[max(0, i - width):i + 1]) for i in range(len(log))]
+        steps = [record["step"] for record in log]
+        losses = [record["loss"] for record in log]
+        smooth = average_behind(losses, width=max(1, len(log) // 10))
         line, = axes[0].plot(steps, smooth, label=label)
-        axes[0].plot(steps, losses, color=line.get_color(), alpha=0.1)
-        axes[1].plot(steps, [r["lr"] for r in log], color=line.get_color())
-        for name, style in (("PCK@0.20", "-"), ("PCK@0.05", "--")) if validated else ():
-            points = [(r["step"], 100 * r["val"][name]) for r in log if "val" in r]
-            axes[2].plot(*zip(*points), style, marker=".", color=line.get_color(), label=f"{label} {name}") if points else None
-    for axis, title in zip(axes, (f"loss (mean of {width + 1} steps)", "learning rate", "validation PCK, %")):
+        colour = line.get_color()
+        axes[0].plot(steps, losses, color=colour, alpha=0.1)
+        axes[1].plot(steps, [record["lr"] for record in log], color=colour)
+        measured = [record for record in log if "val" in record]
+        if measured:
+            at = [record["step"] for record in measured]
+            for name, style in (("PCK@0.20", "-"), ("PCK@0.05", "--")):
+                pck = [100 * record["val"][name] for record in measured]
+                axes[2].plot(at, pck, style, marker=".", color=colour, label=f"{label} {name}")
+    for axis, title in zip(axes, titles, strict=True):
         axis.set(title=title, xlabel="step")
     axes[0].legend()
     if validated:
         axes[2].legend()
     pyplot.close(figure)
-    with written(Path(path)) as beside:
-        figure.savefig(beside, format=Path(path).suffix[1:] or "png")
+    with explain_unwritten(path), write_whole(Path(path)) as partial:
+        figure.savefig(partial, format=Path(path).suffix[1:] or "png")
 
 
-def tensorboard(out, step):
-    """TensorBoard's writer where it is installed; it hides what an earlier one wrote after this step."""
+def draw_own_curves(out):
+    """Draw a run's curves.png, or say with its first checkpoint what is missing for that."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
-        return SummaryWriter(out / "tensorboard", purge_step=step + 1)
+        draw_curves({out.name: out}, out / "curves.png")
     except ImportError:
-        return None
+        if len(list_checkpoints(out)) == 1:
+            tqdm.write("no curves.png: pip install matplotlib")

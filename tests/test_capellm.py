@@ -155,7 +155,7 @@ def folder(model, model_folder, tmp_path):
     saved.load_state_dict(
         {n: 0.3 * t for n, t in model.state_dict().items() if n in saved.adapter()}, strict=False
     )
-    checkpoints.write(
+    checkpoints.write_checkpoint(
         tmp_path / "run", saved.config, saved.adapter(), {"optimiser": {}, "random": torch.zeros(1)}
     )
     return tmp_path / "run"
@@ -174,7 +174,7 @@ def test_written_and_read_again_bit_by_bit(folder, model, model_folder, tmp_path
     backbones = {b: str(model_folder / b) for b in ("vision", "llm")}
     config = json.loads((model_folder / "config.json").read_text())
     assert asdict(again.config) == config | backbones and not again.training
-    checkpoints.write(
+    checkpoints.write_checkpoint(
         tmp_path / "again",
         again.config,
         again.adapter(),

@@ -1,20 +1,25 @@
-"""nano, the embedded model: it looks and it reads, on drawings made for this test of categories it was not trained on."""
+"""nano, the embedded model: it looks and it reads, and its pre-training can be resumed.
+
+It is asked about drawings, made for this test, of categories it was not trained on.
+"""
+
 import random
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import data
-import eval as evaluation
 from capellm import CapeLLM
 from drawings.dataset import write_dataset
 from nano import pretrain
-from study import metrics
+from study.controls import prepare_controls
+from study.measure import Asking, measure
+from study.metrics import average_records
 
 NANO = data.HERE / "nano"
 
@@ -26,15 +31,21 @@ def model():
 
 @pytest.fixture(scope="module")
 def scores(model, tmp_path_factory):
-    """PCK of nano and of the controls on 60 drawings with a seed of their own: {"": {...}, "mean": {...}, ...}."""
+    """PCK on 60 drawings with a seed of their own: {"": of nano, "mean": of a control, ...}."""
     folder = tmp_path_factory.mktemp("nano") / "figures"
     write_dataset(folder, seed=20, per_category=3)
     instances, names = data.read_split(folder, 1, "test")
     described = data.describe(instances, names)
-    prepared, _ = evaluation.controls(SimpleNamespace(data=folder, split=1, part="test"), instances, names, described)
-    look = lambda instance: data.load_crop(instance, model.config.image_size)[0]
-    records = [evaluation.measure(model, i, described[i.category], p, look) for i, p in zip(instances, prepared)]
-    found = metrics.summary(records)
+    prepared, _ = prepare_controls(folder, 1, "test", instances, names, described)
+
+    def look(instance):
+        return data.load_crop(instance, model.config.image_size)[0]
+
+    records = []
+    for instance, control in zip(instances, prepared, strict=True):
+        keypoints = described[instance.category]
+        records.append(measure(model, instance, keypoints, look, Asking(), control))
+    found = average_records(records)
     return {"": found} | found["controls"]
 
 
@@ -49,24 +60,37 @@ def test_nano_loses_half_when_the_image_or_the_text_lies(scores, lie):
     assert scores[lie]["PCK@0.10"] < scores[""]["PCK@0.10"] / 2
 
 
+def locate(model, photo, keypoints, box):
+    """(K, 2) in pixels."""
+    return torch.tensor([(p.x, p.y) for p in model.locate(photo, keypoints, box)])
+
+
 def test_nano_follows_the_face(model):
-    """The portrait, moved inside a larger photo and mirrored: the points move with it. No truth is needed for that."""
-    photo, box = Image.open(data.HERE / "examples" / "astronaut.jpg").convert("RGB"), (86, 40, 54, 53)
+    """The portrait, moved inside a larger photo and mirrored: the points move with it. No truth is
+    needed for that."""
+    photo = Image.open(data.HERE / "examples" / "astronaut.jpg").convert("RGB")
     keypoints = data.read_descriptions(data.HERE / "descriptions" / "human_face_68.txt")
-    points = torch.tensor(model.locate(photo, keypoints, box))[:, :2]
+    x, y, w, h = 86, 40, 54, 53
+    points = locate(model, photo, keypoints, (x, y, w, h))
     larger = Image.new("RGB", (400, 300), "white")
     larger.paste(photo, (100, 30))
-    moved = torch.tensor(model.locate(larger, keypoints, (186, 70, 54, 53)))[:, :2]
-    assert (moved - points - torch.tensor([100, 30])).norm(dim=1).median() < 0.02 * 54
-    mirrored = torch.tensor(model.locate(photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT), keypoints, (256 - 86 - 54, 40, 54, 53)))[:, :2]
-    chin, brow = 8, 27                                                   # on the axis of the face: no left, no right
-    assert (256 - mirrored[[chin, brow], 0] - points[[chin, brow], 0]).abs().max() < 0.15 * 54
+    moved = locate(model, larger, keypoints, (x + 100, y + 30, w, h))
+    assert (moved - points - torch.tensor([100, 30])).norm(dim=1).median() < 0.02 * w
+    mirrored = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mirrored = locate(model, mirrored, keypoints, (photo.width - x - w, y, w, h))
+    # On the axis of the face there is no left and right.
+    chin, brow = 8, 27
+    axis = [chin, brow]
+    assert (photo.width - mirrored[axis, 0] - points[axis, 0]).abs().max() < 0.15 * w
 
 
 def test_nano_loads_in_a_moment():
-    """Drawing random weights that a file replaces costs more than all the rest, most of it in importing a compiler."""
-    code = f"import sys; from capellm import CapeLLM; CapeLLM.from_pretrained({str(NANO)!r}); print('torch._dynamo' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=data.HERE)
+    """Drawing random weights that a file replaces costs more than all the rest, most of it in
+    importing a compiler."""
+    code = "import sys; from capellm import CapeLLM; "
+    code += f"CapeLLM.from_pretrained({str(NANO)!r}); print('torch._dynamo' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=data.HERE)
     assert (ran.stdout.strip(), ran.returncode) == ("False", 0), ran.stderr
 
 
@@ -76,37 +100,50 @@ def test_nano_is_small():
 
 def test_photographs_enter_in_the_third_phase(tmp_path, model, monkeypatch):
     """Until then a model knows drawings alone; then a fifth of the images are photographs."""
-    folders = [tmp_path / "drawings", tmp_path / "photographs"]
-    for seed, folder in enumerate(folders):
-        write_dataset(folder, seed, per_category=1)
-    sampler, seen, original = pretrain.Sampler(folders, model.tokenizer, model.codec), [], data.load_crop
-    monkeypatch.setattr(data, "load_crop", lambda i, *a: seen.append(folders[1] in i.image.parents) or original(i, *a))
-    sampler.batch(40, random.Random(0))
-    assert len(seen) >= 40 and not any(seen)
-    seen.clear()
-    sampler.batch(200, random.Random(0), rounds=True)
-    assert 0.1 < sum(seen) / len(seen) < 0.3
+    drawings, photographs = tmp_path / "drawings", tmp_path / "photographs"
+    write_dataset(drawings, seed=0, per_category=1)
+    write_dataset(photographs, seed=1, per_category=1)
+    sampler = pretrain.Sampler([drawings, photographs], model.tokenizer, model.codec)
+    are_photographs, original = [], data.load_crop
+
+    def load_crop(instance, *how):
+        are_photographs.append(photographs in instance.image.parents)
+        return original(instance, *how)
+
+    monkeypatch.setattr(data, "load_crop", load_crop)
+    sampler.draw_batch(40, random.Random(0))
+    assert len(are_photographs) >= 40 and not any(are_photographs)
+    are_photographs.clear()
+    sampler.draw_batch(200, random.Random(0), rounds=True)
+    assert 0.1 < sum(are_photographs) / len(are_photographs) < 0.3
+
+
+def run_pretraining(monkeypatch, folder, out, rounds):
+    """Two steps of the first and second phase, and `rounds` of the third."""
+    arguments = ["--data", folder, "--out", out, "--eyes", 2, "--words", 2, "--names", 1]
+    arguments += ["--rounds", rounds, "--batch", 4]
+    monkeypatch.setattr("sys.argv", ["pretrain", *map(str, arguments)])
+    pretrain.main()
+    return load_file(out / "newest.safetensors")
 
 
 def test_pretraining_continues_as_if_never_interrupted(tmp_path, monkeypatch, one_thread):
-    """Stopped between its phases and started again, it ends with the weights, and the optimiser, of a run in one go."""
-    write_dataset(tmp_path / "figures", seed=3, per_category=1)
-
-    def run(out, rounds):
-        monkeypatch.setattr("sys.argv", ["pretrain", "--data", str(tmp_path / "figures"), "--out", str(tmp_path / out), "--eyes", "2",
-                                         "--words", "2", "--names", "1", "--rounds", str(rounds), "--batch", "4"])
-        pretrain.main()
-        return torch.load(tmp_path / out / "newest.pt", weights_only=True)
-    once = run("once", 2)
-    assert run("twice", 0)["step"] == 4
-    twice = run("twice", 2)
-    assert once["step"] == twice["step"] == 6
-    assert all(torch.equal(t, twice["module"][n]) for n, t in once["module"].items())
-    for a, b in zip(once["optims"], twice["optims"]):
-        assert a["param_groups"] == b["param_groups"]
-        assert all(torch.equal(t, b["state"][n][k]) for n, state in a["state"].items() for k, t in state.items())
-    again = CapeLLM.from_pretrained(tmp_path / "once" / "model")         # what train.py --init reads
-    assert again.image_size == pretrain.SIZE and not any(p.isnan().any() for p in again.parameters())
+    """Stopped between its phases and started again, it ends with the weights, and the optimisers,
+    of a run in one go."""
+    folder = tmp_path / "figures"
+    write_dataset(folder, seed=3, per_category=1)
+    once = run_pretraining(monkeypatch, folder, tmp_path / "once", rounds=2)
+    half = run_pretraining(monkeypatch, folder, tmp_path / "twice", rounds=0)
+    twice = run_pretraining(monkeypatch, folder, tmp_path / "twice", rounds=2)
+    kinds = {name.partition("/")[0] for name in once}
+    assert kinds == {"module", "optimiser 0", "optimiser 1"}
+    assert once.keys() == twice.keys() >= half.keys()
+    assert all(torch.equal(tensor, twice[name]) for name, tensor in once.items())
+    assert not all(torch.equal(tensor, twice[name]) for name, tensor in half.items())
+    # What train.py --init reads.
+    again = CapeLLM.from_pretrained(tmp_path / "once" / "model")
+    assert again.config.image_size == pretrain.SIZE
+    assert not any(p.isnan().any() for p in again.parameters())
 
 
 def test_stretched_images_keep_their_points():
@@ -116,7 +153,28 @@ def test_stretched_images_keep_their_points():
         y, x = rng.randint(30, 80), rng.randint(30, 80)
         pixels = torch.zeros(3, 112, 112)
         pixels[:, y - 2:y + 3, x - 2:x + 3] = 1
-        moved, points = pretrain.stretch(pixels, np.array([[(x + 0.5) / 112, (y + 0.5) / 112, 2.0]]), rng)
-        weight = moved[0] / moved[0].sum()
-        found = [(weight.sum(axis) * (torch.arange(112) + 0.5)).sum().item() / 112 for axis in (0, 1)]
+        points = np.array([[(x + 0.5) / 112, (y + 0.5) / 112, 2.0]])
+        moved, points = pretrain.stretch(pixels, points, rng)
+        weight, centres = moved[0] / moved[0].sum(), torch.arange(112) + 0.5
+        found = [(weight.sum(axis) * centres).sum().item() / 112 for axis in (0, 1)]
         assert np.abs(points[0, :2] - found).max() < 0.01 and points[0, 2] == 2
+
+
+def test_the_pointer_starts_at_the_token_before_the_first_digit(model, tmp_path):
+    """It is read once an answer, at the answer's opening, whatever stands in front of it."""
+    write_dataset(tmp_path / "drawings", seed=0, per_category=1)
+    sampler = pretrain.Sampler([tmp_path / "drawings"], model.tokenizer, model.codec)
+    batch = sampler.draw_batch(4, random.Random(0), rounds=True)
+    asked = 0
+    for conversations in batch.branches:
+        for conversation in conversations:
+            openings = 0
+            for n, label in enumerate(conversation.labels):
+                if label != data.IGNORE and conversation.labels[n - 1] == data.IGNORE:
+                    assert label == model.codec.open[0]
+                    openings += 1
+            asked += openings
+    assert asked == len(batch.answers) > 0
+    module = pretrain.Grounding(model, sampler.keypoints)
+    loss, parts = module(batch, words=True)
+    assert parts.keys() == {"loss", "pointer", "eyes", "patch"} and loss.isfinite()

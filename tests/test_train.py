@@ -1,8 +1,11 @@
-"""train.py on a tiny data folder: its first step by hand, interrupted and killed, alone and as four processes, what it refuses."""
-import itertools
+"""train.py on a tiny data folder.
+
+Its first step by hand, runs interrupted and killed, alone and as four processes, and what it
+refuses.
+"""
+
 import json
 import os
-import random
 import re
 import runpy
 import shutil
@@ -10,14 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
+from contextlib import contextmanager
 from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -25,97 +26,85 @@ from safetensors.torch import load_file, save_file
 import data
 import eval as evaluation
 import train
-from capellm import CapeLLM, Codec
+from capellm import CapeLLM
 from lora import LoRALinear
+from skirts import write_skirts
 from study import metrics
 from support import checkpoints, launch
+
+# Runs are compared bit by bit.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """13 photos of skirts with 8 keypoints each, some hidden: 24 pairs of 4 rounds."""
     folder = tmp_path_factory.mktemp("data")
-    (folder / "annotations").mkdir()
-    (folder / "images").mkdir()
-    rng, images, annotations = np.random.default_rng(0), [], []
-    for i in range(13):
-        Image.fromarray(rng.integers(0, 256, (50, 60, 3), np.uint8)).save(folder / "images" / f"{i}.png")
-        points = np.c_[rng.uniform(12, 42, 8), rng.uniform(12, 38, 8), [2] * 8]
-        points[:4 * (i > 10)] = 0
-        images.append({"id": i, "file_name": f"{i}.png", "width": 60, "height": 50})
-        annotations.append({"id": i, "image_id": i, "category_id": 1, "bbox": [8, 8, 40, 34], "keypoints": points.ravel().tolist()})
-    coco = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "skirt"}]}
-    for part in ("train", "val"):
-        (folder / "annotations" / f"mp100_split1_{part}.json").write_text(json.dumps(coco))
-    (folder / "skirt.txt").write_text("".join(f"{name}:\n" for name in "abcdefgh"))     # short, for the tests' sake
+    write_skirts(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def init(model_folder, tmp_path_factory):
     """Model folders by their LoRA dropout."""
-    def copy(dropout):
-        target = tmp_path_factory.mktemp("init") / "model"
-        shutil.copytree(model_folder, target)
+    copies = {}
+    for dropout in (0.0, 0.3):
+        target = shutil.copytree(model_folder, tmp_path_factory.mktemp("init") / "model")
         config = json.loads((target / "config.json").read_text())
-        config["lora"] |= {"dropout": dropout}
+        config["lora"]["dropout"] = dropout
         (target / "config.json").write_text(json.dumps(config))
-        return target
-    return {dropout: copy(dropout) for dropout in (0.0, 0.3)}
+        copies[dropout] = target
+    return copies
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")      # runs are compared bit by bit
-
-
-@pytest.fixture(autouse=True)
-def signals():
+@contextmanager
+def keep_signals():
     """train.py takes SIGTERM and Ctrl-C for itself; give them back."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def command(folder, start, out, **options):
-    options = {"data": folder, "init": start, "descriptions": folder, "out": out, "batch": 8, "workers": 0, "steps": 6} | options
-    return [str(word) for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value) if word is not True]
+    """The options of a run of 6 steps of 8 pairs, but for `options`; True is a flag."""
+    few = {"batch": 8, "workers": 0, "steps": 6}
+    folders = {"data": folder, "init": start, "descriptions": folder, "out": out}
+    words = []
+    for name, value in (folders | few | options).items():
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words.append(str(value))
+    return words
 
 
 def run(monkeypatch, *arguments, **options):
-    monkeypatch.setattr(sys, "argv", ["train.py", *command(*arguments, **options)])
-    train.train(train.arguments())
+    run_main(monkeypatch, command(*arguments, **options))
 
 
-def adapters(out):
+def run_main(monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    with keep_signals():
+        train.main()
+
+
+def load_adapters(out):
     """{step: tensors} of a run's checkpoints."""
-    return {int(p.name[5:]): load_file(p / "adapter.safetensors") for p in checkpoints.list_checkpoints(out)}
+    found = {}
+    for folder in checkpoints.list_checkpoints(out):
+        step = int(folder.name.removeprefix("step-"))
+        found[step] = load_file(folder / "adapter.safetensors")
+    return found
 
 
-def log_of(out):
+def read_log(out):
+    """log.jsonl, every line whole."""
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def equal(a, b):
+def are_equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(t, b[n]) for n, t in a.items())
-
-
-# The schedule and the order of pairs
-
-def test_images_of_equal_ids_stay_apart(folder, init):
-    """Two exports that both count from 0: every pair has the pixels of its own image, pairs of an image side by side or not."""
-    model = CapeLLM.from_pretrained(init[0.0])
-    instances, names = data.read_split(folder)
-    described = data.describe(instances, names, folder)
-    swapped = [i._replace(image=other.image) for i, other in zip(instances, instances[1:])]
-    for share in (False, True):
-        pairs = data.Pairs(instances + swapped, described, model.tokenizer, model.codec, 28, share=share)
-        for passed in itertools.islice(train.passes(pairs, 0, 16, 0, 1, 16), 3):
-            for epoch, i in passed:
-                pixels, ids, labels = pairs[i]
-                n, group, (_, seed) = pairs.pairs[i]
-                views = [data.load_crop((instances + swapped)[n], 28, *how)[0] for how in (data.draw_augmentation(random.Random(seed)), ())]
-                assert any(torch.equal(pixels, view) for view in views)
-
 
 
 @pytest.mark.parametrize("steps", [2, 10, 100, 1234])
@@ -126,190 +115,176 @@ def test_schedule(steps):
     assert train.schedule(steps, steps) == pytest.approx(0, abs=1e-12)
     rest = np.array([train.schedule(step, steps) for step in range(warm, steps + 1)])
     assert (np.diff(rest) < 0).all()
-    np.testing.assert_allclose(rest + rest[::-1], 1, atol=1e-12)         # half a cosine is odd about its middle
-    if len(rest) > 4:                                                    # and flat at its ends
-        assert rest[0] - rest[1] < rest[len(rest) // 2 - 1] - rest[len(rest) // 2]
+    # Half a cosine is odd about its middle, and flat at its ends.
+    np.testing.assert_allclose(rest + rest[::-1], 1, atol=1e-12)
+    if len(rest) > 4:
+        middle = len(rest) // 2
+        assert rest[0] - rest[1] < rest[middle - 1] - rest[middle]
 
 
-@pytest.mark.parametrize("batch, world, micro", [(8, 1, 1), (8, 1, 4), (8, 2, 2), (8, 4, 2), (128, 3, 1), (10, 4, 2), (3, 4, 1), (7, 2, 3)])
-def test_the_processes_share_each_steps_pairs(batch, world, micro):
-    together = [train.dealt(train.sizes(batch, world, micro), rank, world) for rank in range(world)]
-    assert sum(map(sum, together)) == batch and max(map(max, together)) <= micro
-    assert {len(share) for share in together} == {-(-batch // (world * micro))}             # as many passes on every process
-    assert max(map(max, together)) - min(map(min, together)) <= 1
-    places = [train.dealt(range(len(together[0]) * world), rank, world) for rank in range(world)]
-    assert sorted(n for share in places for n in share) == list(range(len(together[0]) * world))
+# Runs.
 
 
-@given(st.data())
-def test_packing(draw):
-    """Every pair once, in passes of the sizes asked for; a row is cut only at the end of a pass, where no other fits."""
-    lengths = draw.draw(st.lists(st.integers(1, 9), min_size=1, max_size=12))
-    rows, batch = [[(n, i) for i in range(length)] for n, length in enumerate(lengths)], sum(lengths)
-    world, micro = draw.draw(st.integers(1, 4)), draw.draw(st.integers(1, 10))
-    sizes = train.sizes(batch, world, micro)
-    found = train.pack(rows, sizes)
-    assert [len(part) for part in found] == sizes
-    assert sorted(p for part in found for p in part) == [p for row in rows for p in row]
-    for m, part in enumerate(found):
-        left = [p for later in found[m:] for p in later]                 # what this pass could choose from
-        pieces = {n: [p for p in part if p[0] == n] for n, _ in part}
-        assert part == [p for piece in pieces.values() for p in piece]   # side by side
-        cut = [n for n, piece in pieces.items() if len(piece) < sum(p[0] == n for p in left)]
-        assert len(cut) <= 1 and (not cut or part[-1][0] == cut[0])
-        whole = [sum(p[0] == n for p in left) for n in {n for n, _ in left} - pieces.keys()]
-        assert not cut or all(size > len(pieces[cut[0]]) for size in whole)                # no other fitted whole
-    if max(lengths) == 1:
-        assert [p for part in found for p in part] == [p for row in rows for p in row]     # as ordered
-
-
-class Epochs:
-    """Pairs whose number varies from epoch to epoch: 5, 3, 4, 5, 3, 4 ..., of 0 to 4 tokens, each with an image of its own."""
-    def set_epoch(self, epoch):
-        self.pairs = [(f"{epoch}.{i}", (epoch, i)) for i in range([5, 3, 4][epoch % 3])]
-
-    def tokens(self, i):
-        return 7 * (i + 2) % 5
-
-    def __len__(self):
-        return len(self.pairs)
-
-    def __getitem__(self, i):
-        return self.pairs[i][0]
-
-
-@pytest.mark.parametrize("world, micro, batch", [(1, 1, 4), (2, 1, 4), (3, 2, 7), (4, 1, 3)])
-def test_every_pair_of_every_epoch_once_wherever_a_run_continues(world, micro, batch):
-    order = [f"{epoch}.{i}" for epoch in range(9) for i in range([5, 3, 4][epoch % 3])]
-    length = lambda place: 7 * (place[1] + 2) % 5
-    for first in range(4):
-        together, rounds = {step: [] for step in range(first, 4)}, {}
-        for rank in range(world):
-            share = train.dealt(train.sizes(batch, world, micro), rank, world)
-            passes, stream = train.passes(Epochs(), first, batch, rank, world, micro), train.Stream(Epochs())
-            for step in range(first, 4):
-                for n, (size, places) in enumerate(zip(share, itertools.islice(passes, len(share)))):
-                    assert len(places) == max(1, size)                   # an empty pass computes something, too
-                    together[step] += [stream[place] for place in places[:size]]
-                    rounds.setdefault((step, n), []).extend(map(length, places[:size]))
-        for step, pairs in together.items():
-            assert sorted(pairs) == sorted(order[step * batch:(step + 1) * batch])
-            for n in range(len(share) - 1):                              # at one time all are of like length
-                assert min(rounds[step, n]) >= max(rounds[step, n + 1])
-
-
-# Runs
-
-@pytest.mark.parametrize("options", [{}, {"rounds": "dynamic", "micro_batch": 3}, {"share_image": True, "micro_batch": 3}],
-                         ids=["fixed", "dynamic", "shared"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rounds": "dynamic", "micro_batch": 3}, {"share_image": True, "micro_batch": 3}],
+    ids=["fixed", "dynamic", "shared"],
+)
 def test_resumed_equals_uninterrupted(folder, init, tmp_path, monkeypatch, options):
-    """Bit by bit, within an epoch and across its end, with augmentation and with dropout, and whoever loads the images."""
-    run(monkeypatch, folder, init[0.3], tmp_path / "whole", save_every=2, **options)
-    whole = adapters(tmp_path / "whole")
-    assert sorted(whole) == [2, 4, 6] and not equal(whole[4], whole[6])
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    shutil.rmtree(tmp_path / "cut" / "step-0000006")
-    (tmp_path / "cut" / "step-0000006.partial").mkdir()                  # what a crash may leave
-    with open(tmp_path / "cut" / "log.jsonl", "a") as log:
+    """Bit by bit, within an epoch and across its end, with augmentation and with dropout, and
+    whoever loads the images."""
+    options["save_every"] = 2
+    run(monkeypatch, folder, init[0.3], tmp_path / "whole", **options)
+    whole = load_adapters(tmp_path / "whole")
+    assert sorted(whole) == [2, 4, 6] and not are_equal(whole[4], whole[6])
+    cut = shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(cut / "step-0000006")
+    # What a crash may leave.
+    (cut / "step-0000006.partial").mkdir()
+    with open(cut / "log.jsonl", "a") as log:
         log.write('{"step": 7, "lo')
     torch.manual_seed(1234)
-    run(monkeypatch, folder, init[0.3], tmp_path / "cut", save_every=2, workers=1, resume=True, **options)
-    assert equal(adapters(tmp_path / "cut")[6], whole[6])
-    states = [load_file(tmp_path / n / "step-0000006" / "state.safetensors") for n in ("whole", "cut")]
-    assert equal(*states) and len(states[0]) == 1 + 3 * len(whole[6])    # randomness; step and two moments for each
-    logs = [log_of(tmp_path / n) for n in ("whole", "cut")]
-    assert [r["step"] for r in logs[0]] == [r["step"] for r in logs[1]] == [1, 2, 3, 4, 5, 6]
-    assert [(r["loss"], r["digits"], r["lr"]) for r in logs[0]] == [(r["loss"], r["digits"], r["lr"]) for r in logs[1]]
-    assert [r["lr"] for r in logs[0]] == [5e-4 * train.schedule(i, 6) for i in range(6)]
+    run(monkeypatch, folder, init[0.3], cut, workers=1, resume=True, **options)
+    assert are_equal(load_adapters(cut)[6], whole[6])
+
+    states, logs = [], []
+    for out in (tmp_path / "whole", cut):
+        states.append(load_file(out / "step-0000006" / "state.safetensors"))
+        logs.append([[r[key] for key in ("step", "loss", "digits", "lr")] for r in read_log(out)])
+    assert are_equal(*states)
+    # The random state; the number of steps and two moments for each parameter.
+    assert len(states[0]) == 1 + 3 * len(whole[6])
+    assert logs[0] == logs[1]
+    assert [step for step, *_ in logs[0]] == [1, 2, 3, 4, 5, 6]
+    assert [lr for *_, lr in logs[0]] == [5e-4 * train.schedule(i, 6) for i in range(6)]
 
 
-def test_the_newest_checkpoints_and_the_best_are_kept(folder, init, tmp_path, monkeypatch):
-    scores = iter([0.1, 0.5, 0.2, 0.3, 0.5, 0.1])
-    monkeypatch.setattr(train, "validate", lambda *_: {"mPCK": next(scores), "PCK@0.05": 0.0, "PCK@0.20": 0.0})
-    run(monkeypatch, folder, init[0.0], tmp_path / "out", save_every=1, val_every=1, batch=2)
-    assert sorted(adapters(tmp_path / "out")) == [4, 5, 6] and train.KEEP == 3     # 0.5 again: the later one is the best
-    names = {p.name for p in (tmp_path / "out").iterdir()} - {"tensorboard"}
-    assert names == {"log.jsonl", "curves.png", *(f"step-000000{i}" for i in (4, 5, 6))}
-    CapeLLM.from_pretrained(tmp_path / "out" / "step-0000006")           # a checkpoint is a model folder
-    scores = iter([0.1, 0.5, 0.2, 0.3, 0.4, 0.1])
-    run(monkeypatch, folder, init[0.0], tmp_path / "early", save_every=1, val_every=1, batch=2)
-    assert sorted(adapters(tmp_path / "early")) == [2, 4, 5, 6]
+@pytest.mark.parametrize(
+    "scores, kept",
+    [
+        # 0.5 again: the later one is the best.
+        ([0.1, 0.5, 0.2, 0.3, 0.5, 0.1], [4, 5, 6]),
+        ([0.1, 0.5, 0.2, 0.3, 0.4, 0.1], [2, 4, 5, 6]),
+    ],
+)
+def test_the_newest_checkpoints_and_the_best_are_kept(
+    folder, init, tmp_path, monkeypatch, scores, kept
+):
+    scores, out = iter(scores), tmp_path / "out"
+    monkeypatch.setattr(
+        train, "validate", lambda *_: {"mPCK": next(scores), "PCK@0.05": 0.0, "PCK@0.20": 0.0}
+    )
+    run(monkeypatch, folder, init[0.0], out, save_every=1, val_every=1, batch=2)
+    assert sorted(load_adapters(out)) == kept and checkpoints.KEEP == 3
+    names = {p.name for p in out.iterdir()}
+    assert names == {"log.jsonl", "curves.png", *(f"step-000000{i}" for i in kept)}
+    # A checkpoint is a model folder.
+    CapeLLM.from_pretrained(out / "step-0000006")
 
 
-def spy(monkeypatch):
-    """The models that train.py opens."""
+def record_models(monkeypatch):
+    """A list of the models that train.py will open."""
     models, original = [], train.open_model
-    monkeypatch.setattr(train, "open_model", lambda *a: models.append(original(*a)) or models[-1])
+
+    def open_model(*arguments, **options):
+        models.append(original(*arguments, **options))
+        return models[-1]
+
+    monkeypatch.setattr(train, "open_model", open_model)
     return models
 
 
 TUNED = {"lora": ("vision.", "llm.", "projection."), "frozen": ("llm.", "projection.")}
 
 
+def list_tuned(model, tune):
+    """The names of what is trained (Table 15)."""
+    if tune == "full":
+        return {name for name, _ in model.named_parameters()}
+    tuned = {name for name in model.adapter() if name.startswith(TUNED[tune])}
+    assert 0 < len(tuned) < len(model.state_dict())
+    assert all(any(part in name for name in tuned) for part in TUNED[tune])
+    return tuned
+
+
 @pytest.mark.parametrize("tune", ["lora", "frozen", "full"])
 def test_the_first_step_is_adamw_by_hand(folder, init, tmp_path, monkeypatch, tune):
-    """p (1 - lr decay) - lr g / (|g| + eps) on what is trained (Table 15), with weight decay 0.01 on matrices; the rest to the last bit."""
-    models = spy(monkeypatch)
+    """p (1 - lr decay) - lr g / (|g| + eps) on what is trained (Table 15), with weight decay 0.01
+    on matrices; the rest to the last bit."""
+    models, checkpoint = record_models(monkeypatch), tmp_path / "out" / "step-0000001"
     run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=1, tune=tune)
     trained, start = models[0], CapeLLM.from_pretrained(init[0.0], merge=tune == "full")
-    if tune == "full":
-        tuned = set(dict(start.named_parameters()))
-    else:
-        tuned = {n for n in start.adapter() if n.startswith(TUNED[tune])}
-        assert 0 < len(tuned) < len(start.state_dict()) and all(any(part in n for n in tuned) for part in TUNED[tune])
-    saved = adapters(tmp_path / "out")[1]
+    tuned = list_tuned(start, tune)
+    saved = load_file(checkpoint / "adapter.safetensors")
     assert saved.keys() == (tuned if tune == "full" else start.adapter().keys())
     before, after = start.state_dict(), trained.state_dict()
     assert all(torch.equal(after[n], t) for n, t in before.items() if n not in tuned)
+
     instances, names = data.read_split(folder)
-    pairs = data.Pairs(instances, data.describe(instances, names, folder), start.tokenizer, start.codec, 28)
-    start.requires_grad_(True)
-    for i in range(8):                                                   # the mean over pairs of each pair's mean over tokens
-        pixels, ids, labels = pairs[i]
-        (start.loss(pixels[None], [[(ids, labels)]])[0] / 8).backward()
+    described = data.describe(instances, names, folder)
+    pairs = data.Pairs(instances, described, start.tokenizer, start.codec, 28)
     assert len(pairs) == 24
+    start.requires_grad_(True)
+    # The mean over pairs of each pair's mean over tokens.
+    for i in range(8):
+        loss = start.loss(pairs[i].pixels[None], [pairs[i].conversation]).total
+        (loss / 8).backward()
     moved = 0
     for name, p in start.named_parameters():
-        if name in tuned:
-            decay = 0.01 if p.dim() > 1 else 0.0
-            expected = p.detach() * (1 - 5e-4 * decay) - 5e-4 * p.grad / (p.grad.abs() + 1e-8)
-            clear = (p.grad.abs() > 1e-6) | (p.grad == 0)                # where rounding cannot turn the sign
-            torch.testing.assert_close(after[name][clear], expected[clear], atol=2e-5, rtol=0)
-            assert torch.equal(saved[name], after[name])
-            moved += int((clear & (p.grad != 0)).sum())
+        if name not in tuned:
+            continue
+        decay = 0.01 if p.dim() > 1 else 0.0
+        expected = p.detach() * (1 - 5e-4 * decay) - 5e-4 * p.grad / (p.grad.abs() + 1e-8)
+        # Where rounding cannot turn the sign.
+        clear = (p.grad.abs() > 1e-6) | (p.grad == 0)
+        torch.testing.assert_close(after[name][clear], expected[clear], atol=2e-5, rtol=0)
+        assert torch.equal(saved[name], after[name])
+        moved += int((clear & (p.grad != 0)).sum())
     assert moved > 1000
-    state = load_file(tmp_path / "out" / "step-0000001" / "state.safetensors")
-    assert {n.rpartition("/")[0] for n in state} - {""} == tuned
+
+    state = load_file(checkpoint / "state.safetensors")
+    assert {name.rpartition("/")[0] for name in state} - {""} == tuned
     keypoints = data.read_descriptions(folder / "skirt.txt")[:3]
-    model = CapeLLM.from_pretrained(tmp_path / "out" / "step-0000001", merge=False)
+    model = CapeLLM.from_pretrained(checkpoint, merge=False)
+    pixels = pairs[0].pixels
     assert model.answer(pixels, keypoints) == trained.eval().answer(pixels, keypoints)
 
 
+def list_dropouts(module):
+    return {m.p for m in module.modules() if isinstance(m, LoRALinear)}
+
+
 def test_adapters_come_and_go_with_tune(folder, init, tmp_path, monkeypatch):
-    """Frozen, what the vision encoder has of adapters answers without dropout; where it has none, --tune lora adds them."""
-    models = spy(monkeypatch)
+    """Frozen, what the vision encoder has of adapters answers without dropout; where it has none,
+    --tune lora adds them."""
+    models = record_models(monkeypatch)
     run(monkeypatch, folder, init[0.3], tmp_path / "frozen", steps=1, tune="frozen")
-    dropout = lambda part: {m.p for m in part.modules() if isinstance(m, LoRALinear)}
-    assert dropout(models[0].vision) == {0.0} and dropout(models[0].llm) == {0.3}
-    bare = tmp_path / "bare"
-    shutil.copytree(init[0.0], bare)
+    assert list_dropouts(models[0].vision) == {0.0} and list_dropouts(models[0].llm) == {0.3}
+    bare = shutil.copytree(init[0.0], tmp_path / "bare")
     config = json.loads((bare / "config.json").read_text())
     config["lora"]["parts"] = ["llm"]
     (bare / "config.json").write_text(json.dumps(config))
-    without = {n: t for n, t in load_file(bare / "adapter.safetensors").items() if not n.startswith("vision.")}
+    all_adapters = load_file(bare / "adapter.safetensors")
+    without = {n: t for n, t in all_adapters.items() if not n.startswith("vision.")}
     save_file(without, bare / "adapter.safetensors")
     run(monkeypatch, folder, bare, tmp_path / "lora", steps=1)
-    saved = adapters(tmp_path / "lora")[1]
-    assert saved.keys() == load_file(init[0.0] / "adapter.safetensors").keys() > without.keys()
-    assert all(saved[n].any() for n in saved if n.startswith("vision."))                   # B too has moved from zero
+    saved = load_adapters(tmp_path / "lora")[1]
+    assert saved.keys() == all_adapters.keys() > without.keys()
+    # lora_B, too, has moved from zero.
+    assert all(tensor.any() for name, tensor in saved.items() if name.startswith("vision."))
     CapeLLM.from_pretrained(tmp_path / "lora" / "step-0000001")
 
 
 def launch_processes(processes, *arguments, script=data.HERE / "train.py", **options):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(data.HERE)}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    done = subprocess.run([*launcher, str(script), *command(*arguments, **options)], env=environment,
-                          capture_output=True, text=True, timeout=900)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc_per_node", str(processes), str(script)]
+    done = subprocess.run(
+        launcher + command(*arguments, **options),
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(data.HERE)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -322,35 +297,56 @@ def one(folder, init, tmp_path_factory):
     return out
 
 
+def measure_differences(a, b):
+    """{name: the share of a tensor's numbers that differ by more than rounding}."""
+    assert a.keys() == b.keys()
+    return {n: float(((t - b[n]).abs() > 2e-5).float().mean()) for n, t in a.items()}
+
+
 def assert_same_run(one, other, start):
-    a, b, start = adapters(one)[4], adapters(other)[4], load_file(start / "adapter.safetensors")
-    assert a.keys() == b.keys() and max(float((t - start[n]).abs().max()) for n, t in a.items()) > 1e-3
-    for name in a:                                                       # where a gradient is nothing but rounding, AdamW may go either way
-        assert float(((a[name] - b[name]).abs() > 2e-5).float().mean()) < 0.01, name
-    np.testing.assert_allclose(*([r["loss"] for r in log_of(out)] for out in (one, other)), atol=2e-4)
+    a, b = load_adapters(one)[4], load_adapters(other)[4]
+    start = load_file(start / "adapter.safetensors")
+    assert max(float((t - start[n]).abs().max()) for n, t in a.items()) > 1e-3
+    # Where a gradient is nothing but rounding, AdamW may go either way.
+    assert max(measure_differences(a, b).values()) < 0.01
+    losses = [[r["loss"] for r in read_log(out)] for out in (one, other)]
+    np.testing.assert_allclose(*losses, atol=2e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"fsdp": True, "checkpoint_activations": True}], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "options", [{}, {"fsdp": True, "checkpoint_activations": True}], ids=["ddp", "fsdp"]
+)
 def test_four_processes_equal_one(folder, init, one, tmp_path, options):
-    """The same pairs make a step, whoever computes them, also where 10 cannot be dealt evenly. Dropout is off: each process has its own."""
+    """The same pairs make a step, whoever computes them, also where 10 cannot be dealt evenly.
+    Dropout is off: each process has its own."""
     launch_processes(4, folder, init[0.0], tmp_path / "four", steps=4, batch=10, **options)
     assert_same_run(one, tmp_path / "four", init[0.0])
 
 
 def test_bf16_weights_and_fp32_adapters_sharded(folder, init, tmp_path, monkeypatch):
-    """As on GPUs: gathered weights are what one process has, to the bit, and every pair's gradient with them."""
-    (tmp_path / "bf16.py").write_text("""if True:
+    """As on GPUs: gathered weights are what one process has, to the bit, and every pair's gradient
+    with them."""
+    script = tmp_path / "bf16.py"
+    script.write_text("""if True:
         import torch
-        import data, train
+        import train
         from support import launch
         original = train.CapeLLM.from_pretrained
-        train.CapeLLM.from_pretrained = lambda folder, dtype, *a, **k: original(folder, torch.bfloat16, *a, **k)
+
+        def load_bf16(folder, dtype, *arguments, **options):
+            return original(folder, torch.bfloat16, *arguments, **options)
+
+        train.CapeLLM.from_pretrained = load_bf16
         if __name__ == "__main__":
-            launch.run("train.py", lambda: train.train(train.arguments()))
+            launch.run("train.py", train.main)
     """)
-    launch_processes(2, folder, init[0.0], tmp_path / "two", steps=4, fsdp=True, script=tmp_path / "bf16.py")
-    models, original = spy(monkeypatch), CapeLLM.from_pretrained
-    monkeypatch.setattr(CapeLLM, "from_pretrained", lambda folder, dtype, *a, **k: original(folder, torch.bfloat16, *a, **k))
+    launch_processes(2, folder, init[0.0], tmp_path / "two", steps=4, fsdp=True, script=script)
+    models, original = record_models(monkeypatch), CapeLLM.from_pretrained
+
+    def load_bf16(folder, dtype, *arguments, **options):
+        return original(folder, torch.bfloat16, *arguments, **options)
+
+    monkeypatch.setattr(CapeLLM, "from_pretrained", load_bf16)
     run(monkeypatch, folder, init[0.0], tmp_path / "one", steps=4)
     assert {p.dtype for p in models[0].parameters()} == {torch.bfloat16, torch.float32}
     assert_same_run(tmp_path / "one", tmp_path / "two", init[0.0])
@@ -358,319 +354,318 @@ def test_bf16_weights_and_fp32_adapters_sharded(folder, init, tmp_path, monkeypa
 
 def test_everything_trained_sharded(folder, init, tmp_path, monkeypatch):
     """As one process trains it; between the passes of a step no process holds a whole gradient."""
-    (tmp_path / "shards.py").write_text("""if True:
-        import torch, data, train
-        from support import launch
-        passes, forward = [], train.Loss.forward
-        def watched(self, *a):
+    script = tmp_path / "shards.py"
+    script.write_text("""if True:
+        import train
+        from torch.distributed.tensor import DTensor
+        from support import launch, parallel
+        passes, forward = [], parallel.Loss.forward
+
+        def watched_forward(self, *arguments):
             kinds = {type(p.grad) for p in self.parameters()}
-            assert kinds <= {train.DTensor} if len(passes) % 2 else kinds == {type(None)}, kinds    # the second pass of a step
+            is_second_of_a_step = len(passes) % 2 == 1
+            if is_second_of_a_step:
+                assert kinds <= {DTensor}, kinds
+            else:
+                assert kinds == {type(None)}, kinds
             passes.append(1)
-            return forward(self, *a)
-        train.Loss.forward = watched
+            return forward(self, *arguments)
+
+        parallel.Loss.forward = watched_forward
         if __name__ == "__main__":
-            launch.run("train.py", lambda: train.train(train.arguments()))
+            launch.run("train.py", train.main)
     """)
     options = {"tune": "full", "steps": 2, "batch": 4, "lr": 1e-3}
-    launch_processes(2, folder, init[0.0], tmp_path / "two", fsdp=True, script=tmp_path / "shards.py", **options)
+    launch_processes(2, folder, init[0.0], tmp_path / "two", fsdp=True, script=script, **options)
     run(monkeypatch, folder, init[0.0], tmp_path / "one", **options)
-    one, two = adapters(tmp_path / "one")[2], adapters(tmp_path / "two")[2]
+    one, two = load_adapters(tmp_path / "one")[2], load_adapters(tmp_path / "two")[2]
     before = dict(CapeLLM.from_pretrained(init[0.0]).named_parameters())
-    assert one.keys() == two.keys() == before.keys()
-    assert all((one[n] - p).abs().max() > 1e-4 for n, p in before.items() if not n.endswith("mask_token"))     # no patch is masked
-    off = {n for n in one if float(((one[n] - two[n]).abs() > 2e-5).float().mean()) > 0.01}
-    assert all(n.endswith("key.bias") for n in off), off                 # moves no softmax: its gradient is nothing but rounding
+    assert one.keys() == before.keys()
+    for name, p in before.items():
+        # No patch is masked.
+        assert name.endswith("mask_token") or (one[name] - p).abs().max() > 1e-4
+    for name, difference in measure_differences(one, two).items():
+        # A key's bias moves no softmax: its gradient is nothing but rounding.
+        assert name.endswith("key.bias") or difference <= 0.01, name
 
 
 @pytest.mark.parametrize("fsdp", [False, True])
 def test_shards_are_loaded_on_the_cpu(fsdp, monkeypatch):
     found = []
     monkeypatch.setattr(CapeLLM, "from_pretrained", lambda _, *a, **k: found.extend(a))
-    with pytest.raises(AttributeError):                                  # None is no model
-        train.open_model(Namespace(init="model", tune="lora", fsdp=fsdp), torch.device("cuda", 1))
-    assert found == [torch.bfloat16, torch.device("cpu") if fsdp else torch.device("cuda", 1)]
-
-
-def test_moments_go_where_their_parameter_is():
-    p = torch.empty(3, device="meta")
-    assert checkpoints.like(torch.ones(3), p).device == p.device and checkpoints.like(torch.tensor(7.0), p).device.type == "cpu"
+    gpu = torch.device("cuda", 1)
+    # None is no model.
+    with pytest.raises(AttributeError):
+        train.open_model("model", None, None, "lora", gpu, on_cpu=fsdp)
+    assert found == [torch.bfloat16, torch.device("cpu") if fsdp else gpu]
 
 
 def test_processes_wait_for_each_other(monkeypatch):
-    """Longer than any share of a validation or an evaluation; torch gives up after 10 or 30 minutes."""
+    """Longer than any share of a validation or an evaluation; torch gives up after 10 or 30
+    minutes."""
     asked = {}
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda _, **k: asked.update(k))
-    assert launch.setup()[1] == 2 and asked["timeout"] >= timedelta(days=1)
+    assert launch.setup().world == 2 and asked["timeout"] >= timedelta(days=1)
 
 
 @pytest.mark.parametrize("fsdp", [{}, {"fsdp": True}], ids=["ddp", "fsdp"])
 def test_two_processes_resumed_equal_uninterrupted(folder, init, tmp_path, fsdp):
     """Bit by bit, with dropout, sharded or not: once in a whole, once saved half-way."""
-    launch_processes(2, folder, init[0.3], tmp_path / "whole", steps=4, save_every=2, val_every=3, **fsdp)
-    (tmp_path / "cut").mkdir()
-    shutil.copytree(tmp_path / "whole" / "step-0000002", tmp_path / "cut" / "step-0000002")
-    launch_processes(2, folder, init[0.3], tmp_path / "cut", steps=4, save_every=2, resume=True, **fsdp)
-    assert equal(adapters(tmp_path / "cut")[4], adapters(tmp_path / "whole")[4])
-    assert not equal(adapters(tmp_path / "whole")[2], adapters(tmp_path / "whole")[4])
-    assert ["val" in r for r in log_of(tmp_path / "whole")] == [False, False, True, True]
-
-
-def loss_and_gradients(model, passes):
-    """Summed over passes as train.py does: [(items, weight)]."""
-    model.zero_grad()
-    total = 0.0
-    for items, weight in passes:
-        loss, _ = model.loss(*train.collate(items))
-        (loss * weight).backward()
-        total += float(loss.detach()) * weight
-    return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
-@pytest.mark.parametrize("rounds", ["fixed", "dynamic"])
-@pytest.mark.parametrize("world, micro", [(1, 10), (2, 3)])
-def test_shared_images_change_no_gradient(folder, init, rounds, world, micro):
-    """A step of shared images is the mean over its pairs of each one's loss alone, however it is cut into passes."""
-    model = CapeLLM.from_pretrained(init[0.0], merge=False)
-    for name in model.adapter():
-        model.get_parameter(name).requires_grad_(True)
-    instances, names = data.read_split(folder)
-    described = data.describe(instances, names, folder)
-    pairs = data.Pairs(instances, described, model.tokenizer, model.codec, 28, rounds=rounds, share=True)
-    stream, shared = train.Stream(pairs), []
-    for rank in range(world):
-        share = train.dealt(train.sizes(10, world, micro), rank, world)
-        for size, places in zip(share, train.passes(pairs, 0, 10, rank, world, micro)):
-            shared.append(([stream[place] for place in places], size / 10))
-    assert sum(len(train.collate(items)[0]) for items, _ in shared) < 10                   # images
-    loss, gradients = loss_and_gradients(model, shared)
-    expected, alone = loss_and_gradients(model, [([pairs[i]], 1 / 10) for i in range(10)])
-    assert loss == pytest.approx(expected, rel=1e-5) and gradients.keys() == alone.keys() and len(alone) > 4
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, alone[name], atol=1e-5 * float(alone[name].abs().max()), rtol=1e-3, msg=name)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = {"steps": 4, "save_every": 2} | fsdp
+    launch_processes(2, folder, init[0.3], whole, val_every=3, **options)
+    cut.mkdir()
+    shutil.copytree(whole / "step-0000002", cut / "step-0000002")
+    launch_processes(2, folder, init[0.3], cut, resume=True, **options)
+    assert are_equal(load_adapters(cut)[4], load_adapters(whole)[4])
+    assert not are_equal(load_adapters(whole)[2], load_adapters(whole)[4])
+    assert ["val" in r for r in read_log(whole)] == [False, False, True, True]
 
 
 def test_activations_computed_again_change_nothing(folder, init, tmp_path, monkeypatch):
     for name, options in (("kept", {}), ("again", {"checkpoint_activations": True})):
         run(monkeypatch, folder, init[0.3], tmp_path / name, steps=2, **options)
-    kept, again = (adapters(tmp_path / name)[2] for name in ("kept", "again"))
+    kept, again = (load_adapters(tmp_path / name)[2] for name in ("kept", "again"))
     for name in kept:
         torch.testing.assert_close(again[name], kept[name], atol=1e-6, rtol=0)
 
 
 def test_training_lowers_the_loss(folder, init, tmp_path, monkeypatch):
     run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=24, lr=0.02)
-    losses = [r["loss"] for r in log_of(tmp_path / "out")]
+    losses = [r["loss"] for r in read_log(tmp_path / "out")]
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 1
 
 
 def test_validation_is_eval_py_on_the_checkpoint(folder, init, tmp_path, monkeypatch):
     run(monkeypatch, folder, init[0.3], tmp_path / "out", steps=3, val_every=2)
-    log = log_of(tmp_path / "out")
+    log = read_log(tmp_path / "out")
     assert ["val" in r for r in log] == [False, True, True]
     for step in (2, 3):
-        monkeypatch.setattr(sys, "argv", ["eval.py", "--model", str(tmp_path / "out" / f"step-000000{step}"), "--data", str(folder), "--part",
-                                          "val", "--descriptions", str(folder), "--out", str(tmp_path / f"{step}")])
+        model, out = tmp_path / "out" / f"step-000000{step}", tmp_path / f"{step}"
+        arguments = ["--model", model, "--out", out, "--data", folder, "--part", "val"]
+        arguments += ["--descriptions", folder]
+        monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, arguments)])
         with pytest.raises(SystemExit):
             evaluation.main()
-        results = json.loads((tmp_path / f"{step}" / "results.json").read_text())
-        assert log[step - 1]["val"] == {n: pytest.approx(results[n], abs=1e-3) for n in (*metrics.PCK, "mPCK")}
+        results = json.loads((out / "results.json").read_text())
+        expected = {n: pytest.approx(results[n], abs=1e-3) for n in (*metrics.PCK, "mPCK")}
+        assert log[step - 1]["val"] == expected
 
 
-# Killed, stopped, out of room: runs in processes of their own, forked from one that has imported everything
+# Killed, stopped, out of room: runs in processes of their own, forked from one that has imported
+# everything.
+
 
 def fork(script, *arguments):
-    """Run a script that has train, os, signal, torch ..., `child(argv)` (forks a run, gives its pid) and sys.argv."""
+    """What a script prints. It has train, os, signal ..., sys.argv, `child(argv)`, which forks a
+    run and returns its pid, and `wait(pid)`, which returns its exit code."""
     start = """if True:
         import json, os, random, resource, signal, sys, time
         from pathlib import Path
         import torch
         from safetensors import safe_open
         import data, train
-        from support import checkpoints, launch
+        from support import check, checkpoints, launch
+
         def child(argv, before=lambda: None):
-            if pid := os.fork():
+            pid = os.fork()
+            if pid:
                 return pid
             torch.set_num_threads(1)
             sys.argv = ["train.py", *argv]
             sys.stdout = sys.stderr = open(os.devnull, "w")
             before()
             try:
-                launch.run("train.py", lambda: train.train(train.arguments()))
-            except SystemExit as e:
+                launch.run("train.py", train.main)
+            except SystemExit as end:
                 sys.stderr.flush()
-                os._exit(e.code or 0)
+                os._exit(end.code or 0)
             os._exit(0)
+
+        def wait(pid):
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     """
-    done = subprocess.run([sys.executable, "-c", start + script, *map(str, arguments)], capture_output=True, text=True, timeout=600,
-                          env=os.environ | {"PYTHONPATH": str(data.HERE), "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", start + script, *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(data.HERE)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_killed_twenty_times(folder, init, tmp_path, monkeypatch):
-    """The newest checkpoint is whole whenever SIGKILL comes, also inside a save, and the end is the uninterrupted one's."""
-    run(monkeypatch, folder, init[0.3], tmp_path / "whole", steps=30, batch=2)
-    arguments = command(folder, init[0.3], tmp_path / "killed", steps=30, batch=2, save_every=1, resume=True)
-    found = fork("""
-        def slow():                                     # saves take about half of the time
-            for owner, name in ((checkpoints, "save_file"), (os, "replace")):
-                setattr(owner, name, lambda *a, call=getattr(owner, name): (time.sleep(0.03), call(*a), time.sleep(0.03)))
+    """The newest checkpoint is whole whenever SIGKILL comes, also inside a save, and the end is the
+    uninterrupted one's."""
+    whole, killed, options = tmp_path / "whole", tmp_path / "killed", {"steps": 30, "batch": 2}
+    run(monkeypatch, folder, init[0.3], whole, **options)
+    arguments = command(folder, init[0.3], killed, save_every=1, resume=True, **options)
+    script = """
+        def slow(call):
+            def slowly(*arguments):
+                time.sleep(0.03)
+                call(*arguments)
+                time.sleep(0.03)
+            return slowly
+
+        def slow_saves():                       # they take about half of the time
+            checkpoints.save_file = slow(checkpoints.save_file)
+            os.replace = slow(os.replace)
+
+        def list_steps():
+            return {*out.glob("step-*")}
+
         rng, out, inside, reached = random.Random(0), Path(sys.argv[1]), 0, set()
         for _ in range(20):
-            pid, before = child(sys.argv[2:], slow), {*out.glob("step-*")}
-            while not os.waitpid(pid, os.WNOHANG)[0] and {*out.glob("step-*")} == before:    # past the start
+            before = list_steps()
+            pid = child(sys.argv[2:], slow_saves)
+            # Past the start.
+            while not os.waitpid(pid, os.WNOHANG)[0] and list_steps() == before:
                 time.sleep(0.005)
             time.sleep(rng.uniform(0, 0.3))
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            inside += any(out.glob("*.partial"))
+            inside += any(out.glob("*partial*"))
             newest = checkpoints.list_checkpoints(out)[-1]
             with safe_open(newest / "state.safetensors", framework="pt") as state:
                 reached.add(int(state.metadata()["step"]))
             train.CapeLLM.from_pretrained(newest)
         print(json.dumps([inside, sorted(reached)]))
-        pid = child(sys.argv[2:])
-        sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-    """, tmp_path / "killed", *arguments)
-    inside, reached = json.loads(found)
+        sys.exit(wait(child(sys.argv[2:])))
+    """
+    inside, reached = json.loads(fork(script, killed, *arguments))
     assert inside >= 3 and len(reached) >= 5
-    assert equal(adapters(tmp_path / "killed")[30], adapters(tmp_path / "whole")[30])
+    assert are_equal(load_adapters(killed)[30], load_adapters(whole)[30])
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_leaves(folder, init, tmp_path, one, number, code):
     """Also where it comes twice, and to the processes that load images, too: as from a terminal."""
-    arguments = command(folder, init[0.0], tmp_path / "out", steps=4, batch=10, save_every=100, resume=True, workers=2)
-    found = fork("""
-        def terminal():                                 # signals after the first step
+    out, options = tmp_path / "out", {"steps": 4, "batch": 10, "save_every": 100, "workers": 2}
+    arguments = command(folder, init[0.0], out, resume=True, **options)
+    script = """
+        def signal_all(*_):
+            for _ in range(2):
+                os.killpg(0, int(number))
+
+        def signal_after_the_first_step():
             os.setpgrp()
-            checkpoints.log = lambda *_: [os.killpg(0, int(number)) for _ in range(2)]
+            checkpoints.append_to_log = signal_all
+
         _, out, number, *argv = sys.argv
-        pid = child(argv, terminal)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        print(wait(child(argv, signal_after_the_first_step)))
         print(*(p.name for p in checkpoints.list_checkpoints(out)))
-        print(os.waitstatus_to_exitcode(os.waitpid(child(argv), 0)[1]))
-    """, tmp_path / "out", int(number), *arguments).split()
+        print(wait(child(argv)))
+    """
+    found = fork(script, out, int(number), *arguments).split()
     assert found == [str(code), "step-0000002", "0"]
-    assert equal(adapters(tmp_path / "out")[4], adapters(one)[4])
+    assert are_equal(load_adapters(out)[4], load_adapters(one)[4])
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_before_the_first_step(folder, init, tmp_path, number, code):
-    found = fork("""
-        checking = Path(sys.argv[1])
-        pid = child(sys.argv[3:], lambda: setattr(data, "check", lambda *_: (checking.touch(), time.sleep(100))))
-        while not checking.exists():
+    script = """
+        checking, number, *argv = sys.argv[1:]
+
+        def read_forever(*_):
+            Path(checking).touch()
+            time.sleep(100)
+
+        def patch():
+            check.read_folders = read_forever
+
+        pid = child(argv, patch)
+        while not Path(checking).exists():
             time.sleep(0.005)
-        os.kill(pid, int(sys.argv[2]))
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-    """, tmp_path / "checking", int(number), *command(folder, init[0.0], tmp_path / "out"))
+        os.kill(pid, int(number))
+        print(wait(pid))
+    """
+    arguments = command(folder, init[0.0], tmp_path / "out")
+    found = fork(script, tmp_path / "checking", int(number), *arguments)
     assert found.split() == [str(code)] and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("room, what", [(4000, r"step-\d+"), (50, r"log\.jsonl")])
 def test_a_full_disk_is_an_error_and_loses_nothing(folder, init, tmp_path, room, what):
-    arguments = command(folder, init[0.0], tmp_path / "out", steps=4, batch=10, save_every=1, resume=True)
-    found = fork("""
-        out, room = Path(sys.argv[1]), int(sys.argv[2])
-        def limited():                                  # no file may grow beyond: writing fails as on a full disk
+    out, options = tmp_path / "out", {"steps": 4, "batch": 10, "save_every": 1}
+    script = """
+        def limit():                    # no file may grow beyond: writing fails as on a full disk
             sys.stderr = sys.__stdout__
-            resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-        pid = child(sys.argv[3:])
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(room), int(room)))
+
+        out, room, *argv = sys.argv[1:]
+        pid = child(argv)
         while not checkpoints.list_checkpoints(out):
             time.sleep(0.005)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         before = checkpoints.list_checkpoints(out)[-1].name
-        print(os.waitstatus_to_exitcode(os.waitpid(child(sys.argv[3:], limited), 0)[1]), before)
-    """, tmp_path / "out", room, *arguments)
+        print(wait(child(argv, limit)), before)
+    """
+    found = fork(script, out, room, *command(folder, init[0.0], out, resume=True, **options))
     code, newest = found.split()[-2:]
-    assert code == "2" and re.search(rf"{what} cannot be written \(.*\): make room; training continues with --resume", found)
-    assert checkpoints.list_checkpoints(tmp_path / "out")[-1].name == newest and not list((tmp_path / "out").glob("*.partial"))
-    CapeLLM.from_pretrained(tmp_path / "out" / newest)
+    assert code == "2"
+    remedy = "make room; training continues with --resume"
+    assert re.search(rf"{what} cannot be written \(.*\): {remedy}", found)
+    assert checkpoints.list_checkpoints(out)[-1].name == newest
+    assert not list(out.glob("*partial*"))
+    CapeLLM.from_pretrained(out / newest)
 
 
-# Watching it
+# Watching it.
+
 
 def test_the_log_says_how_long_a_step_waited(folder, init, one, tmp_path, monkeypatch):
     original = data.Pairs.__getitem__
-    monkeypatch.setattr(data.Pairs, "__getitem__", lambda self, i: time.sleep(0.2) or original(self, i))
+
+    def load_slowly(self, i):
+        time.sleep(0.2)
+        return original(self, i)
+
+    monkeypatch.setattr(data.Pairs, "__getitem__", load_slowly)
     run(monkeypatch, folder, init[0.0], tmp_path / "slow", steps=2, batch=10)
-    for record in log_of(tmp_path / "slow"):
+    for record in read_log(tmp_path / "slow"):
         assert record["waiting"] * 10 / record["pairs_per_s"] > 1.95
-    assert all(0 <= r["waiting"] < 1 for r in log_of(one))
+    assert all(0 <= r["waiting"] < 1 for r in read_log(one))
 
 
-def test_curves(folder, init, one, tmp_path):
-    """One picture for several runs; validation gets a third panel."""
-    from matplotlib import image
-    checkpoints.curves({"one": one}, tmp_path / "plain.png")
-    plain = image.imread(tmp_path / "plain.png")
-    log = [json.dumps(r | {"val": {"PCK@0.20": 0.5, "PCK@0.05": 0.1}}) for r in log_of(one)]
-    (tmp_path / "validated").mkdir()
-    (tmp_path / "validated" / "log.jsonl").write_text("\n".join(log))
-    checkpoints.curves({"one": one, "validated": tmp_path / "validated"}, tmp_path / "both.png")
-    both = image.imread(tmp_path / "both.png")
-    assert both.shape[0] == plain.shape[0] and both.shape[1] == 1.5 * plain.shape[1]
-    coloured = lambda p: int((np.ptp(p[..., :3], axis=2) > 0.3).sum())  # the lines
-    assert 100 < coloured(plain) < coloured(both)
-    assert sorted(p.name for p in tmp_path.glob("*.png")) == ["both.png", "plain.png"]
+def test_without_matplotlib(folder, init, tmp_path, monkeypatch, capsys):
+    # As if it were not installed.
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    out = tmp_path / "out"
+    run(monkeypatch, folder, init[0.0], out, steps=2, save_every=1)
+    assert not (out / "curves.png").exists() and sorted(load_adapters(out)) == [1, 2]
+    assert capsys.readouterr().out.count("no curves.png: pip install matplotlib") == 1
 
 
-def test_curves_of_several_runs(one, tmp_path):
-    """python runs.py, by names of one's own; what is no run, or two of one name, is refused in a line."""
-    def draw(*arguments):
-        return subprocess.run([sys.executable, "-m", "scripts.curves", *map(str, arguments)], capture_output=True, text=True, cwd=data.HERE)
-    ran = draw(one, one, "--labels", "a", "b", "--out", tmp_path / "new" / "both.png")
-    assert ran.returncode == 0 and (tmp_path / "new" / "both.png").stat().st_size > 10_000, ran.stderr
-    for arguments, complaint in (([tmp_path], "log.jsonl not found"), ([one, one], "2 runs need as many different names")):
-        ran = draw(*arguments, "--out", tmp_path / "no.png")
-        assert ran.returncode == 2 and complaint in ran.stderr and ran.stderr.count("\n") == 1
-    assert not (tmp_path / "no.png").exists()
+# What is refused.
 
 
-def test_a_log_cut_anywhere(tmp_path):
-    record = {"step": 2, "loss": 1.5, "val": {"mPCK": 0.25}}
-    line = json.dumps(record)
-    for end in range(len(line) + 1):
-        (tmp_path / "log.jsonl").write_text('{"step": 1}\n' + line[:end])
-        assert checkpoints.read_log(tmp_path) == [{"step": 1}] + [record] * (end == len(line))
-
-
-def test_without_matplotlib_and_with_tensorboard(folder, init, tmp_path, monkeypatch):
-    """A resumed run hides the steps that it does again."""
-    written, hidden = [], []
-    fake = type(sys)("tensorboard")
-    board = type("", (), {"add_scalar": lambda _, *a: written.append(a)})()
-    fake.SummaryWriter = lambda path, purge_step: hidden.append(purge_step) or board
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)                 # as if it were not installed
-    run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=2, save_every=1)
-    assert not (tmp_path / "out" / "curves.png").exists() and sorted(adapters(tmp_path / "out")) == [1, 2]
-    assert [(n, v, s) for n, v, s in written if n == "loss"] == [("loss", r["loss"], r["step"]) for r in log_of(tmp_path / "out")]
-    shutil.rmtree(tmp_path / "out" / "step-0000002")
-    run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=2, save_every=1, resume=True)
-    assert hidden == [1, 2] and [s for n, _, s in written if n == "loss"] == [1, 2, 2]
-
-
-# What is refused
-
-def refused(monkeypatch, capsys, arguments):
+def refuse(monkeypatch, capsys, arguments):
+    """The one line that train.py says about these arguments."""
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    with pytest.raises(SystemExit) as exit:
+    with keep_signals(), pytest.raises(SystemExit) as end:
         runpy.run_path(str(data.HERE / "train.py"), run_name="__main__")
-    assert exit.value.code == 2
-    lines = [line for line in capsys.readouterr().err.strip().splitlines() if not re.search(r"\d+/\d+ \[", line)]     # the bar's
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    bar = re.compile(r"\d+/\d+ \[")
+    lines = [line for line in lines if not bar.search(line)]
     assert len(lines) == 1 and lines[0].startswith("train.py: ")
     return lines[0]
 
 
 def test_an_earlier_run_is_not_overwritten(folder, init, tmp_path, monkeypatch, capsys):
-    shutil.copytree(init[0.0], tmp_path / "out" / "step-0000003")
-    error = refused(monkeypatch, capsys, command(folder, init[0.0], tmp_path / "out"))
-    assert str(tmp_path / "out") in error and "--resume" in error
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["step-0000003"]
+    out = tmp_path / "out"
+    shutil.copytree(init[0.0], out / "step-0000003")
+    error = refuse(monkeypatch, capsys, command(folder, init[0.0], out))
+    assert str(out) in error and "--resume" in error
+    assert [p.name for p in out.iterdir()] == ["step-0000003"]
+
+
+RESUMED = {"steps": 2, "batch": 2, "save_every": 1, "resume": True}
 
 
 @pytest.fixture(scope="module")
@@ -683,127 +678,242 @@ def short(folder, init, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"k": 2}, "--k was 4, is 2"), ({"rounds": "locllm"}, "--rounds was fixed, is locllm"), ({"lr": 1e-3}, "--lr was 0.0005, is 0.001"),
-    ({"seed": 7, "steps": 3}, "--seed was 42, is 7; steps was 2, is 3"), ({"tune": "frozen"}, "--tune was lora, is frozen"),
-    ({"share_image": True, "micro_batch": 2}, "--share-image was False, is True"),
-    ({"init": "another"}, "the model changed"), ({"data": "another"}, "run: the data changed."),
-    ({"data": "fewer"}, "instances was 13, is 12; the data changed."), ({"data": "recoloured"}, "run: the data changed."),
-    ({"descriptions": "another"}, "run: the descriptions changed.")])
-def test_a_run_continues_only_as_it_began(folder, init, short, tmp_path, monkeypatch, capsys, options, message):
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"k": 2}, "--k was 4, is 2"),
+        ({"rounds": "locllm"}, "--rounds was fixed, is locllm"),
+        ({"lr": 1e-3}, "--lr was 0.0005, is 0.001"),
+        ({"seed": 7, "steps": 3}, "--seed was 42, is 7; steps was 2, is 3"),
+        ({"tune": "frozen"}, "--tune was lora, is frozen"),
+        ({"share_image": True, "micro_batch": 2}, "--share-image was False, is True"),
+    ],
+)
+def test_a_run_continues_only_as_it_began(
+    folder, init, short, tmp_path, monkeypatch, capsys, options, message
+):
     out = shutil.copytree(short, tmp_path / "out")
-    if options.get("init"):
-        options = {"init": shutil.copytree(init[0.0], tmp_path / "init")}
-        tensors = load_file(options["init"] / "adapter.safetensors")
-        save_file({n: t + 1 for n, t in tensors.items()}, options["init"] / "adapter.safetensors")
-    if "data" in options or "descriptions" in options:
-        (what, how), = options.items()
-        options = {what: shutil.copytree(folder, tmp_path / "data")}
-        annotations, words = tmp_path / "data" / "annotations" / "mp100_split1_train.json", tmp_path / "data" / "skirt.txt"
-        coco = json.loads(annotations.read_text())
-        if how == "recoloured":
-            Image.new("RGB", (60, 50)).save(tmp_path / "data" / "images" / "3.png")
-        elif how == "fewer":
-            coco["annotations"].pop()
-        else:
-            coco["annotations"][0]["bbox"][0] -= 1
-        annotations.write_text(json.dumps(coco))
-        words.write_text(words.read_text().replace("c:", "c: the third"))
-    arguments = command(folder, init[0.0], out, **({"steps": 2, "batch": 2, "save_every": 1, "resume": True} | options))
-    error = refused(monkeypatch, capsys, arguments)
-    assert message in error and "step-0000001 is of another run" in error and [p.name for p in checkpoints.list_checkpoints(out)] == ["step-0000001"]
+    arguments = command(folder, init[0.0], out, **(RESUMED | options))
+    error = refuse(monkeypatch, capsys, arguments)
+    assert message in error and "step-0000001 is of another run" in error
+    assert [p.name for p in checkpoints.list_checkpoints(out)] == ["step-0000001"]
+
+
+def test_a_run_continues_only_with_its_model(folder, init, short, tmp_path, monkeypatch, capsys):
+    out, start = shutil.copytree(short, tmp_path / "out"), tmp_path / "init"
+    shutil.copytree(init[0.0], start)
+    tensors = load_file(start / "adapter.safetensors")
+    save_file({n: t + 1 for n, t in tensors.items()}, start / "adapter.safetensors")
+    error = refuse(monkeypatch, capsys, command(folder, start, out, **RESUMED))
+    assert "the model changed" in error and "step-0000001 is of another run" in error
+
+
+def recolour_an_image(coco, folder):
+    Image.new("RGB", (60, 50)).save(folder / "images" / "3.png")
+
+
+def drop_an_annotation(coco, folder):
+    coco["annotations"].pop()
+
+
+def move_a_box(coco, folder):
+    coco["annotations"][0]["bbox"][0] -= 1
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (recolour_an_image, "run: the data changed."),
+        (drop_an_annotation, "instances was 13, is 12; the data changed."),
+        (move_a_box, "run: the data changed."),
+    ],
+)
+def test_a_run_continues_only_with_its_data(
+    folder, init, short, tmp_path, monkeypatch, capsys, change, message
+):
+    out = shutil.copytree(short, tmp_path / "out")
+    changed = shutil.copytree(folder, tmp_path / "data")
+    annotations = changed / "annotations" / "mp100_split1_train.json"
+    coco = json.loads(annotations.read_text())
+    change(coco, changed)
+    annotations.write_text(json.dumps(coco))
+    arguments = command(folder, init[0.0], out, **(RESUMED | {"data": changed}))
+    error = refuse(monkeypatch, capsys, arguments)
+    assert message in error and "step-0000001 is of another run" in error
+
+
+def test_a_run_continues_only_with_its_words(folder, init, short, tmp_path, monkeypatch, capsys):
+    out, words = shutil.copytree(short, tmp_path / "out"), tmp_path / "words"
+    words.mkdir()
+    text = (folder / "skirt.txt").read_text()
+    (words / "skirt.txt").write_text(text.replace("c:", "c: the third"))
+    arguments = command(folder, init[0.0], out, **(RESUMED | {"descriptions": words}))
+    error = refuse(monkeypatch, capsys, arguments)
+    assert "run: the descriptions changed." in error
 
 
 def test_another_number_of_processes(folder, init, short, tmp_path, monkeypatch, capsys):
     out = shutil.copytree(short, tmp_path / "out")
-    state = out / "step-0000001" / "state.safetensors"
-    with safe_open(state, framework="pt") as content:
-        metadata = content.metadata()
-    save_file(load_file(state), state, metadata | {"settings": metadata["settings"].replace('"processes": 1', '"processes": 4')})
-    error = refused(monkeypatch, capsys, command(folder, init[0.0], out, steps=2, batch=2, save_every=1, resume=True))
+    path = out / "step-0000001" / "state.safetensors"
+    with safe_open(path, framework="pt") as saved:
+        metadata = saved.metadata()
+    settings = json.loads(metadata["settings"]) | {"processes": 4}
+    save_file(load_file(path), path, metadata | {"settings": json.dumps(settings)})
+    error = refuse(monkeypatch, capsys, command(folder, init[0.0], out, **RESUMED))
     assert "processes was 4, is 1" in error
 
 
-@pytest.mark.parametrize("damage", [b"", b"no state", None])
+@pytest.mark.parametrize("damage", ["empty", "other", "cut"])
 def test_a_damaged_state(folder, init, short, tmp_path, monkeypatch, capsys, damage):
     out = shutil.copytree(short, tmp_path / "out")
-    state = out / "step-0000001" / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:-100] if damage is None else damage)
-    error = refused(monkeypatch, capsys, command(folder, init[0.0], out, steps=2, batch=2, save_every=1, resume=True))
-    assert f"{state} is damaged" in error and "--resume continues the checkpoint before it" in error
+    path = out / "step-0000001" / "state.safetensors"
+    damaged = {"empty": b"", "other": b"no state", "cut": path.read_bytes()[:-100]}
+    path.write_bytes(damaged[damage])
+    error = refuse(monkeypatch, capsys, command(folder, init[0.0], out, **RESUMED))
+    assert f"{path} is damaged" in error
+    assert "--resume continues the checkpoint before it" in error
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_loss_or_gradient_that_is_not_finite_names_its_samples(folder, init, tmp_path, monkeypatch, capsys, what):
-    """The pair of the loss, or all of the step of a gradient: no checkpoint holds the weights that it would have led to."""
+def test_a_loss_or_gradient_that_is_not_finite_names_its_samples(
+    folder, init, tmp_path, monkeypatch, capsys, what
+):
+    """The pair of the loss, or all of the step of a gradient: no checkpoint holds the weights that
+    it would have led to."""
     original, seen = CapeLLM.loss, []
 
-    def loss(self, pixels, branches):
-        found, digits = original(self, pixels, branches)
-        seen.append((pixels, branches))
-        damage = float("nan") if what == "loss" else (found - found.detach()).abs().sqrt()     # of slope 0 * inf at 0
-        return (found + damage, digits) if len(seen) == 11 else (found, digits)
+    def damaged_loss(self, pixels, conversations):
+        total, digits = original(self, pixels, conversations)
+        seen.append((pixels, conversations))
+        if len(seen) == 11 and what == "loss":
+            total = total + float("nan")
+        elif len(seen) == 11:
+            # The root of 0 has the slope 0 * inf.
+            total = total + (total - total.detach()).abs().sqrt()
+        return total, digits
 
-    monkeypatch.setattr(CapeLLM, "loss", loss)
-    error = refused(monkeypatch, capsys, command(folder, init[0.0], tmp_path / "out", save_every=1))
+    monkeypatch.setattr(CapeLLM, "loss", damaged_loss)
+    arguments = command(folder, init[0.0], tmp_path / "out", save_every=1)
+    error = refuse(monkeypatch, capsys, arguments)
+    assert f"the {what} is nan at step 2, from " in error
     instances, names = data.read_split(folder)
-    tokenizer = CapeLLM.from_pretrained(init[0.0]).tokenizer
-    pairs = data.Pairs(instances, data.describe(instances, names, folder), tokenizer, Codec(tokenizer), 28)
-    pixels, [[(ids, labels)]] = seen[10]                                 # steps of 8 pairs, one a pass
-    named = [i for i in range(8, 16) if torch.equal(pairs[i][0], pixels[0]) and pairs[i][1:] == (ids, labels)]
-    assert len(named) == 1 and f"the {what} is nan at step 2, from " in error
+    described = data.describe(instances, names, folder)
+    model = CapeLLM.from_pretrained(init[0.0])
+    pairs = data.Pairs(instances, described, model.tokenizer, model.codec, 28)
+    # Steps of 8 pairs, one a pass.
+    second_step = range(8, 16)
+    pixels, [conversation] = seen[10]
+    named = []
+    for i in second_step:
+        if torch.equal(pairs[i].pixels, pixels[0]) and pairs[i].conversation == conversation:
+            named.append(i)
+    assert len(named) == 1
+    names = {pairs.name_sample(i) for i in (named if what == "loss" else second_step)}
     (listed,) = re.findall(" from (.*?)(?: and [0-9]+ more)?: look at these", error)
-    names = {pairs.name(i) for i in (named if what == "loss" else range(8, 16))}
-    assert {name.strip(" ,") for name in re.findall(r".*?\)", listed)} <= names and listed.count("(") == min(5, len(names))
-    assert sorted(adapters(tmp_path / "out")) == [1]
+    found = [name.strip(" ,") for name in re.findall(r".*?\)", listed)]
+    assert set(found) <= names and len(found) == min(5, len(names))
+    assert sorted(load_adapters(tmp_path / "out")) == [1]
 
 
 def test_own_photographs(folder, init, tmp_path, monkeypatch, capsys):
-    """Annotations as any tool exports them, of a category that MP-100 does not have; images that are missing."""
-    own = shutil.copytree(folder, tmp_path / "own")
-    coco = json.loads((own / "annotations" / "mp100_split1_train.json").read_text().replace("skirt", "unicorn"))
+    """Annotations as any tool exports them, of a category that MP-100 does not have; images that
+    are missing."""
+    own, out = shutil.copytree(folder, tmp_path / "own"), tmp_path / "out"
+    text = (own / "annotations" / "mp100_split1_train.json").read_text()
     shutil.rmtree(own / "annotations")
     (own / "annotations").mkdir()
-    (own / "annotations" / "train.json").write_text(json.dumps(coco))
+    (own / "annotations" / "train.json").write_text(text.replace("skirt", "unicorn"))
     (own / "skirt.txt").rename(own / "unicorn.txt")
     (own / "images" / "3.png").unlink()
-    arguments = command(own, init[0.0], tmp_path / "out", steps=1)
-    error = refused(monkeypatch, capsys, arguments)
-    assert "1 of 13 images missing" in error and "3.png" in error and "--skip-missing" in error and not (tmp_path / "out").exists()
-    run(monkeypatch, own, init[0.0], tmp_path / "out", steps=1, skip_missing=True)
-    assert "12 instances" in capsys.readouterr().out and sorted(adapters(tmp_path / "out")) == [1]
+    error = refuse(monkeypatch, capsys, command(own, init[0.0], out, steps=1))
+    assert "1 of 13 images missing" in error and "3.png" in error
+    assert "--skip-missing" in error and not out.exists()
+    run(monkeypatch, own, init[0.0], out, steps=1, skip_missing=True)
+    assert "12 instances" in capsys.readouterr().out and sorted(load_adapters(out)) == [1]
 
 
 @pytest.mark.parametrize("instruction", ["direct-qa", "steps-qa", "steps"])
 def test_pretraining_moves_the_projection_alone(folder, init, tmp_path, monkeypatch, instruction):
-    """Supplement C; what follows asks for coordinates again, whatever the model learned before. steps is no pre-training."""
+    """Supplement C; what follows asks for coordinates again, whatever the model learned before.
+    steps is no pre-training."""
     run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=1, instruction=instruction)
-    start, trained = load_file(init[0.0] / "adapter.safetensors"), adapters(tmp_path / "out")[1]
+    start = load_file(init[0.0] / "adapter.safetensors")
+    trained = load_adapters(tmp_path / "out")[1]
     moved = {name for name, tensor in trained.items() if not torch.equal(tensor, start[name])}
     config = json.loads((tmp_path / "out" / "step-0000001" / "config.json").read_text())
-    assert (log_of(tmp_path / "out")[0]["digits"] == 0) == (instruction != "steps")     # pre-training asks for none
+    digits = read_log(tmp_path / "out")[0]["digits"]
     if instruction == "steps":
-        assert len(moved) > 1 and config["instruction"] == "steps"
+        assert len(moved) > 1 and config["instruction"] == "steps" and digits > 0
     else:
-        assert moved == {"projection.weight"} and config["instruction"] == "base"
+        # It asks for no digits.
+        assert moved == {"projection.weight"} and config["instruction"] == "base" and digits == 0
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"workers": -1}, "--workers -1"), ({"llm": "other"}, "--init .* names its own backbones: leave out --vision and --llm"),
-    ({"split": 2}, "mp100_split2_train.json is missing"), ({"init": "nowhere"}, "nowhere is no model folder"),
-    ({"share_image": True}, "--share-image shares within a pass, .* raise it"),
-    ({"fsdp": True}, "--fsdp shards over processes: start them with torchrun"),
-    ({"instruction": "direct-qa", "tune": "full"}, "--instruction direct-qa trains the projection alone: leave out --tune full"),
-    ({"instruction": "steps-qa", "val_every": 1}, "--val-every measures coordinates, --instruction steps-qa asks for names")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"workers": -1}, "--workers -1"),
+        ({"llm": "other"}, "--init .* names its own backbones: leave out --vision and --llm"),
+        ({"split": 2}, "mp100_split2_train.json is missing"),
+        ({"init": "nowhere"}, "nowhere is no model folder"),
+        ({"share_image": True}, "--share-image shares within a pass, .* raise it"),
+        ({"fsdp": True}, "--fsdp shards over processes: start them with torchrun"),
+        (
+            {"instruction": "direct-qa", "tune": "full"},
+            "--instruction direct-qa trains the projection alone: leave out --tune full",
+        ),
+        (
+            {"instruction": "steps-qa", "val_every": 1},
+            "--val-every measures coordinates, --instruction steps-qa asks for names",
+        ),
+    ],
+)
 def test_wrong_input(folder, init, tmp_path, monkeypatch, capsys, options, message):
-    error = refused(monkeypatch, capsys, command(folder, init[0.0], tmp_path / "out", **options))
+    arguments = command(folder, init[0.0], tmp_path / "out", **options)
+    error = refuse(monkeypatch, capsys, arguments)
     assert re.search(message, error) and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option, value", [(option, "0") for option in ("batch", "micro_batch", "k", "steps", "epochs")] + [
-    ("lr", "-1"), ("epochs", "inf"), ("epochs", "nan")])
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("batch", "0"),
+        ("micro_batch", "0"),
+        ("k", "0"),
+        ("steps", "0"),
+        ("epochs", "0"),
+        ("lr", "-1"),
+        ("epochs", "inf"),
+        ("epochs", "nan"),
+    ],
+)
 def test_numbers_are_positive(folder, init, tmp_path, monkeypatch, capsys, option, value):
-    monkeypatch.setattr(sys, "argv", ["train.py", *command(folder, init[0.0], tmp_path / "out", **{option: value})])
-    with pytest.raises(SystemExit) as exit:
-        train.arguments()
-    assert exit.value.code == 2 and f"argument --{option.replace('_', '-')}: {value} is no positive number" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, folder, init[0.0], tmp_path / "out", **{option: value})
+    assert end.value.code == 2
+    message = f"argument --{option.replace('_', '-')}: {value} is no positive number"
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_at_hand(tmp_path, monkeypatch, capsys):
+    """The embedded model is trained, on drawings that a process of their own makes."""
+    asked = []
+
+    def write_no_drawings(command, cwd):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 2)
+
+    monkeypatch.setattr(subprocess, "run", write_no_drawings)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        run_main(monkeypatch, [])
+    assert end.value.code == 2
+    assert "training the embedded nano model on the drawings" in capsys.readouterr().out
+    drawings = str(tmp_path / "data" / "figures")
+    assert asked == [[sys.executable, "-m", "drawings", "--out", drawings]]
+    # Drawn already, nothing is drawn again; what is named is taken.
+    (tmp_path / "data" / "figures").mkdir(parents=True)
+    for arguments, message in (([], "data/figures"), (["--data", "photos"], "photos")):
+        with pytest.raises(FileNotFoundError, match=f"^{message}/annotations.*is missing"):
+            run_main(monkeypatch, arguments)
+    assert len(asked) == 1
