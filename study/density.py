@@ -89,7 +89,8 @@ def compute_density(model, pixels, keypoint, cut=1e-4, category="object", listed
 
 def count_branch_tokens(codec, question):
     """How many tokens, beside the trunk, are in the cache at the same time."""
-    inner = sum(codec.base**k for k in range(codec.K - 1))  # prefixes of 1 ... K - 1 digits, + 1
+    # Of x: prefixes without their last digit, and the longest ones. Of y: what one group needs.
+    inner = sum(codec.base**k for k in range(codec.K - 1))
     longest = codec.base ** (codec.K - 1)
     y = (GROUP * inner + BATCH) * (1 + len(codec.comma))
     return len(question) + inner + longest + y
