@@ -6,7 +6,7 @@
     photo -> DINOv2 -> W_proj -> V ----+
     question -> embedding -> T --------+-> [BOS; V; T] -> Llama -> digit logits -> x, y
 
-First the method as in the paper: codec, Equations 1 to 6, loss. Then it answers fast (`decode.py`).
+The method as in the paper: codec, Equations 1 to 6, loss. Then fast answers, by `decode.py`.
 """
 
 from dataclasses import replace
@@ -32,12 +32,13 @@ class Codec:
     """Coordinates as tokens: `[0.abc,0.def]`, three decimals each (Section 3.1).
 
     A coordinate y in [0, 0.9995) has the code round(1000 y), 0 to 999, written as K = 3 digits, or
-    as one token (K = 1) where the vocabulary has all three-digit numbers. What lies outside of the
-    crop has no code and is refused.
+    as one "digit" of base 1000 (K = 1) where the vocabulary has all three-digit numbers. What lies
+    outside of the crop has no code: training does not ask for it.
     """
 
     def __init__(self, tokenizer, K=3):
-        self.K, self.base = K, 1000 if K == 1 else 10
+        self.K = K
+        self.base = 1000 if K == 1 else 10
         self.ids = tokenizer.digit3_ids if K == 1 else tokenizer.digit_ids
         if K not in (1, 3) or self.ids is None:
             raise ValueError(f"no coordinates of K = {K} tokens with this tokenizer; use K = 3")
@@ -54,7 +55,7 @@ class Codec:
         """The K digits of a coordinate."""
         if not self.has_code(y):
             raise ValueError(f"{y} has no code: coordinates lie in [0, 0.9995)")
-        # The last number below 0.9995 times 1000 is 999.5 after rounding.
+        # Floating point rounds 1000 y up to 999.5 for the last y below 0.9995.
         code = min(int(1000 * y + 0.5), 999)
         return [code // self.base**k % self.base for k in reversed(range(self.K))]
 
@@ -88,7 +89,7 @@ class CapeLLM(nn.Module):
         self.projection.to(next(vision.parameters()).device)
 
     def image_tokens(self, pixels):
-        """Images (B, 3, S, S) as tokens of the language model, one a patch: V (B, N, D)."""
+        """Images (B, 3, H, W) as tokens of the language model, one a patch: V (B, N, D)."""
         # Eq. 1: F_v = f_phi(image), (B, N, C)
         F_v = self.vision(pixels)
         # Eq. 2: V = F_v W_proj
@@ -110,10 +111,10 @@ class CapeLLM(nn.Module):
 
     @torch.no_grad()
     def locate_slowly(self, pixels, ids, choose=lambda ids, p: int(p.argmax())):
-        """A keypoint's place, digit by digit: the definition that all fast paths are tested with.
+        """A keypoint's place, digit by digit: the definition that fast paths are tested against.
 
-        pixels (3, S, S); ids: the question's tokens, and what stands before it; choose: the tokens
-        so far and p of the digits (base,) -> a digit. Returns ((x, y), probability).
+        pixels (3, H, W); ids: what stands before the answer, the question at its end; choose: the
+        tokens so far and p of the digits (base,) -> a digit. Returns [x, y] and its probability.
         """
         V = self.image_tokens(pixels[None])
         ids, probability, place = list(ids), 1.0, []
@@ -130,38 +131,40 @@ class CapeLLM(nn.Module):
             place.append(self.codec.value(digits))
         return place, probability
 
-    def loss(self, pixels, conversations):
-        """Cross-entropy of answers (Section 3.3): the mean over conversations of each one's mean.
+    def loss(self, pixels, conversations) -> "Losses":
+        """Cross-entropy of answer tokens: the mean over conversations of each one's mean.
 
-        pixels (B, 3, S, S), and a data.Conversation about each image. Returns Losses.
+        pixels (B, 3, H, W), and a data.Conversation about each image: its labels say which tokens
+        carry loss, those of answers, brackets and end of text included.
         """
         longest = max(len(c.ids) for c in conversations)
         ids = torch.zeros(len(pixels), longest, dtype=torch.long)
         labels = torch.full_like(ids, data.IGNORE)
         for i, c in enumerate(conversations):
-            # Padding, at the end, is seen by no token before it.
+            # Padding stands at the end, so no other token sees it.
             ids[i, :len(c.ids)] = torch.tensor(c.ids)
             labels[i, :len(c.ids)] = torch.tensor(c.labels)
         V = self.image_tokens(pixels)
+        # Eq. 4
         Z = self.llm(self.sequence(V, ids.to(self.device)))
-        image, place = (labels != data.IGNORE).nonzero(as_tuple=True)
+        conversation, position = (labels != data.IGNORE).nonzero(as_tuple=True)
         # A token is predicted by the hidden state of the token before it.
-        before = V.shape[1] + place
-        Z = Z[image.to(self.device), before.to(self.device)]
-        return self.average_losses(Z, labels[image, place], image)
+        before = V.shape[1] + position
+        Z = Z[conversation.to(self.device), before.to(self.device)]
+        return self.average_losses(Z, labels[conversation, position], conversation)
 
     def average_losses(self, Z, labels, conversation):
-        """Losses of answer tokens. Z (n, D): hidden states before them; labels (n,): their ids;
-        conversation (n,): in which they stand, 0, 1, ..., each of which weighs the same.
+        """Losses of answer tokens, of which each conversation weighs the same.
+
+        Z (n, D): hidden states before them; labels (n,): ids; conversation (n,): 0, 1, 2, ...
         """
-        counts = conversation.bincount()
-        weight = (1 / (counts.double() * len(counts)))[conversation].float().to(self.device)
-        digit = torch.isin(labels, torch.tensor(self.codec.ids)).to(self.device)
+        tokens = conversation.bincount()
+        weight = (1 / (tokens.double() * len(tokens)))[conversation].float().to(self.device)
+        is_digit = torch.isin(labels, torch.tensor(self.codec.ids)).to(self.device)
         # Eq. 5, at answers only
-        Y = self.llm.logits(Z)
-        loss = F.cross_entropy(Y, labels.to(self.device), reduction="none")
-        weight_of_digits = weight * digit
-        digits = weight_of_digits @ loss.detach() / weight_of_digits.sum().clamp(min=1e-9)
+        loss = F.cross_entropy(self.llm.logits(Z), labels.to(self.device), reduction="none")
+        of_digits = weight * is_digit
+        digits = of_digits @ loss.detach() / of_digits.sum().clamp(min=1e-9)
         return Losses(weight @ loss, digits)
 
     def loss_of_branches(self, pixels, branches):
@@ -171,11 +174,10 @@ class CapeLLM(nn.Module):
     @torch.inference_mode()
     def locate(self, image, keypoints, box=None, decoding="greedy", cumulative=False, seed=0,
                category="object") -> list["Point"]:
-        """Where are these keypoints? By default greedy, in single rounds (Section 4.1).
+        """Where are these keypoints, in the image's own pixels? See `answer` for the ways to ask.
 
         image: PIL image; keypoints: list of Keypoint (name, description); box: x, y, w, h of the
-        object in pixels (default: the whole image); the others: see `answer`. Points are in the
-        image's own pixels. Every answer lies inside the (square) crop.
+        object in pixels (default: the whole image), whose square crop holds every answer.
         """
         pixels, affine = self.look(image, box)
         found = self.answer(pixels, keypoints, decoding, cumulative, seed, category)
@@ -184,11 +186,10 @@ class CapeLLM(nn.Module):
 
     def density(self, image, keypoint, box=None, **question):
         """How likely is each place of the crop? A density.Density; question: as of `answer`."""
-        pixels, _ = self.look(image, box)
-        return density.compute_density(self, pixels, keypoint, **question)
+        return density.compute_density(self, self.look(image, box)[0], keypoint, **question)
 
     def look(self, image, box=None):
-        """Pixels (3, S, S) of a PIL image around a box, and the matrix of data.crop_affine."""
+        """Pixels (3, H, W) of a PIL image around a box, and the matrix of data.crop_affine."""
         size = self.config.image_size
         affine = data.crop_affine(box or (0, 0, *image.size), size)
         return data.crop(image.convert("RGB"), affine, size).to(self.device), affine
@@ -196,29 +197,30 @@ class CapeLLM(nn.Module):
     @torch.inference_mode()
     def answer(self, pixels, keypoints, decoding="greedy", cumulative=False, seed=0,
                category="object", listed=None) -> "Answers":
-        """Answers about pixels (3, S, S), relative to them. S: any multiple of the patch (Table 8).
+        """Answers about pixels (3, H, W) of any size that patches fill (Table 8).
 
         decoding: a name of decode.DECODING (Table 9); what it draws depends on the seed and the
         keypoint's words, so [keypoint] * 100 gives samples. cumulative (Section 4.3): a question
-        follows all earlier ones and their answers, in the order given, or, with "confidence", by
-        falling probability of single-round answers. category, and listed, all of its keypoints
-        (default: those asked), are for instructions that name them.
+        follows earlier ones and their answers, as listed, or, with "confidence", the surest first.
+        category and listed, its keypoints, are for instructions that name them.
         """
         trunk, questions = self.prepare_questions(pixels, keypoints, category, listed)
         K, value = self.codec.K, self.codec.value
         draws = draw_numbers(keypoints, seed, 2 * K)
-        limit = data.MAX_TOKENS
-        answers = decode.answer(self, trunk, questions, draws, decoding, cumulative, limit)
-        places = [[value(digits[:K]), value(digits[K:])] for digits, _ in answers]
-        return Answers(places, [probability for _, probability in answers])
+        decoded = decode.answer_questions(
+            self, trunk, questions, draws, decoding, cumulative, data.MAX_TOKENS
+        )
+        places = [[value(digits[:K]), value(digits[K:])] for digits, _ in decoded]
+        return Answers(places, [probability for _, probability in decoded])
 
     def prepare_questions(self, pixels, keypoints, category="object", listed=None):
-        """What all questions about an image (3, S, S) follow, embedded (1, N, D), and their ids.
+        """The trunk (1, T, D), image and opening, embedded, and each question's token ids.
 
         The ids end before the first digit. ValueError where a question is too long.
         """
         tokenizer, instruction = self.tokenizer, self.config.instruction
         listed = listed or keypoints
+        # The opening names all keypoints as asked: one trunk serves whichever questions follow.
         opening = data.write_opening(tokenizer, self.codec, instruction, category, listed, listed)
         ids = torch.tensor([opening.ids], dtype=torch.long, device=self.device)
         trunk = self.sequence(self.image_tokens(pixels[None]), ids)
@@ -245,12 +247,9 @@ class CapeLLM(nn.Module):
         return model.requires_grad_(False)
 
     def adapt(self, lora):
-        """Inject adapters into those of the parts that have none yet (Section 4.1).
-
-        lora: {"rank", "alpha", "dropout", "parts"}, of the parts "vision" and "llm".
-        """
+        """Inject adapters {"rank", "alpha", "dropout", "parts"} into parts that have none yet."""
         names = {"vision": ("query", "value"), "llm": ("q_proj", "v_proj")}
-        present = self.config.lora or lora | {"parts": []}
+        present = self.config.lora or (lora | {"parts": []})
         missing = [part for part in lora["parts"] if part not in present["parts"]]
         settings = present["rank"], present["alpha"], present["dropout"]
         for part in missing:
@@ -268,7 +267,7 @@ class CapeLLM(nn.Module):
         return model.eval()
 
     def adapter(self):
-        """What a model folder holds beside its backbones: LoRA and projection, or everything."""
+        """What is trained, and saved: W_proj and LoRA's A and B, or everything (Table 15)."""
         tensors = {}
         for name, p in self.named_parameters():
             small = name == "projection.weight" or name.endswith((".lora_A", ".lora_B"))
@@ -291,8 +290,8 @@ class Point(NamedTuple):
 
 
 class Losses(NamedTuple):
-    total: torch.Tensor  # what is trained
-    digits: torch.Tensor  # the mean over digits alone, without gradient
+    total: torch.Tensor  # goes backward
+    digits: torch.Tensor  # the mean over digits alone, reported
 
 
 class Answers(NamedTuple):

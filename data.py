@@ -21,15 +21,14 @@ from PIL import Image
 from study.instructions import BECAUSE, INSTRUCTIONS, REPLACED, TELL, TELL_NOTHING
 from support import check, launch, photos
 from support.coco import Instance, find_annotations, read_coco
-from support.descriptions import Keypoint
-from support.descriptions import describe as describe
-from support.descriptions import read_descriptions as read_descriptions
-from support.descriptions import read_mp100 as read_mp100
+
+# F401: others read descriptions through this file.
+from support.descriptions import Keypoint, describe, read_descriptions, read_mp100  # noqa: F401
+from support.passes import check_pair_length
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-# Tokens of [BOS; V; T]: the paper does not say, this is of the authors' published code.
-MAX_TOKENS = 2048
+MAX_TOKENS = 2048  # of [BOS; V; T], as in the authors' published code: the paper does not say
 IGNORE = -100  # the label of a token that carries no loss
 HERE = Path(__file__).parent
 
@@ -69,17 +68,17 @@ def crop(image, affine, size):
 
 
 def to_image(points, affine, size):
-    """Relative crop coordinates (K, 2) to image pixels."""
+    """Relative crop coordinates (n, 2) to image pixels."""
     return np.asarray(points) * size @ affine[:, :2].T + affine[:, 2]
 
 
 def to_crop(points, affine, size):
-    """Image pixels (K, 2) to relative crop coordinates; inside the crop they lie in [0, 1)."""
+    """Image pixels (n, 2) to relative crop coordinates; inside the crop they lie in [0, 1)."""
     return (np.asarray(points) - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T / size
 
 
 def load_crop(instance, size, scale=1.0, angle=0.0):
-    """An instance's pixels (3, size, size) and keypoints (K, 3): x, y relative to the crop, and v.
+    """An instance's pixels (3, size, size) and keypoints (n, 3): x, y relative to the crop, and v.
 
     Pixels are read as stored, EXIF rotation ignored: MP-100 was annotated on the raw pixels. An
     image stored larger or smaller than annotated, by one factor, is resampled as if it were not.
@@ -105,7 +104,7 @@ def draw_augmentation(rng):
 
 
 class Conversation(NamedTuple):
-    """Token ids, and labels: the ids again where a token is an answer's, IGNORE elsewhere."""
+    """Token ids and labels. The label is the id for answer tokens, IGNORE for all others."""
 
     ids: list
     labels: list
@@ -115,27 +114,26 @@ def write_question(tokenizer, keypoint: Keypoint, instruction="base"):
     """Token ids of one question, as asked at inference."""
     chosen = INSTRUCTIONS[instruction]
     words = fill_words(keypoint, chosen.replaced == 1)
-    return write_text(tokenizer, None, chosen.rounds[0].question, words, None, start=True)
+    return write_text(tokenizer, chosen.rounds[0].question, words, start=True)
 
 
 def write_conversation(
     tokenizer, codec, rounds, instruction="base", category="object", keypoints=(), rng=None
 ) -> Conversation:
-    """Rounds of (Keypoint, (x, y)) as token ids and labels.
+    """Rounds of (Keypoint, (x, y)); rng draws phrasings and replaced descriptions.
 
-    category and keypoints, all of its keypoints, are for the instruction's opening; rng draws
-    phrasings and replaced descriptions.
+    category and keypoints, all of its keypoints, are for the instruction's opening.
     """
     chosen = INSTRUCTIONS[instruction]
     asked = [keypoint for keypoint, _ in rounds]
     ids, labels = write_opening(tokenizer, codec, instruction, category, keypoints, asked)
     for keypoint, point in rounds:
-        turn, replaced = chosen.rounds[0], chosen.replaced == 1
+        turn, is_replaced = chosen.rounds[0], chosen.replaced == 1
         if rng and len(chosen.rounds) > 1:
             turn = rng.choice(chosen.rounds)
         if rng and 0 < chosen.replaced < 1:
-            replaced = rng.random() < chosen.replaced
-        more = write_turn(tokenizer, codec, turn, fill_words(keypoint, replaced), point)
+            is_replaced = rng.random() < chosen.replaced
+        more = write_turn(tokenizer, codec, turn, fill_words(keypoint, is_replaced), point)
         ids += more.ids
         labels += more.labels
     return Conversation(ids, labels)
@@ -156,25 +154,26 @@ def write_opening(tokenizer, codec, instruction, category, keypoints, asked) -> 
     return Conversation(ids, labels)
 
 
-def fill_words(keypoint, replaced=False):
-    """The words of a round."""
-    description = REPLACED if replaced else keypoint.description
+def fill_words(keypoint, is_replaced=False):
+    """What a round's template is filled with; "replaced" is the description (Table 7)."""
+    description = REPLACED if is_replaced else keypoint.description
     because = description[:1].lower() + description[1:]
     return {"name": keypoint.name, "description": description, "because": because}
 
 
 def write_turn(tokenizer, codec, turn, words, point=None) -> Conversation:
     """A question without loss, and its answer, if any, with the end-of-text token."""
-    question = write_text(tokenizer, codec, turn.question, words, point, start=True)
+    question = write_text(tokenizer, turn.question, words, True, codec, point)
     answer = []
     if turn.answer:
-        answer = write_text(tokenizer, codec, turn.answer, words, point, start=False)
+        answer = write_text(tokenizer, turn.answer, words, False, codec, point)
         answer += [codec.eos_id]
     return Conversation(question + answer, [IGNORE] * len(question) + answer)
 
 
-def write_text(tokenizer, codec, template, words, point, start):
-    """Token ids of a template. The words are data: no special token comes out of them."""
+def write_text(tokenizer, template, words, start, codec=None, point=None):
+    """Token ids of a template; start: nothing stands before it. codec, point: fill in {point}."""
+    # The words are data: no special token comes out of them.
     # The user gave no description.
     if words.get("description") == "":
         template = template.replace(TELL, TELL_NOTHING).replace(BECAUSE, ".")
@@ -211,8 +210,8 @@ def group_dynamic(indices, k, rng, lengths, room):
     """Shuffle keypoint indices into groups of varying size, each keypoint in one (Section 3.3).
 
     A size is uniform in 1 ... as many as are left and fit: lengths[j] tokens for keypoint j, room
-    for all of a group. Where all n fit, the groups are distributed as the cycles of a random
-    permutation: a keypoint is in a group of each size equally often.
+    for all of a group. Where all fit, a keypoint is in a group of each size equally often: groups
+    are distributed as the cycles of a random permutation.
     """
     order, groups = rng.sample(list(indices), len(indices)), []
     while order:
@@ -231,18 +230,23 @@ def group_locllm(indices, k, rng, lengths, room):
 ROUNDS = {"fixed": group_fixed, "dynamic": group_dynamic, "locllm": group_locllm}
 
 
-class Plan(NamedTuple):
-    """A pair before it is loaded."""
+class View(NamedTuple):
+    """An image and its augmentation: pairs of one view can share it."""
 
     instance: int  # its position
+    seed: float
+
+
+class PlannedPair(NamedTuple):
+    instance: int  # its position
     group: list  # keypoints that are asked
-    view: tuple  # (instance, seed): pairs of one view share the image and its augmentation
+    view: View
 
 
 class Pair(NamedTuple):
-    pixels: torch.Tensor  # (3, S, S)
+    pixels: torch.Tensor  # (3, H, W)
     conversation: Conversation
-    view: tuple
+    view: View
 
 
 class Pairs(torch.utils.data.Dataset):
@@ -264,36 +268,35 @@ class Pairs(torch.utils.data.Dataset):
         self.tokenizer, self.codec, self.size = tokenizer, codec, size
         self.k, self.seed, self.augment, self.rounds = k, seed, augment, rounds
         self.instruction, self.share = instruction, share
-        # (view, its pixels and points): loaded once for neighbours that share it.
-        self.loaded = None, None
+        self.loaded_view = self.loaded = None  # loaded once for neighbours that share it
         self.opening, self.lengths = {}, {}
         for c, name in {i.category: i.name for i in instances}.items():
             keypoints = described[c]
             opening = write_opening(tokenizer, codec, instruction, name, keypoints, keypoints)
             self.opening[c] = len(opening.ids)
-            self.lengths[c] = [self.count_round(keypoint) for keypoint in keypoints]
+            self.lengths[c] = [self.measure_round(keypoint) for keypoint in keypoints]
         # Keypoints that are labelled and inside the plain crop.
         self.askable = []
         for i in instances:
             points = to_crop(i.keypoints[:, :2], crop_affine(i.bbox, size), size)
             inside = codec.has_code(points).all(1)
             self.askable.append(np.flatnonzero(inside & (i.keypoints[:, 2] > 0)).tolist())
-            self.check_length(i, self.askable[-1], trunk)
+            self.refuse_long(i, self.askable[-1], trunk)
         self.room = {c: MAX_TOKENS - trunk - tokens for c, tokens in self.opening.items()}
         self.set_epoch(0)
 
-    def count_round(self, keypoint):
+    def measure_round(self, keypoint):
         """The most tokens that a round about this keypoint can take."""
         chosen = INSTRUCTIONS[self.instruction]
         most = 0
         for turn in chosen.rounds:
-            for replaced in {False, chosen.replaced > 0}:
-                words = fill_words(keypoint, replaced)
+            for is_replaced in (False, chosen.replaced > 0):
+                words = fill_words(keypoint, is_replaced)
                 ids, _ = write_turn(self.tokenizer, self.codec, turn, words, (0, 0))
                 most = max(most, len(ids))
         return most
 
-    def check_length(self, instance, askable, trunk):
+    def refuse_long(self, instance, askable, trunk):
         """ValueError where the longest conversation about an instance exceeds MAX_TOKENS."""
         c = instance.category
         longest = sorted((self.lengths[c][j] for j in askable), reverse=True)
@@ -302,30 +305,29 @@ class Pairs(torch.utils.data.Dataset):
             longest += longest[:1] * (self.k - len(longest))
         n = 1 if self.rounds == "dynamic" else self.k
         tokens = trunk + self.opening[c] + sum(longest[:n])
-        if tokens > MAX_TOKENS:
-            remedy = "lower --k or shorten" if n > 1 else "shorten"
-            raise ValueError(
-                f"{n} keypoints of category {c} ({instance.name}) and the image can take {tokens} "
-                f"tokens, more than {MAX_TOKENS}: {remedy} its descriptions"
-            )
+        check_pair_length(instance, n, tokens, MAX_TOKENS)
 
     def set_epoch(self, epoch):
         """Group the keypoints of this epoch, and shuffle."""
-        images = []
+        blocks = []  # what is shuffled: a pair each, or all pairs of an image
         for n, instance in enumerate(self.instances):
             if not self.askable[n]:
                 continue
             c = instance.category
             rng = random.Random(f"{self.seed} {epoch} {c} {instance.id}")
-            group = ROUNDS[self.rounds]
-            groups = group(self.askable[n], self.k, rng, self.lengths[c], self.room[c])
+            make_groups = ROUNDS[self.rounds]
+            groups = make_groups(self.askable[n], self.k, rng, self.lengths[c], self.room[c])
             seeds = [rng.random() for _ in groups]
             if self.share:
                 seeds = seeds[:1] * len(groups)
-            plans = [Plan(n, g, (n, seed)) for g, seed in zip(groups, seeds, strict=True)]
-            images += [plans] if self.share else [[plan] for plan in plans]
-        random.Random(f"{self.seed} {epoch}").shuffle(images)
-        self.plans = list(itertools.chain.from_iterable(images))
+            views = [View(n, seed) for seed in seeds]
+            plans = [PlannedPair(n, *plan) for plan in zip(groups, views, strict=True)]
+            if self.share:
+                blocks.append(plans)
+            else:
+                blocks += [[plan] for plan in plans]
+        random.Random(f"{self.seed} {epoch}").shuffle(blocks)
+        self.plans = list(itertools.chain.from_iterable(blocks))
         # {view: all groups that it shows}
         self.groups = {}
         for plan in self.plans:
@@ -348,23 +350,22 @@ class Pairs(torch.utils.data.Dataset):
     def __getitem__(self, i) -> Pair:
         n, group, view = self.plans[i]
         instance = self.instances[n]
-        _, seed = view
-        if view != self.loaded[0]:
-            self.loaded = view, self.load_view(instance, view)
-        pixels, points = self.loaded[1]
+        if view != self.loaded_view:
+            self.loaded_view, self.loaded = view, self.load_view(instance, view)
+        pixels, points = self.loaded
         keypoints = self.described[instance.category]
         rounds = [(keypoints[j], points[j, :2]) for j in group if points[j, 2] > 0]
-        rng = random.Random(f"{seed} {group}")
+        rng = random.Random(f"{view.seed} {group}")
         conversation = write_conversation(
             self.tokenizer, self.codec, rounds, self.instruction, instance.name, keypoints, rng
         )
         return Pair(pixels, conversation, view)
 
     def load_view(self, instance, view):
-        """Pixels and points (K, 3), v > 0 where a keypoint can be asked."""
+        """Pixels and points (n, 3), v > 0 where a keypoint can be asked."""
         if self.augment:
-            _, seed = view
-            pixels, points = self.load_askable(instance, *draw_augmentation(random.Random(seed)))
+            augmentation = draw_augmentation(random.Random(view.seed))
+            pixels, points = self.load_askable(instance, *augmentation)
             if all((points[group, 2] > 0).any() for group in self.groups[view]):
                 return pixels, points
         return self.load_askable(instance)

@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 
 from llama import KVCache
-from support.passes import count_room, count_round, count_shared, split_into_passes
+from support.passes import count_common, count_room, count_round, split_into_passes
+from support.tensors import find_float64_device, send
 
 ALL = slice(None)
 # Contrastive search: digits that are compared, and alpha. Table 9 states alpha only.
@@ -37,30 +38,19 @@ def grow_tree(rows, lengths):
     """Extend n branches by chains of new tokens.
 
     rows (n, S) bool: what of the S tokens so far the end of each branch sees; lengths: n numbers of
-    new tokens. Returns the mask (N, S + N) and the positions (N,) of the N = sum(lengths) new
+    new tokens. Returns the mask (M, S + M) and the positions (M,) of the M = sum(lengths) new
     tokens, branch by branch. A branch forks by standing twice among `rows`; the rows of the new
     ends, mask[cumsum(lengths) - 1], are what the next step grows from.
     """
-    branch = torch.repeat_interleave(torch.as_tensor(lengths))  # (N,), of each new token
+    branch = torch.repeat_interleave(torch.as_tensor(lengths))  # (M,), of each new token
     branch = send(branch, rows.device)
     chain = (branch[:, None] == branch).tril()
     mask = torch.cat((rows[branch], chain), dim=1)
     return mask, mask.sum(1) - 1
 
 
-def send(values, device):
-    """Numbers as a tensor on the device."""
-    # CUDA takes a copy of them at once: nobody waits for the work that it has queued.
-    return torch.as_tensor(values).to(device, non_blocking=torch.device(device).type == "cuda")
-
-
-def find_exact_device(model):
-    """The device that decides on digits, in float64: Apple's (MPS) has none."""
-    return torch.device("cpu") if model.device.type == "mps" else model.device
-
-
-# Table 9: how a digit is chosen. From log p of the digits (n, base) to logits, of which one is
-# drawn.
+# Table 9: how a digit is chosen. Each maps log p of the digits (n, base) to logits, from which
+# `draw_digits` samples a digit.
 
 
 def keep_all(log_p):
@@ -72,12 +62,13 @@ def sharpen(log_p, temperature):
 
 
 def keep_likeliest(log_p, k=torch.inf, mass=torch.inf):
-    """The k likeliest digits, or the fewest that hold the mass; -inf elsewhere. Ties: the lower."""
+    """Keep the k likeliest digits, or the fewest that hold the mass; of equal ones the lower."""
     p, order = log_p.exp().sort(dim=-1, descending=True, stable=True)
     before = p.cumsum(-1) - p
     rank = torch.arange(p.shape[-1], device=p.device)
     kept = (before < mass) & (rank < k)
-    return log_p.masked_fill(~kept.scatter(-1, order, kept), -torch.inf)
+    kept = kept.scatter(-1, order, kept)  # from the order of rank back to that of digits
+    return log_p.masked_fill(~kept, -torch.inf)
 
 
 DECODING = {
@@ -92,54 +83,54 @@ DECODING = {
 
 
 def draw_digits(log_p, decoding, u):
-    """A digit (n,) for each row of log p (n, base): where its cumulative probability exceeds u."""
+    """Sample a digit (n,) from each row of log p (n, base), with u (n,) in [0, 1)."""
+    # It is the number of digits whose cumulative probability is at most u.
     cdf = DECODING[decoding](log_p).softmax(-1).cumsum(-1)
     return (cdf / cdf[:, -1:] <= u[:, None]).sum(-1)
 
 
-class Answer(NamedTuple):
+class Decoded(NamedTuple):
     digits: list  # 2 K, x before y
     probability: float  # of these digits: Eq. 6
 
 
-def answer(model, trunk, questions, draws, decoding, cumulative, limit) -> list[Answer]:
+def answer_questions(model, trunk, questions, draws, decoding, cumulative, limit):
     """Answers to all questions about one image.
 
-    trunk (1, N, D): what all questions follow, embedded; questions: token ids of each, up to the
+    trunk (1, T, D): what all questions follow, embedded; questions: token ids of each, up to the
     first digit; draws (n, 2 K): numbers in [0, 1) that digits are drawn with; cumulative: False,
     True or "confidence"; limit: tokens that a chain may have.
     """
     if decoding not in DECODING:
-        known = ", ".join(DECODING)
-        raise ValueError(f"decoding {decoding!r} is not known: choose one of {known}")
+        raise ValueError(f"decoding {decoding!r} is not known: choose one of {', '.join(DECODING)}")
     if cumulative not in (False, True, "confidence"):
         raise ValueError(f"cumulative is {cumulative!r}, expected False, True or 'confidence'")
-    N = trunk.shape[1]
-    # What all questions begin with is read once.
-    shared = 0 if cumulative is True else count_shared(questions)
-    if shared:
-        beginning = torch.tensor([questions[0][:shared]], device=model.device)
+    T = trunk.shape[1]
+    # What all questions begin with is read once, behind the image.
+    common = 0 if cumulative is True else count_common(questions)
+    if common:
+        beginning = torch.tensor([questions[0][:common]], device=model.device)
         trunk = torch.cat([trunk, model.llm.embed(beginning)], 1)
-    chain = limit - N if cumulative else 0
+    chain = limit - T if cumulative else 0
     room = count_room(model.codec, questions, chain, CANDIDATES)
-    tree = Tree(model, trunk, N + room, decoding)
+    tree = Tree(model, trunk, T + room, decoding)
     if cumulative is True:
         return answer_in_chain(tree, questions, draws, range(len(questions)), limit)
-    answers = answer_side_by_side(tree, questions, draws, shared)
+    answers = answer_side_by_side(tree, questions, draws, common)
     if cumulative == "confidence":
         surest_first = sorted(range(len(answers)), key=lambda i: -answers[i].probability)
-        tree.truncate(N)
+        tree.truncate(T)
         answers = answer_in_chain(tree, questions, draws, surest_first, limit)
     return answers
 
 
-def answer_side_by_side(tree, questions, draws, shared):
-    """Each question is a branch off the trunk, which holds their `shared` first tokens."""
+def answer_side_by_side(tree, questions, draws, common):
+    """Each question is a branch off the trunk, which holds their `common` first tokens."""
     start = tree.cache.length
     answers = [None] * len(questions)
     for part in split_into_passes(questions):
-        branches = [questions[i][shared:] for i in part]
-        for i, found in zip(part, tree.answer(branches, draws[part]), strict=True):
+        branches = [questions[i][common:] for i in part]
+        for i, found in zip(part, tree.decode(branches, draws[part]), strict=True):
             answers[i] = found
         tree.truncate(start)
     return answers
@@ -159,7 +150,7 @@ def answer_in_chain(tree, questions, draws, order, limit):
         if tokens > limit:
             tree.truncate(start)
             ending = []
-        (answers[i],) = tree.answer([ending + questions[i]], draws[i:i + 1])
+        (answers[i],) = tree.decode([ending + questions[i]], draws[i:i + 1])
         last = codec.ids[answers[i].digits[-1]]
         ending = [last, *codec.close, codec.eos_id]
     return answers
@@ -171,7 +162,9 @@ class Tree:
     def __init__(self, model, trunk, length, decoding):
         self.model, self.decoding = model, decoding
         self.cache = KVCache(model.llm.config, 1, length, trunk.dtype, model.device)
-        # (S, D): hidden states of all tokens, which contrastive search compares.
+        self.contrastive = decoding == "contrastive"
+        # The image is computed here, once for all questions. hidden (S, D) is of all tokens read;
+        # it is kept up for contrastive search alone.
         self.hidden = model.llm(trunk, cache=self.cache)[0]
 
     def truncate(self, n):
@@ -179,82 +172,88 @@ class Tree:
         self.cache.truncate(n)
         self.hidden = self.hidden[:n]
 
-    def answer(self, questions, draws) -> list[Answer]:
-        """Answers to n questions off the tokens read so far, digit by digit.
+    def decode(self, questions, draws) -> list[Decoded]:
+        """Decode the answers to n questions off the tokens read so far, digit by digit.
 
-        Answers to the same question share a branch as long as their digits are the same. Digits
-        stay on the device until the end: nobody waits for them.
+        Equal answers to equal questions share a branch. Digits stay on the device until the end.
         """
-        model, codec, base = self.model, self.model.codec, self.model.codec.base
+        model, K = self.model, self.model.codec.K
+        device = find_float64_device(model)
+        draws = send(draws, device)
         distinct = list(dict.fromkeys(map(tuple, questions)))
-        repeated = len(distinct) < len(questions)
-        exact = find_exact_device(model)
-        # The branch that an answer is on.
-        branch = send([distinct.index(tuple(question)) for question in questions], exact)
-        draws, ids, comma = (send(v, exact) for v in (draws, codec.ids, codec.comma))
         rows = torch.ones(len(distinct), self.cache.length, dtype=torch.bool, device=model.device)
         tokens = [token for question in distinct for token in question]
-        lengths = [len(question) for question in distinct]
+        ends = self.read(rows, tokens, [len(question) for question in distinct])
+        # The branch that each answer is on.
+        branch = send([distinct.index(tuple(question)) for question in questions], device)
+        repeated = len(distinct) < len(questions)
         digits, log_probability = [], 0
-        for step in range(2 * codec.K):
+        for step in range(2 * K):
             if step:
-                # A fork is a branch and its next digit, as one number.
-                fork = branch * base + digits[-1]
-                if repeated:
-                    # How many forks differ, a GPU has to tell.
-                    fork, branch = fork.unique(return_inverse=True)
-                template = comma if step == codec.K else comma[:0]
-                tokens = torch.cat([ids[fork % base, None], template.expand(len(fork), -1)], 1)
-                lengths = [tokens.shape[1]] * len(fork)
-                rows = rows[fork // base]
-                tokens = tokens.flatten()
-            every = self.decoding == "contrastive"
-            ends = extend(model, self.cache, rows, tokens, lengths, every)
-            rows = ends.rows
-            if every:
-                self.hidden = torch.cat([self.hidden, ends.hidden])
-                digits.append(self.contrast(rows, ends.log_p)[branch])
+                branch, ends = self.read_digits(branch, digits[-1], ends, step == K, repeated)
+            if self.contrastive:
+                digits.append(self.contrast(ends)[branch])
             else:
                 digits.append(draw_digits(ends.log_p[branch], self.decoding, draws[:, step]))
             log_probability = log_probability + ends.log_p[branch, digits[-1]]
         digits = torch.stack(digits, 1).tolist()
-        return list(map(Answer, digits, log_probability.exp().tolist()))
+        return list(map(Decoded, digits, log_probability.exp().tolist()))
 
-    def contrast(self, rows, log_p):
+    def read(self, rows, tokens, lengths):
+        ends = extend(self.model, self.cache, rows, tokens, lengths, self.contrastive)
+        if self.contrastive:
+            self.hidden = torch.cat([self.hidden, ends.hidden])
+        return ends
+
+    def read_digits(self, branch, digits, ends, is_first_of_y, repeated):
+        """Read each answer's digit (n,) behind its branch (n,). Returns branches and ends anew."""
+        codec, parent = self.model.codec, branch
+        if repeated:
+            # Answers that agree go on as one branch. To count those that differ waits for a GPU.
+            forks = torch.stack([branch, digits], 1)
+            forks, branch = forks.unique(dim=0, return_inverse=True)
+            parent, digits = forks.unbind(1)
+        tokens = send(codec.ids, digits.device)[digits, None]
+        if is_first_of_y:
+            comma = send(codec.comma, digits.device).expand(len(tokens), -1)
+            tokens = torch.cat([tokens, comma], 1)
+        lengths = [tokens.shape[1]] * len(tokens)
+        return branch, self.read(ends.rows[parent], tokens.flatten(), lengths)
+
+    def contrast(self, ends):
         """Contrastive search (Su et al. 2022, Eq. 5): a digit (n,) for each branch.
 
         Of the likeliest digits v it takes that with the largest (1 - alpha) p(v) - alpha max_j
         cos(h_v, h_j). h_v: the hidden state of v, were it next; h_j: those of its ancestors.
         """
-        model, length = self.model, self.cache.length
-        exact = find_exact_device(model)
-        log_p, digits = log_p.topk(CANDIDATES)
-        tokens = send(model.codec.ids, exact)[digits.flatten()]
+        model, length, rows = self.model, self.cache.length, ends.rows
+        log_p, digits = ends.log_p.topk(CANDIDATES)
+        tokens = send(model.codec.ids, digits.device)[digits.flatten()]
         candidates = rows.repeat_interleave(CANDIDATES, 0)
         h = extend(model, self.cache, candidates, tokens, [1] * len(tokens)).hidden
         self.cache.truncate(length)
         cosine = F.normalize(h.float(), dim=-1) @ F.normalize(self.hidden.float(), dim=-1).T
         cosine = cosine.view(len(rows), CANDIDATES, -1).masked_fill(~rows[:, None], -1)
-        closest = cosine.amax(-1).to(exact)
+        closest = cosine.amax(-1).to(digits.device)
         score = (1 - ALPHA) * log_p.exp() - ALPHA * closest
         return digits.gather(1, score.argmax(1, keepdim=True))[:, 0]
 
 
 class Ends(NamedTuple):
-    hidden: torch.Tensor  # (n, D), of the ends of n branches
+    hidden: torch.Tensor  # (n, D), of the ends of n branches, or (M, D), of all new tokens
     rows: torch.Tensor  # (n, S): what they see
     log_p: torch.Tensor  # (n, base), of the digit that follows
 
 
-def extend(model, cache, rows, tokens, lengths, every=False) -> Ends:
-    """Read new tokens at the ends of n branches.
+def extend(model, cache, rows, tokens, lengths, all_hidden=False) -> Ends:
+    """Read M new tokens at the ends of n branches.
 
-    rows (n, S): what the ends see; tokens (N,): chains of these n lengths. log_p is of the digit
-    that follows: a factor of Eq. 6, in float64. every: hidden states of all N tokens instead.
+    rows (n, S): what the ends see; tokens (M,): chains of these n lengths. log_p is of the digit
+    that follows: a factor of Eq. 6, in float64.
     """
     ends = send(torch.tensor(lengths).cumsum(0) - 1, model.device)
     mask, positions = grow_tree(rows, lengths)
     x = model.llm.embed(send(tokens, model.device))[None]
-    Z = model.llm(x, positions, mask, cache, read=ALL if every else ends)[0]
-    logits = model.llm.logits(Z[ends] if every else Z, send(model.codec.ids, model.device))
-    return Ends(Z, mask[ends], logits.to(find_exact_device(model)).double().log_softmax(-1))
+    Z = model.llm(x, positions, mask, cache, read=ALL if all_hidden else ends)[0]
+    logits = model.llm.logits(Z[ends] if all_hidden else Z, send(model.codec.ids, model.device))
+    return Ends(Z, mask[ends], logits.to(find_float64_device(model)).double().log_softmax(-1))

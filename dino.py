@@ -42,7 +42,7 @@ class DINOv2Config:
         return fill_config(cls, raw, path)
 
 
-def draw_tokens(n, width):
+def make_tokens(n, width):
     return nn.Parameter(nn.init.normal_(torch.empty(1, n, width), std=0.02))
 
 
@@ -50,21 +50,21 @@ class Embeddings(nn.Module):
     def __init__(self, c):
         super().__init__()
         self.grid = c.image_size // c.patch_size
-        self.cls_token = draw_tokens(1, c.hidden_size)
+        self.cls_token = make_tokens(1, c.hidden_size)
         # Only masked pre-training uses it, but official checkpoints hold it: a buffer.
         self.register_buffer("mask_token", torch.zeros(1, c.hidden_size))
-        self.position_embeddings = draw_tokens(1 + self.grid**2, c.hidden_size)
+        self.position_embeddings = make_tokens(1 + self.grid**2, c.hidden_size)
         self.registers = c.num_register_tokens
         if self.registers:
-            self.register_tokens = draw_tokens(self.registers, c.hidden_size)
+            self.register_tokens = make_tokens(self.registers, c.hidden_size)
         projection = nn.Conv2d(3, c.hidden_size, c.patch_size, c.patch_size)
         self.patch_embeddings = nn.ModuleDict({"projection": projection})
 
     def positions(self, height, width):
         """The positional table for height x width patches, (1, 1 + height * width, C).
 
-        Resampled in fp32 by the rules of the original release: plain models pass a scale factor
-        0.1 patch too large (transformers passes the size), models with registers the size.
+        Resampled in fp32, as in the original release: models with registers pass the size, plain
+        ones a scale factor that is 0.1 patch too large (transformers passes the size).
         """
         if (height, width) == (self.grid, self.grid):
             return self.position_embeddings
@@ -121,7 +121,7 @@ class MLP(nn.Module):
 class SwiGLU(nn.Module):
     def __init__(self, c):
         super().__init__()
-        # The MLP of g: three matrices of 2/3 the width (a multiple of 8) cost what two did.
+        # The MLP of g: three matrices (two in weights_in) of 2/3 the width cost what two did.
         hidden = (int(int(c.hidden_size * c.mlp_ratio) * 2 / 3) + 7) // 8 * 8
         self.weights_in = nn.Linear(c.hidden_size, 2 * hidden)
         self.weights_out = nn.Linear(hidden, c.hidden_size)

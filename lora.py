@@ -5,7 +5,6 @@ projections of both): y = W x + (alpha / rank) B A dropout(x), with W frozen (Hu
 
     model.requires_grad_(False)  # the rest of the backbone is the caller's choice
     add_lora(model, ["q_proj", "v_proj"])
-    ... train ...
     merge_lora(model)  # plain nn.Linear again
 """
 
@@ -23,7 +22,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         self.base = base.requires_grad_(False)
         self.scale = alpha / rank
-        self.p = dropout
+        self.dropout = dropout
         fp32 = dict(dtype=torch.float32, device=base.weight.device)
         self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, **fp32))
         # B is zero: the model starts as its base.
@@ -33,21 +32,22 @@ class LoRALinear(nn.Module):
     def forward(self, x):  # (..., in) -> (..., out)
         y = self.base(x)
         x = x.float()
-        p = self.p if self.training else 0.0
-        if p:
-            x = x.masked_fill(draw_dropout(x, p), 0)
-        update = F.linear(F.linear(x, self.lora_A) * (self.scale / (1 - p)), self.lora_B)
+        scale = self.scale
+        if self.training and self.dropout:
+            x = x.masked_fill(draw_dropout(x, self.dropout), 0)
+            scale = self.scale / (1 - self.dropout)
+        update = F.linear(F.linear(x, self.lora_A) * scale, self.lora_B)
         return (y + update).to(y.dtype)
 
 
 def draw_dropout(x, p):
-    """What dropout drops of x: bool in its shape, each True with probability p, to 16 bits."""
-    # 64 bits decide on four numbers. A CPU draws one after the other: a draw for each number took
-    # a twentieth of a training step.
+    """A mask of x's shape: True, with probability p to 1 / 65536, where dropout sets 0."""
+    # An int64 gives four int16: on a CPU a draw for each number took 5% of a training step.
     draws = math.ceil(x.numel() / 4)
-    bits = torch.empty(draws, dtype=torch.int64, device=x.device).random_(-2**63, None)
-    sixteen = bits.view(torch.int16)[:x.numel()].view(x.shape)
-    return sixteen < round(p * 2**16) - 2**15
+    int64 = torch.empty(draws, dtype=torch.int64, device=x.device).random_(-2**63, None)
+    int16 = int64.view(torch.int16)[:x.numel()].view(x.shape)
+    # An int16 is even in [-2^15, 2^15): it lies below p 2^16 - 2^15 with probability p.
+    return int16 < round(p * 2**16) - 2**15
 
 
 def add_lora(module, names, rank=8, alpha=16, dropout=0.05):

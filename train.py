@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import data
 from capellm import CapeLLM
+from lora import LoRALinear
 from study import metrics
 from study.instructions import INSTRUCTIONS
 from support import batches, check, checkpoints, launch, parallel, signals, train_options
@@ -64,14 +65,14 @@ class Plan(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a step measured over all processes, then what this one did."""
+    """Sums over all processes, then what this process did."""
 
     loss: float
     digits: float  # the loss of digits alone
     tokens: float
-    gradient: float  # its norm
-    signals: float  # how many have come
-    losses: list  # one a pass
+    gradient: float  # norms, to see whether one is not finite
+    signals: float  # that ask to stop
+    losses: list  # of this process's passes
     waited: float  # seconds, for images
 
 
@@ -128,7 +129,7 @@ def accumulate_gradients(learner, passes, division, noted):
         learner.synchronise(n == len(sizes) - 1)
         pixels = batch.pixels.to(device, non_blocking=True)
         pass_loss, pass_digits = learner.loss(pixels, batch.conversations)
-        # 0 for an empty pass.
+        # A process that has no pairs left for this pass goes through it with weight 0.
         weight = size / division.batch
         (pass_loss * weight * division.world).backward()
         losses.append(pass_loss.detach())
@@ -136,10 +137,11 @@ def accumulate_gradients(learner, passes, division, noted):
         digits += weight * pass_digits
         tokens += batch.tokens if size else 0
     gradient = parallel.compute_norm(learner.parameters.values()).to(device)
-    sums = torch.stack([loss, digits, tokens, gradient, torch.tensor(float(len(noted))).to(device)])
+    sums = torch.stack([loss, digits, tokens, gradient, loss.new_tensor(len(noted))])
     if division.world > 1:
         dist.all_reduce(sums)
-    return Measured(*sums.tolist(), losses, waited)
+    loss, digits, tokens, gradient, stop_signals = sums.tolist()
+    return Measured(loss, digits, tokens, gradient, stop_signals, losses, waited)
 
 
 def schedule(step, steps, warmup=0.03):
@@ -186,49 +188,50 @@ def open_model(init, vision, llm, tune, device, on_cpu=False):
     Base weights are bf16 on a GPU, what is trained is fp32. on_cpu: what will be sharded starts
     there, where processes share a file's pages.
     """
-    place = torch.device("cpu") if on_cpu else device
+    start = torch.device("cpu") if on_cpu else device
     dtype = torch.bfloat16 if device.type == "cuda" and tune != "full" else torch.float32
     if init:
-        model = CapeLLM.from_pretrained(init, dtype, place, merge=tune == "full")
+        model = CapeLLM.from_pretrained(init, dtype, start, merge=tune == "full")
         if model.config.everything and tune != "full":
             raise ValueError(
                 f"{init} holds a model of which everything was trained: go on with --tune full"
             )
-        # A model trained with --tune frozen lacks the vision encoder's.
+        # A model trained with --tune frozen has no adapters in the vision encoder: add them.
         if tune == "lora":
             model.adapt(LORA)
     else:
         config = CapeLLMConfig(vision, llm, lora=LORA | {"parts": TUNED_PARTS[tune]})
-        model = CapeLLM.assemble(config, dtype, place)
+        model = CapeLLM.assemble(config, dtype, start)
     if tune == "full":
         model.config.lora, model.config.everything = None, True
     return model
 
 
 def choose_trained(model, tune, instruction):
-    """Unfreeze what a model folder holds; in pre-training (Supplement C) the projection alone."""
+    """Unfreeze projection and adapters, or everything (Table 15); to pre-train the projection."""
     is_pretraining = INSTRUCTIONS[instruction].pretraining
     for name in model.adapter():
-        is_frozen = tune == "frozen" and name.startswith("vision.")
         if is_pretraining:
             is_frozen = not name.startswith("projection.")
+        else:
+            is_frozen = tune == "frozen" and name.startswith("vision.")
         model.get_parameter(name).requires_grad_(not is_frozen)
-    # What is frozen answers as it will when asked: without dropout.
+    # Frozen adapters act as at inference: without dropout.
     for module in model.modules():
-        if hasattr(module, "lora_A") and not module.lora_A.requires_grad:
-            module.p = 0.0
-    # What follows pre-training asks for coordinates again.
+        if isinstance(module, LoRALinear) and not module.lora_A.requires_grad:
+            module.dropout = 0.0
+    # After pre-training the model is asked for coordinates, as usual.
     model.config.instruction = "base" if is_pretraining else instruction
 
 
 def make_learner(model, lr, share_image, fsdp, device, world):
     """AdamW for what is trained; biases and norms, of full training alone, do not decay."""
-    distributed = parallel.distribute(model, share_image, fsdp, device, world)
+    loss, synchronise = parallel.distribute(model, share_image, fsdp, device, world)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = [p for p in trained.values() if p.dim() > 1]
     others = [p for p in trained.values() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-    return Learner(model, *distributed, torch.optim.AdamW(groups, lr), trained)
+    return Learner(model, loss, synchronise, torch.optim.AdamW(groups, lr), trained)
 
 
 def read_instances(options, part, rank):
@@ -274,7 +277,7 @@ def main():
     instances, described = read_instances(options, "train", rank)
     validation = read_validation(options, rank, world) if options.val_every else None
 
-    # The same adapters on every process.
+    # New adapters start equal on all processes.
     torch.manual_seed(options.seed)
     model = open_model(
         options.init, options.vision, options.llm, options.tune, device, on_cpu=options.fsdp
@@ -293,7 +296,7 @@ def main():
     if options.checkpoint_activations:
         parallel.checkpoint_activations(model)
     learner = make_learner(model, options.lr, options.share_image, options.fsdp, device, world)
-    # But dropout of its own.
+    # From here on each process draws dropout of its own.
     torch.manual_seed(options.seed + rank)
     if newest:
         parallel.restore_state(state, learner.optimiser, learner.parameters, device, rank)

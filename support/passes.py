@@ -27,7 +27,7 @@ def split_into_passes(questions):
     return parts
 
 
-def count_shared(questions):
+def count_common(questions):
     """How many tokens all questions begin with; each keeps a token of its own."""
     if not questions:
         return 0
@@ -61,6 +61,15 @@ def draw_numbers(keypoints, seed, n):
     generators = {k: random.Random(f"{seed} {k.name}: {k.description}") for k in keypoints}
     rows = [[generators[k].random() for _ in range(n)] for k in keypoints]
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def check_pair_length(instance, n, tokens, limit):
+    if tokens > limit:
+        remedy = "lower --k or shorten" if n > 1 else "shorten"
+        raise ValueError(
+            f"{n} keypoints of category {instance.category} ({instance.name}) and the image can "
+            f"take {tokens} tokens, more than {limit}: {remedy} its descriptions"
+        )
 
 
 def check_length(keypoint, tokens, limit):

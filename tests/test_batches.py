@@ -99,7 +99,7 @@ class Epochs:
     with an image of its own."""
 
     def set_epoch(self, epoch):
-        self.plans = [data.Plan(i, [], (epoch, i)) for i in range([5, 3, 4][epoch % 3])]
+        self.plans = [data.PlannedPair(i, [], (epoch, i)) for i in range([5, 3, 4][epoch % 3])]
 
     def count_tokens(self, i):
         return 7 * (i + 2) % 5

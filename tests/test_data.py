@@ -550,7 +550,7 @@ def test_pairs_that_share_an_image_have_one_view(make_shared, rounds, seed, epoc
     for i in reversed(range(len(forwards))):
         assert same_pair(shared[i], forwards[i])
     fresh = copy(shared)
-    fresh.loaded = None, None
+    fresh.loaded_view = None
     for i in random.Random(seed).sample(range(len(forwards)), 3):
         assert same_pair(fresh[i], forwards[i])
 

@@ -16,7 +16,7 @@ RULES = {
     "lora": [],
     "dino": ["support.*"],
     "llama": ["support.*"],
-    "decode": ["llama", "support.passes"],
+    "decode": ["llama", "support.passes", "support.tensors"],
     "data": ["study.instructions", "support.*"],
     "capellm": [
         "lora",
@@ -29,7 +29,7 @@ RULES = {
         "support.*",
     ],
     # What is done with it.
-    "train": ["capellm", "data", "decode", "study.*", "support.*"],
+    "train": ["capellm", "lora", "data", "decode", "study.*", "support.*"],
     "eval": ["capellm", "data", "decode", "study.*", "support.*"],
     "sample": ["capellm", "data", "decode", "study.*", "support.*"],
     # The rooms behind.

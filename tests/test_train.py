@@ -251,7 +251,7 @@ def test_the_first_step_is_adamw_by_hand(folder, init, tmp_path, monkeypatch, tu
 
 
 def list_dropouts(module):
-    return {m.p for m in module.modules() if isinstance(m, LoRALinear)}
+    return {m.dropout for m in module.modules() if isinstance(m, LoRALinear)}
 
 
 def test_adapters_come_and_go_with_tune(folder, init, tmp_path, monkeypatch):
