@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from scripts import faces, recipe, trained
+from scripts import tables as scripts_tables
 from support import launch
 from support.checkpoints import read_log
 
@@ -112,13 +113,15 @@ def difference(found):
     }
 
 
-def comparison(command, folder):
-    """A file of results/ from the compare.json of a recipe."""
+def comparison(command, folder, recipe_rows):
+    """A file of results/ from the compare.json of a recipe, with the rows that it names."""
     found = json.loads((folder / "compare.json").read_bytes())
     images = next(iter(found.values()))["instances"]
     rows = []
-    for name, row in found.items():
-        rows.append({"name": name, "PCK@0.20": percent(row["PCK@0.20"])} | difference(row))
+    for of_recipe in recipe_rows:
+        for name in [f"{of_recipe.name}, {part}" for part in of_recipe.parts] or [of_recipe.name]:
+            row = found[name]
+            rows.append({"name": name, "PCK@0.20": percent(row["PCK@0.20"])} | difference(row))
     return {"command": command, "images": images, "rows": rows}
 
 
@@ -225,11 +228,12 @@ def collect():
     tables = {int(p.parent.name.split("-")[1]): p.parent for p in OUT.glob("tables-*/compare.json")}
     if tables:
         limit = max(tables)
-        found["tables"] = comparison(f"make tables LIMIT={limit}", tables[limit])
+        command = f"make tables LIMIT={limit}"
+        found["tables"] = comparison(command, tables[limit], scripts_tables.ROWS)
     if (OUT / "density/results.json").is_file():
         found["density"] = densities(OUT / "density")
     if (trained.OUT / "compare.json").is_file():
-        found["trained"] = comparison("make trained", trained.OUT)
+        found["trained"] = comparison("make trained", trained.OUT, trained.ROWS)
     if (faces.OUT / "compare.json").is_file():
         found["photographs"] = photographs()
     if (faces.OUT / "nano/results.json").is_file():
