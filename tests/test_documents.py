@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from scripts import collect, document, faces, recipe, tables, trained
+from scripts.recipe import Row
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -384,12 +385,13 @@ def test_photographs_are_collected(tmp_path, monkeypatch):
 def test_a_comparison_is_collected(tmp_path):
     first = {"instances": 200, "PCK@0.20": 0.8744}
     second = {"PCK@0.20": 0.8, "difference": -0.0567, "interval of the difference": [-0.07, -0.04]}
-    numbers = {"base": first, "other": second | {"instances": 200}}
+    numbers = {"base": first, "other, a part": second | {"instances": 200}, "other": second}
     (tmp_path / "compare.json").write_text(json.dumps(numbers))
-    found = collect.comparison("make x", tmp_path)
+    rows = (Row("base", "Table 2"), Row("other", "Figure 4", parts=("a part",)))
+    found = collect.comparison("make x", tmp_path, rows)
     assert found["images"] == 200 and found["rows"] == [
         {"name": "base", "PCK@0.20": 87.4},
-        {"name": "other", "PCK@0.20": 80, "difference": -5.7, "low": -7, "high": -4},
+        {"name": "other, a part", "PCK@0.20": 80, "difference": -5.7, "low": -7, "high": -4},
     ]
 
 
