@@ -32,8 +32,8 @@ class Codec:
     """Coordinates as tokens: `[0.abc,0.def]`, three decimals each (Section 3.1).
 
     A coordinate y in [0, 0.9995) has the code round(1000 y), 0 to 999, written as K = 3 digits, or
-    as one "digit" of base 1000 (K = 1) where the vocabulary has all three-digit numbers. What lies
-    outside of the crop has no code: training does not ask for it.
+    as one "digit" of base 1000 (K = 1), if the vocabulary has all three-digit numbers. A coordinate
+    outside of the crop has no code: `digits` refuses it, training does not ask for it.
     """
 
     def __init__(self, tokenizer, K=3):
@@ -51,7 +51,7 @@ class Codec:
     def has_code(y):
         return (0 <= y) & (y < 0.9995)
 
-    def digits(self, y):
+    def digits(self, y: float) -> list[int]:
         """The K digits of a coordinate."""
         if not self.has_code(y):
             raise ValueError(f"{y} has no code: coordinates lie in [0, 0.9995)")
@@ -59,19 +59,19 @@ class Codec:
         code = min(int(1000 * y + 0.5), 999)
         return [code // self.base**k % self.base for k in reversed(range(self.K))]
 
-    def value(self, digits):
+    def value(self, digits) -> float:
         """The coordinate that K digits stand for: the inverse of `digits`, to 0.0005."""
         code = 0
         for digit in digits:
             code = code * self.base + int(digit)
         return code / 1000
 
-    def point(self, x, y):
+    def point(self, x, y) -> list[int]:
         """Token ids of `[0.abc,0.def]`."""
         x, y = ([self.ids[digit] for digit in self.digits(v)] for v in (x, y))
         return self.open + x + self.comma + y + self.close
 
-    def encode(self, x, y):
+    def encode(self, x, y) -> list[int]:
         """Token ids of the whole answer, the end-of-text token included."""
         return self.point(x, y) + [self.eos_id]
 
@@ -88,21 +88,21 @@ class CapeLLM(nn.Module):
         nn.init.normal_(self.projection.weight, std=C**-0.5)
         self.projection.to(next(vision.parameters()).device)
 
-    def image_tokens(self, pixels):
+    def image_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, H, W) as tokens of the language model, one a patch: V (B, N, D)."""
         # Eq. 1: F_v = f_phi(image), (B, N, C)
         F_v = self.vision(pixels)
         # Eq. 2: V = F_v W_proj
         return self.projection(F_v.to(self.projection.weight.dtype))
 
-    def sequence(self, V, ids):
+    def sequence(self, V: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """What the language model reads: V (B, N, D) and token ids (B, T), embedded."""
         bos = torch.full((len(V), 1), self.tokenizer.bos_id, device=self.device)
         start, T = self.llm.embed(bos), self.llm.embed(ids)
         # Eq. 3: [BOS; V; T], (B, 1 + N + T, D)
         return torch.cat([start, V.to(start.dtype), T], 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """A causal sequence x (B, T, D) to the logits of the tokens that follow (B, T, vocab)."""
         # Eq. 4: Z = g_theta(x), (B, T, D)
         Z = self.llm(x)
@@ -153,7 +153,7 @@ class CapeLLM(nn.Module):
         Z = Z[conversation.to(self.device), before.to(self.device)]
         return self.average_losses(Z, labels[conversation, position], conversation)
 
-    def average_losses(self, Z, labels, conversation):
+    def average_losses(self, Z, labels, conversation) -> "Losses":
         """Losses of answer tokens, of which each conversation weighs the same.
 
         Z (n, D): hidden states before them; labels (n,): ids; conversation (n,): 0, 1, 2, ...
@@ -167,8 +167,8 @@ class CapeLLM(nn.Module):
         digits = of_digits @ loss.detach() / of_digits.sum().clamp(min=1e-9)
         return Losses(weight @ loss, digits)
 
-    def loss_of_branches(self, pixels, branches):
-        """`loss` where an image has a list of conversations, and is computed once for them."""
+    def loss_of_branches(self, pixels, branches) -> "Losses":
+        """`loss` if an image has several conversations, branches off it: see decode.grow_tree."""
         return share_image.compute_loss(self, pixels, branches)
 
     @torch.inference_mode()
@@ -184,7 +184,7 @@ class CapeLLM(nn.Module):
         places = data.to_image(found.coordinates, affine, self.config.image_size).reshape(-1, 2)
         return list(map(Point, places[:, 0].tolist(), places[:, 1].tolist(), found.probabilities))
 
-    def density(self, image, keypoint, box=None, **question):
+    def density(self, image, keypoint, box=None, **question) -> density.Density:
         """How likely is each place of the crop? A density.Density; question: as of `answer`."""
         return density.compute_density(self, self.look(image, box)[0], keypoint, **question)
 
@@ -216,7 +216,7 @@ class CapeLLM(nn.Module):
     def prepare_questions(self, pixels, keypoints, category="object", listed=None):
         """The trunk (1, T, D), image and opening, embedded, and each question's token ids.
 
-        The ids end before the first digit. ValueError where a question is too long.
+        The ids end before the first digit. ValueError if a question is too long.
         """
         tokenizer, instruction = self.tokenizer, self.config.instruction
         listed = listed or keypoints
@@ -236,7 +236,7 @@ class CapeLLM(nn.Module):
         return self.projection.weight.device
 
     @classmethod
-    def assemble(cls, config: CapeLLMConfig, dtype=None, device="cpu"):
+    def assemble(cls, config: CapeLLMConfig, dtype=None, device="cpu") -> "CapeLLM":
         """A model from two official backbone folders, all of it frozen, adapters new."""
         vision = DINOv2.from_pretrained(config.vision, dtype, device)
         llm = Llama.from_pretrained(config.llm, dtype, device)
@@ -246,7 +246,7 @@ class CapeLLM(nn.Module):
             model.adapt(config.lora)
         return model.requires_grad_(False)
 
-    def adapt(self, lora):
+    def adapt(self, lora: dict):
         """Inject adapters {"rank", "alpha", "dropout", "parts"} into parts that have none yet."""
         names = {"vision": ("query", "value"), "llm": ("q_proj", "v_proj")}
         present = self.config.lora or (lora | {"parts": []})
@@ -257,7 +257,7 @@ class CapeLLM(nn.Module):
         self.config.lora = present | {"parts": present["parts"] + missing}
 
     @classmethod
-    def from_pretrained(cls, folder, dtype=None, device="cpu", merge=True):
+    def from_pretrained(cls, folder, dtype=None, device="cpu", merge=True) -> "CapeLLM":
         """A model folder; merge folds its adapters into the backbones, for inference."""
         config = read_folder(folder)
         model = cls.assemble(config, dtype, device)
@@ -266,8 +266,8 @@ class CapeLLM(nn.Module):
             merge_lora(model)
         return model.eval()
 
-    def adapter(self):
-        """What is trained, and saved: W_proj and LoRA's A and B, or everything (Table 15)."""
+    def adapter(self) -> dict[str, torch.Tensor]:
+        """What is saved: W_proj and LoRA's A and B, or everything; train.py chooses among them."""
         tensors = {}
         for name, p in self.named_parameters():
             small = name == "projection.weight" or name.endswith((".lora_A", ".lora_B"))

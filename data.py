@@ -44,7 +44,7 @@ def read_split(folder, split=1, part="train"):
     return instances, {i.category: i.name for i in instances}
 
 
-def crop_affine(bbox, size, scale=1.0, angle=0.0):
+def crop_affine(bbox, size, scale=1.0, angle=0.0) -> np.ndarray:
     """The 2x3 matrix from crop pixels to image pixels, for the box made square (longest side).
 
     bbox: x, y, w, h; size: the crop's side in pixels; scale > 1 shows more; angle in radians.
@@ -56,7 +56,7 @@ def crop_affine(bbox, size, scale=1.0, angle=0.0):
     return np.array([[c, -d, cx - (c - d) * size / 2], [d, c, cy - (d + c) * size / 2]])
 
 
-def crop(image, affine, size):
+def crop(image: Image.Image, affine, size) -> torch.Tensor:
     """Pixels (3, size, size), bilinear, normalised as DINOv2 expects."""
     # Much larger originals are averaged over boxes first.
     reduce = int(np.hypot(affine[0, 0], affine[1, 0]))
@@ -67,17 +67,17 @@ def crop(image, affine, size):
     return (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 - MEAN) / STD
 
 
-def to_image(points, affine, size):
+def to_image(points, affine, size) -> np.ndarray:
     """Relative crop coordinates (n, 2) to image pixels."""
     return np.asarray(points) * size @ affine[:, :2].T + affine[:, 2]
 
 
-def to_crop(points, affine, size):
+def to_crop(points, affine, size) -> np.ndarray:
     """Image pixels (n, 2) to relative crop coordinates; inside the crop they lie in [0, 1)."""
     return (np.asarray(points) - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T / size
 
 
-def load_crop(instance, size, scale=1.0, angle=0.0):
+def load_crop(instance: Instance, size, scale=1.0, angle=0.0):
     """An instance's pixels (3, size, size) and keypoints (n, 3): x, y relative to the crop, and v.
 
     Pixels are read as stored, EXIF rotation ignored: MP-100 was annotated on the raw pixels. An
@@ -110,11 +110,11 @@ class Conversation(NamedTuple):
     labels: list
 
 
-def write_question(tokenizer, keypoint: Keypoint, instruction="base"):
+def write_question(tokenizer, keypoint: Keypoint, instruction="base") -> list[int]:
     """Token ids of one question, as asked at inference."""
     chosen = INSTRUCTIONS[instruction]
     words = fill_words(keypoint, chosen.replaced == 1)
-    return write_text(tokenizer, chosen.rounds[0].question, words, start=True)
+    return encode_text(tokenizer, chosen.rounds[0].question, words, start=True)
 
 
 def write_conversation(
@@ -163,15 +163,15 @@ def fill_words(keypoint, is_replaced=False):
 
 def write_turn(tokenizer, codec, turn, words, point=None) -> Conversation:
     """A question without loss, and its answer, if any, with the end-of-text token."""
-    question = write_text(tokenizer, turn.question, words, True, codec, point)
+    question = encode_text(tokenizer, turn.question, words, True, codec, point)
     answer = []
     if turn.answer:
-        answer = write_text(tokenizer, turn.answer, words, False, codec, point)
+        answer = encode_text(tokenizer, turn.answer, words, False, codec, point)
         answer += [codec.eos_id]
     return Conversation(question + answer, [IGNORE] * len(question) + answer)
 
 
-def write_text(tokenizer, template, words, start, codec=None, point=None):
+def encode_text(tokenizer, template, words, start, codec=None, point=None):
     """Token ids of a template; start: nothing stands before it. codec, point: fill in {point}."""
     # The words are data: no special token comes out of them.
     # The user gave no description.
@@ -210,7 +210,7 @@ def group_dynamic(indices, k, rng, lengths, room):
     """Shuffle keypoint indices into groups of varying size, each keypoint in one (Section 3.3).
 
     A size is uniform in 1 ... as many as are left and fit: lengths[j] tokens for keypoint j, room
-    for all of a group. Where all fit, a keypoint is in a group of each size equally often: groups
+    for all of a group. If all fit, a keypoint is in a group of each size equally often: groups
     are distributed as the cycles of a random permutation.
     """
     order, groups = rng.sample(list(indices), len(indices)), []
@@ -254,8 +254,8 @@ class Pairs(torch.utils.data.Dataset):
 
     k: rounds of a pair (fixed, locllm); trunk: tokens before the conversation, 1 + patches; share:
     images are shuffled, not pairs, and all pairs of an image have one view. Groups and augmentation
-    depend on (seed, epoch, instance) alone. Where the augmentation moves all of a group's keypoints
-    out of the crop, it is left out. ValueError where a pair can exceed MAX_TOKENS.
+    depend on (seed, epoch, instance) alone. An augmentation that moves all of a group's keypoints
+    out of the crop is left out. ValueError if a pair can exceed MAX_TOKENS.
     """
 
     def __init__(
@@ -297,7 +297,7 @@ class Pairs(torch.utils.data.Dataset):
         return most
 
     def refuse_long(self, instance, askable, trunk):
-        """ValueError where the longest conversation about an instance exceeds MAX_TOKENS."""
+        """ValueError if the longest conversation about an instance exceeds MAX_TOKENS."""
         c = instance.category
         longest = sorted((self.lengths[c][j] for j in askable), reverse=True)
         if self.rounds == "fixed":
@@ -362,7 +362,7 @@ class Pairs(torch.utils.data.Dataset):
         return Pair(pixels, conversation, view)
 
     def load_view(self, instance, view):
-        """Pixels and points (n, 3), v > 0 where a keypoint can be asked."""
+        """Pixels and points (n, 3), v > 0 of those keypoints that can be asked."""
         if self.augment:
             augmentation = draw_augmentation(random.Random(view.seed))
             pixels, points = self.load_askable(instance, *augmentation)

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from llama import KVCache
-from support.passes import count_common, count_room, count_round, split_into_passes
+from support.passes import count_room, count_round, find_common, split_into_passes
 from support.tensors import find_float64_device, send
 
 ALL = slice(None)
@@ -34,7 +34,7 @@ CANDIDATES = 5
 ALPHA = 0.6
 
 
-def grow_tree(rows, lengths):
+def grow_tree(rows: torch.Tensor, lengths):
     """Extend n branches by chains of new tokens.
 
     rows (n, S) bool: what of the S tokens so far the end of each branch sees; lengths: n numbers of
@@ -82,7 +82,7 @@ DECODING = {
 }
 
 
-def draw_digits(log_p, decoding, u):
+def draw_digits(log_p, decoding, u) -> torch.Tensor:
     """Sample a digit (n,) from each row of log p (n, base), with u (n,) in [0, 1)."""
     # It is the number of digits whose cumulative probability is at most u.
     cdf = DECODING[decoding](log_p).softmax(-1).cumsum(-1)
@@ -95,28 +95,23 @@ class Decoded(NamedTuple):
 
 
 def answer_questions(model, trunk, questions, draws, decoding, cumulative, limit):
-    """Answers to all questions about one image.
+    """Answers to all questions about one image, a list of Decoded.
 
     trunk (1, T, D): what all questions follow, embedded; questions: token ids of each, up to the
     first digit; draws (n, 2 K): numbers in [0, 1) that digits are drawn with; cumulative: False,
     True or "confidence"; limit: tokens that a chain may have.
     """
-    if decoding not in DECODING:
-        raise ValueError(f"decoding {decoding!r} is not known: choose one of {', '.join(DECODING)}")
-    if cumulative not in (False, True, "confidence"):
-        raise ValueError(f"cumulative is {cumulative!r}, expected False, True or 'confidence'")
+    check_way(decoding, cumulative)
     T = trunk.shape[1]
+    room = count_room(model.codec, questions, limit - T if cumulative else 0, CANDIDATES)
     # What all questions begin with is read once, behind the image.
-    common = 0 if cumulative is True else count_common(questions)
-    if common:
-        beginning = torch.tensor([questions[0][:common]], device=model.device)
-        trunk = torch.cat([trunk, model.llm.embed(beginning)], 1)
-    chain = limit - T if cumulative else 0
-    room = count_room(model.codec, questions, chain, CANDIDATES)
+    common = [] if cumulative is True else find_common(questions)
+    common_ids = torch.tensor([common], dtype=torch.long, device=model.device)
+    trunk = torch.cat([trunk, model.llm.embed(common_ids)], 1)
     tree = Tree(model, trunk, T + room, decoding)
     if cumulative is True:
         return answer_in_chain(tree, questions, draws, range(len(questions)), limit)
-    answers = answer_side_by_side(tree, questions, draws, common)
+    answers = answer_side_by_side(tree, questions, draws, len(common))
     if cumulative == "confidence":
         surest_first = sorted(range(len(answers)), key=lambda i: -answers[i].probability)
         tree.truncate(T)
@@ -124,8 +119,15 @@ def answer_questions(model, trunk, questions, draws, decoding, cumulative, limit
     return answers
 
 
+def check_way(decoding, cumulative):
+    if decoding not in DECODING:
+        raise ValueError(f"decoding {decoding!r} is not known: choose one of {', '.join(DECODING)}")
+    if cumulative not in (False, True, "confidence"):
+        raise ValueError(f"cumulative is {cumulative!r}, expected False, True or 'confidence'")
+
+
 def answer_side_by_side(tree, questions, draws, common):
-    """Each question is a branch off the trunk, which holds their `common` first tokens."""
+    """Each question is a branch off the trunk, which holds its first `common` tokens."""
     start = tree.cache.length
     answers = [None] * len(questions)
     for part in split_into_passes(questions):
@@ -139,7 +141,7 @@ def answer_side_by_side(tree, questions, draws, common):
 def answer_in_chain(tree, questions, draws, order, limit):
     """Cumulative reasoning (Section 4.3): a question follows all earlier ones and their answers.
 
-    Where the next round would lead beyond the limit, a new chain starts behind the trunk.
+    If the next round would lead beyond the limit, a new chain starts behind the trunk.
     """
     codec, start = tree.model.codec, tree.cache.length
     answers = [None] * len(questions)
@@ -163,8 +165,7 @@ class Tree:
         self.model, self.decoding = model, decoding
         self.cache = KVCache(model.llm.config, 1, length, trunk.dtype, model.device)
         self.contrastive = decoding == "contrastive"
-        # The image is computed here, once for all questions. hidden (S, D) is of all tokens read;
-        # it is kept up for contrastive search alone.
+        # Here the image is read, once for all questions. Contrastive search needs all (S, D).
         self.hidden = model.llm(trunk, cache=self.cache)[0]
 
     def truncate(self, n):

@@ -35,7 +35,7 @@ class DINOv2Config:
     num_register_tokens: int = 0
 
     @classmethod
-    def from_json(cls, path):
+    def from_json(cls, path) -> "DINOv2Config":
         """Read an official config.json; errors: see support.configs.read_config."""
         kinds = ("dinov2", "dinov2_with_registers")
         raw = read_config(path, {"model_type": kinds, "hidden_act": ("gelu", None)})
@@ -162,13 +162,13 @@ class DINOv2(nn.Module):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     @classmethod
-    def from_pretrained(cls, path, dtype=None, device="cpu"):
+    def from_pretrained(cls, path, dtype=None, device="cpu") -> "DINOv2":
         """Load an official folder; errors: see support.weights.load_weights."""
         with torch.device("meta"), skip_initialisation():
             model = cls(DINOv2Config.from_json(Path(path) / "config.json"))
         return load_weights(model, path, dtype, device)
 
-    def forward(self, pixels):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         patch = self.config.patch_size
         fits = all(side > 0 and side % patch == 0 for side in pixels.shape[2:])
         if pixels.dim() != 4 or pixels.shape[1] != 3 or not fits:

@@ -2,9 +2,9 @@
 
     python eval.py --model nano --data data/figures --controls
     torchrun --nproc_per_node 4 eval.py --model runs/capellm/step-0001000 --data data/mp100 \\
-        --split 1 --pairs --out results/split1
-    python eval.py --average results/split*
-    python eval.py --compare out/tables-1000/base out/tables-1000/decoding-*
+        --split 1 --pairs --out out/split-1
+    python eval.py --average out/split-*
+    python eval.py --compare out/tables-200/base out/tables-200/decoding-*
 
 What is asked about one image, and what is scored, is in study/measure.py; here is what leads to it
 and what follows. A PCK that looks good proves little by itself: a keypoint's average place scores,
@@ -34,10 +34,10 @@ from support.descriptions import DESCRIPTIONS
 from support.folders import read_folder
 from support.pictures import draw_sheet
 
-# The arguments that decide an answer: they are the same where an evaluation is resumed.
+# The arguments that decide an answer: a resumed evaluation has the same.
 DECIDES = ["model", "data", "split", "part", "controls", "occlude", "density", "instruction"]
 DECIDES += ["decoding", "cumulative", "image_size", "names", "seed"]
-# Those of them that may differ where --average takes the mean of evaluations.
+# Those of them that may differ between the evaluations that --average takes.
 MAY_DIFFER = ["model", "split", "controls", "occlude", "density"]
 # --cumulative, as `CapeLLM.answer` calls it.
 CUMULATIVE = {None: False, "fixed": True, "confidence": "confidence"}

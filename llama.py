@@ -44,7 +44,7 @@ def rotate(x, cos, sin):
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-def inverse_frequencies(config):
+def inverse_frequencies(config: "Config") -> torch.Tensor:
     """Angle per position of each rotated pair, (head_dim/2,) fp32, on the CPU in any context.
 
     Llama 3.1 divides the slow ones by `factor`, leaves the fast ones, and blends between
@@ -169,14 +169,14 @@ class Llama(nn.Module):
             cache.length += new
         return self.model.norm(x)
 
-    def logits(self, hidden, ids=None):
+    def logits(self, hidden, ids=None) -> torch.Tensor:
         """Scores (..., vocab) in fp32; with ids (n,), only these rows of the head: (..., n)."""
         tied = self.config.tie_word_embeddings
         head = self.model.embed_tokens.weight if tied else self.lm_head.weight
         return F.linear(hidden, head if ids is None else head[ids]).float()
 
     @classmethod
-    def from_pretrained(cls, path, dtype=None, device="cpu"):
+    def from_pretrained(cls, path, dtype=None, device="cpu") -> "Llama":
         """Load an official folder; dtype and errors: see support.weights.load_weights."""
         config = Config.from_json(Path(path) / "config.json")
         with torch.device("meta"), skip_initialisation():
@@ -201,7 +201,7 @@ class KVCache:
     def append(self, layer, k, v):
         """Write new k, v (B, G, T, d) behind the old and return all (B, G, S, d).
 
-        `length` moves after all layers have written. ValueError where there is no room.
+        `length` moves after all layers have written. ValueError if there is no room.
         """
         end = self.length + k.shape[2]
         room = self.k.shape[3]
@@ -270,7 +270,7 @@ class Config:
         return scaling.get("rope_type") or scaling.get("type") or "default"
 
     @classmethod
-    def from_json(cls, path):
+    def from_json(cls, path) -> "Config":
         """Read an official config.json; errors: see support.configs.read_config."""
         raw = read_config(path, SUPPORTED)
         # Newer files keep theta and scaling in one table.

@@ -40,7 +40,7 @@ class LoRALinear(nn.Module):
         return (y + update).to(y.dtype)
 
 
-def draw_dropout(x, p):
+def draw_dropout(x: torch.Tensor, p: float) -> torch.Tensor:
     """A mask of x's shape: True, with probability p to 1 / 65536, where dropout sets 0."""
     # An int64 gives four int16: on a CPU a draw for each number took 5% of a training step.
     draws = math.ceil(x.numel() / 4)
@@ -50,7 +50,7 @@ def draw_dropout(x, p):
     return int16 < round(p * 2**16) - 2**15
 
 
-def add_lora(module, names, rank=8, alpha=16, dropout=0.05):
+def add_lora(module: nn.Module, names, rank=8, alpha=16, dropout=0.05):
     """Wrap and freeze every nn.Linear whose last name part is in `names`, as `<its name>.base`.
 
     ValueError if one of `names` matches no nn.Linear, or the rank is not positive.
@@ -71,7 +71,7 @@ def add_lora(module, names, rank=8, alpha=16, dropout=0.05):
 
 
 @torch.no_grad()
-def merge_lora(module):
+def merge_lora(module: nn.Module):
     """Fold every adapter into its base, W + (alpha / rank) B A; the nn.Linear is back, frozen."""
     for name, child in list(module.named_modules()):
         if isinstance(child, LoRALinear):

@@ -76,7 +76,7 @@ class Measured(NamedTuple):
     waited: float  # seconds, for images
 
 
-def train(learner, pairs, passes, division, plan, validation, state):
+def train(learner: Learner, pairs, passes, division, plan: Plan, validation, state):
     """Go on from a checkpoint's state. Returns the step reached and the signals that ended it."""
     step, best, rank = state["step"], state["best"], division.rank
     noted = signals.note_signals()
@@ -112,7 +112,7 @@ def train(learner, pairs, passes, division, plan, validation, state):
     return step, noted
 
 
-def accumulate_gradients(learner, passes, division, noted):
+def accumulate_gradients(learner: Learner, passes, division, noted) -> Measured:
     """Go forward and backward through this process's passes of a step.
 
     Gradients add up to those of the mean loss over the step's pairs, of all processes.
@@ -144,7 +144,7 @@ def accumulate_gradients(learner, passes, division, noted):
     return Measured(loss, digits, tokens, gradient, stop_signals, losses, waited)
 
 
-def schedule(step, steps, warmup=0.03):
+def schedule(step: int, steps: int, warmup=0.03) -> float:
     """Factor on the learning rate: linear warm-up (Section 4.1), then half a cosine down to 0."""
     start = max(1, round(warmup * steps))
     if step < start:
@@ -152,7 +152,7 @@ def schedule(step, steps, warmup=0.03):
     return 0.5 * (1 + math.cos(math.pi * (step - start) / max(1, steps - start)))
 
 
-def validate(model, validation):
+def validate(model: CapeLLM, validation: Validation) -> dict[str, float]:
     """Mean PCK over validation images, greedy and single-round, as eval.py measures it."""
     model.eval()
     records = []
@@ -182,7 +182,7 @@ def save(learner, plan, division, step, best):
     checkpoints.draw_own_curves(plan.out)
 
 
-def open_model(init, vision, llm, tune, device, on_cpu=False):
+def open_model(init, vision, llm, tune, device, on_cpu=False) -> CapeLLM:
     """The model folder `init`, or a model of two backbones, with the adapters of `tune` (Table 15).
 
     Base weights are bf16 on a GPU, what is trained is fp32. on_cpu: what will be sharded starts
@@ -224,7 +224,7 @@ def choose_trained(model, tune, instruction):
     model.config.instruction = "base" if is_pretraining else instruction
 
 
-def make_learner(model, lr, share_image, fsdp, device, world):
+def make_learner(model: CapeLLM, lr, share_image, fsdp, device, world) -> Learner:
     """AdamW for what is trained; biases and norms, of full training alone, do not decay."""
     loss, synchronise = parallel.distribute(model, share_image, fsdp, device, world)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -243,7 +243,7 @@ def read_instances(options, part, rank):
     return usable, described
 
 
-def read_validation(options, rank, world):
+def read_validation(options, rank, world) -> Validation:
     """This process's share of the validation images."""
     instances, described = read_instances(options, "val", rank)
     count = min(VALIDATION, len(instances))
@@ -254,7 +254,7 @@ def read_validation(options, rank, world):
     return Validation(chosen[rank::world], described, world)
 
 
-def make_pairs(options, model, instances, described):
+def make_pairs(options, model, instances, described) -> data.Pairs:
     size = model.config.image_size
     trunk = 1 + (size // model.vision.config.patch_size) ** 2
     pairs = data.Pairs(

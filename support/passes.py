@@ -27,12 +27,12 @@ def split_into_passes(questions):
     return parts
 
 
-def count_common(questions):
-    """How many tokens all questions begin with; each keeps a token of its own."""
+def find_common(questions):
+    """The tokens that all questions begin with; each question keeps a token of its own."""
     if not questions:
-        return 0
+        return []
     shortest = min(len(question) for question in questions)
-    return min(len(os.path.commonprefix(questions)), shortest - 1)
+    return os.path.commonprefix(questions)[:shortest - 1]
 
 
 def count_round(codec, question):
