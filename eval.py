@@ -12,10 +12,8 @@ too. --controls measures that on the same images, and exchanges the image, or th
 of the same definition: a model that looks and reads falls then.
 """
 
-import argparse
 import json
 import sys
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -26,11 +24,9 @@ from decode import DECODING
 from study import compare, controls, paper, report
 from study.conclude import conclude
 from study.images import choose_images
-from study.instructions import INSTRUCTIONS
 from study.measure import Asking, count_tokens, measure
 from study.paper import Way
-from support import launch, records
-from support.descriptions import DESCRIPTIONS
+from support import eval_options, launch, records
 from support.folders import read_folder
 from support.pictures import draw_sheet
 
@@ -41,82 +37,6 @@ DECIDES += ["decoding", "cumulative", "image_size", "names", "seed"]
 MAY_DIFFER = ["model", "split", "controls", "occlude", "density"]
 # --cumulative, as `CapeLLM.answer` calls it.
 CUMULATIVE = {None: False, "fixed": True, "confidence": "confidence"}
-
-
-def read_arguments():
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add = p.add_argument_group("what is measured").add_argument
-    add("--model", metavar="FOLDER", help="model folder: nano, or a checkpoint of train.py")
-    add("--data", metavar="FOLDER", help="annotations/ and images/ in MP-100's layout")
-    add("--split", type=int, default=1, choices=range(1, 6),
-        help="MP-100 split: the one the model was trained on (default: %(default)s)")
-    add("--part", default="test", choices=["train", "val", "test"], help="default: %(default)s")
-    add("--limit", type=int, metavar="N", help="a quick look: N images spread over the part")
-    add("--pairs", action="store_true",
-        help="count images as support-query pairs do (Table 2), not each once")
-
-    add = p.add_argument_group("how it is asked").add_argument
-    add("--descriptions", default=str(DESCRIPTIONS), metavar="FOLDER",
-        help="<definition or category>.txt files (default: %(default)s)")
-    add("--names", metavar="FOLDER",
-        help="take keypoints' names from these files, descriptions from --descriptions (Table 6)")
-    add("--instruction", choices=[n for n, i in INSTRUCTIONS.items() if not i.pretraining],
-        help="how a question reads (Tables 7, 10, 11, 13); default: as in the model's training")
-    add("--decoding", default="greedy", choices=[*DECODING],
-        help="how digits are chosen (Table 9; default: %(default)s)")
-    add("--cumulative", nargs="?", const="fixed", choices=["fixed", "confidence"],
-        help="a question follows all earlier ones and their answers (Table 3), in the order of the "
-        "list or the surest first")
-    add("--image-size", type=int, metavar="S",
-        help="side of the crop in pixels (Table 8); default: the model's own")
-    add("--seed", type=int, default=0,
-        help="of decodings that draw, and of --occlude (default: %(default)s)")
-
-    add = p.add_argument_group("what is measured beside answers").add_argument
-    add("--controls", action="store_true",
-        help="also score the mean place, another image, another keypoint's text")
-    add("--occlude", type=float, nargs="+", default=[], metavar="SHARE",
-        help="also cover these shares of the object's box with grey rectangles (Figure 4)")
-    add("--density", action="store_true",
-        help="also compute each keypoint's exact density (Section 4.4): the points that follow "
-        "from it, and how well it foretells the truth; slow")
-
-    add = p.add_argument_group("where results go").add_argument
-    add("--out", type=Path, metavar="FOLDER", help="for results.json, results.md, instances.jsonl")
-    add("--sheet", action="store_true",
-        help="also draw the best, median and worst images, OUT/sheet.png (Figure 3)")
-    add("--resume", action="store_true",
-        help="continue the evaluation in --out: what it answered is not asked again")
-
-    add = p.add_argument_group("tables of earlier results, nothing is measured").add_argument
-    add("--average", nargs="+", type=Path, metavar="FOLDER",
-        help="the mean of these folders' results, over splits")
-    add("--compare", nargs="+", type=Path, metavar="FOLDER",
-        help="these folders' results on the same images, compared with the first's")
-    return p.parse_args()
-
-
-def check_arguments(a):
-    """ValueError if arguments do not fit together."""
-    if a.average and a.compare:
-        raise ValueError("--average and --compare are two tables: ask for one, then the other")
-    if a.average or a.compare:
-        return
-    if not (a.model and a.data):
-        raise ValueError(
-            "--model and --data are needed, or --average or --compare and folders of results"
-        )
-    if (a.sheet or a.resume) and not a.out:
-        raise ValueError("--sheet and --resume need --out, the folder of the results")
-    if not all(0 < share < 1 for share in a.occlude):
-        shares = " ".join(map(str, a.occlude))
-        raise ValueError(
-            f"--occlude {shares}: shares of the box lie between 0 and 1, both excluded"
-        )
-    if a.density and (a.cumulative or a.decoding != "greedy"):
-        raise ValueError(
-            "--density covers every answer to its question: leave --decoding and --cumulative out"
-        )
 
 
 def choose_dtype(device):
@@ -217,28 +137,14 @@ def tabulate(to_average, to_compare, out):
         records.write_text(out / f"{name}.md", text)
 
 
-def main():
-    a = read_arguments()
-    check_arguments(a)
-    if a.average or a.compare:
-        tabulate(a.average, a.compare, a.out)
-        return
-    rank, world, device = launch.setup()
-    if world > 1 and device.type == "cpu":
-        torch.set_num_threads(1)
+def measure_images(a, images, prepared, settings, process):
+    """Answers to the chosen images, but for those that an earlier evaluation has.
 
-    images = choose_images(a.data, a.split, a.part, a.descriptions, a.names, a.pairs, a.limit)
-    prepared, favoured = None, []
-    if a.controls:
-        prepared, favoured = controls.prepare_controls(
-            a.data, a.split, a.part, images.instances, images.names, images.described
-        )
-
-    settings = {name: getattr(a, name) for name in DECIDES}
-    settings |= describe_inputs(a.model, images, device)
+    Returns {key: record} and messages about images that cannot be read, of all processes.
+    """
+    rank, world, device = process
     earlier = records.continue_earlier(a.out, settings, a.resume, rank, world, device)
     todo = [n for n in images.chosen if images.keys[n] not in earlier.records]
-
     found, unreadable = {}, set()
     if todo:
         model, size = load_model(a.model, a.instruction, a.image_size, device)
@@ -248,18 +154,51 @@ def main():
         with records.open_part(a.out, earlier.free + rank, settings) as file:
             found, unreadable = ask(model, size, images, bar, prepared, asking, file)
     found, unreadable = records.gather(found, unreadable, world)
-    if rank:
-        return
+    return earlier.records | found, unreadable
 
-    found = earlier.records | found
-    measured = pick_measured(found, images, unreadable)
-    trained, texts = read_folder(a.model).instruction, (a.descriptions, a.names)
-    way = Way(trained, a.instruction or trained, a.decoding, a.cumulative, a.image_size, *texts)
+
+def conclude_images(a, images, measured, favoured):
+    """The numbers of {position of an image: its record}, and their report."""
+    trained = read_folder(a.model).instruction
+    way = Way(
+        trained=trained,
+        asked=a.instruction or trained,
+        decoding=a.decoding,
+        cumulative=a.cumulative,
+        image_size=a.image_size,
+        descriptions=a.descriptions,
+        names=a.names,
+    )
     published = paper.find_counterpart(way, images, a.split, a.part)
     about = {name: getattr(a, name) for name in ("model", "data", "split", "part", "limit")}
     numbers = about | conclude(measured, images, a.split, published)
-    text = report.write_report(numbers, way, len(images.pool), favoured)
+    return numbers, report.write_report(numbers, way, len(images.pool), favoured)
 
+
+def main():
+    a = eval_options.read_options(__doc__.split("\n")[0], DECODING)
+    eval_options.check_options(a)
+    if a.average or a.compare:
+        tabulate(a.average, a.compare, a.out)
+        return
+    process = launch.setup()
+    if process.world > 1 and process.device.type == "cpu":
+        torch.set_num_threads(1)
+
+    images = choose_images(a.data, a.split, a.part, a.descriptions, a.names, a.pairs, a.limit)
+    prepared, favoured = None, []
+    if a.controls:
+        prepared, favoured = controls.prepare_controls(
+            a.data, a.split, a.part, images.instances, images.names, images.described
+        )
+    settings = {name: getattr(a, name) for name in DECIDES}
+    settings |= describe_inputs(a.model, images, process.device)
+    found, unreadable = measure_images(a, images, prepared, settings, process)
+    if process.rank > 0:
+        return
+
+    measured = pick_measured(found, images, unreadable)
+    numbers, text = conclude_images(a, images, measured, favoured)
     print(text, end="")
     faults = [f"left out: {fault}" for fault in unreadable]
     if a.out:
