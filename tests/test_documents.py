@@ -1,10 +1,12 @@
 """README.md and docs/: their tables are what the scripts write, and what they name is there."""
 
+import argparse
 import functools
 import importlib
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from safetensors.torch import save_file
 
 from scripts import collect, document, faces, recipe, tables, trained
 from scripts.recipe import Row
+from support import eval_options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -185,6 +188,7 @@ def test_functions_that_are_named_are_there(page):
 
 def commands_of(text):
     """(file or -m module, its arguments) of commands in code blocks and in backticks."""
+    text = text.replace("\\\n", " ")
     lines = re.findall(r"^    +(?!\s)(.*)$", text, re.MULTILINE)
     lines += re.findall(r"`([^`]+)`", text)
     for line in lines:
@@ -223,6 +227,34 @@ def check_options(command, arguments):
 def test_commands_have_the_options_that_are_shown(page):
     for command, arguments in commands_of(page.read_text()):
         check_options(command, arguments)
+
+
+def find_file(command):
+    """The file of `eval.py`, `-m study.show` or `-m drawings`."""
+    if command.endswith(".py"):
+        return ROOT / command
+    path = ROOT / command.removeprefix("-m ").replace(".", "/")
+    return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+class Parsed(Exception):
+    """Raised instead of what a command does after it has read its options."""
+
+
+def parse_only(parser, original=argparse.ArgumentParser.parse_args):
+    raise Parsed(original(parser))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_can_be_started_as_they_are_shown(page, monkeypatch):
+    """Nothing that they need is left out, and each value is one that they take."""
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    for command, arguments in commands_of(page.read_text()):
+        monkeypatch.setattr("sys.argv", [command, *arguments])
+        with pytest.raises(Parsed) as options:
+            runpy.run_path(str(find_file(command)), run_name="__main__")
+        if command == "eval.py":
+            eval_options.check_options(options.value.args[0])
 
 
 def test_make_has_the_targets_that_are_shown():
