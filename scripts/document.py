@@ -14,6 +14,7 @@ import textwrap
 
 from scripts import faces, tables, trained
 from scripts.collect import HIGH, LOW, METRICS, ROOT, read_results
+from study.paper import find_published
 from support import launch
 
 DOCUMENTS = ("README.md", "docs/results.md", "docs/cost.md")
@@ -138,7 +139,9 @@ def paper_rows(name, recipe_rows, label):
     """Lines of a comparison: the paper's table, how it was measured, nano, paper, difference."""
     found, lines = read_results(name)["rows"], []
     for row in recipe_rows:
-        paper = "" if row.paper is None else f"{row.paper:.2f}"
+        paper = ""
+        if row.paper is not None:
+            paper = f"{100 * find_published(**row.paper)['PCK@0.20']:.2f}"
         for part in row.parts or ("",):
             of = find(found, name=f"{row.name}, {part}" if part else row.name)
             how = f"{label(row)}: {part}" if part else label(row)
