@@ -14,24 +14,13 @@ import textwrap
 
 from scripts import faces, tables, trained
 from scripts.collect import HIGH, LOW, METRICS, ROOT, read_results
+from scripts.markdown import write_table
 from study.paper import find_published
 from support import launch
 
 DOCUMENTS = ("README.md", "docs/results.md", "docs/cost.md")
 BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CONTROLS = ("mean place", "other image", "other text")
-
-
-# ------------------------------------------------------------------------ Markdown
-
-
-def table(heads, rows, words=1):
-    """A Markdown table; its first columns, of words, to the left and the others to the right."""
-    rule = "|" + "---|" * words + "---:|" * (len(heads) - words)
-    lines = ["| " + " | ".join(heads) + " |", rule]
-    for row in rows:
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n"
 
 
 def number(row, name, digits=1):
@@ -61,7 +50,7 @@ def find(rows, **wanted):
     raise ValueError(f"results/ has no row {wanted}: collect again")
 
 
-# --------------------------------------------------------------------- evaluations
+# Evaluations.
 
 
 def evaluation(name):
@@ -74,7 +63,7 @@ def evaluation(name):
             label = f"**{row['of']}** ({row['categories']} {plural})"
         images = f"{row['images']:,}" if "images" in row else ""
         rows.append([label, images, *numbers(row)])
-    return table(["in percent", "images", *METRICS], rows)
+    return write_table(["in percent", "images", *METRICS], rows)
 
 
 def nano():
@@ -110,7 +99,7 @@ def summary():
     shown = numbers(last, ("PCK@0.05", "PCK@0.20", "mPCK"))
     label = "- drawings alone, then adapters on photographs"
     rows.append([label, f"{adapted['images']:,}", *shown, place, "", ""])
-    return table(["in percent", "images", "PCK@0.05", "@0.20", "mPCK", *CONTROLS], rows)
+    return write_table(["in percent", "images", "PCK@0.05", "@0.20", "mPCK", *CONTROLS], rows)
 
 
 def photographs():
@@ -129,10 +118,10 @@ def photographs():
         scores = [*numbers(row, ("PCK@0.05", "PCK@0.20", "mPCK")), between, difference(row)]
         rows.append([*shown, str(row["epoch"]), *scores])
     heads = ["trained", "parameters", "adapter, MB", "minutes", "epoch", "PCK@0.05", "PCK@0.20"]
-    return table([*heads, "mPCK", "95% interval", "difference in mPCK"], rows)
+    return write_table([*heads, "mPCK", "95% interval", "difference in mPCK"], rows)
 
 
-# ------------------------------------------------------------------ the paper's tables
+# The paper's tables.
 
 
 def paper_rows(name, recipe_rows, label):
@@ -146,7 +135,7 @@ def paper_rows(name, recipe_rows, label):
             of = find(found, name=f"{row.name}, {part}" if part else row.name)
             how = f"{label(row)}: {part}" if part else label(row)
             lines.append([row.table, how, number(of, "PCK@0.20"), paper, difference(of)])
-    return table(["", "how", "nano", "paper", "difference in mPCK"], lines, words=2)
+    return write_table(["", "how", "nano", "paper", "difference in mPCK"], lines, words=2)
 
 
 def asked_label(row):
@@ -168,7 +157,7 @@ def trained_tables():
     return paper_rows("trained", trained.ROWS, trained_label)
 
 
-# -------------------------------------------------------------------------- density
+# Density.
 
 
 def points():
@@ -176,7 +165,7 @@ def points():
     for row in read_results("density")["rows"]:
         label = f"- {row['answers']}" if row["answers"] in (LOW, HIGH) else row["answers"]
         rows.append([label, *numbers(row)])
-    return table(["in percent", *METRICS], rows)
+    return write_table(["in percent", *METRICS], rows)
 
 
 def likelihood():
@@ -193,14 +182,14 @@ def likelihood():
             label += f", {rival['sigma']:.1f}% of the crop"
         rows.append([label, "", difference(rival, digits=2)])
     heads = ["nats per unit of area", "NLL of the truth (95% interval)"]
-    return table([*heads, "exact density minus this"], rows)
+    return write_table([*heads, "exact density minus this"], rows)
 
 
 def regions():
     rows = []
     for row in read_results("density")["regions"]:
         rows.append([f"{row['region']}%", number(row, "holds"), interval(row)])
-    return table(["credible region", "holds, % of the truths", "95% interval"], rows)
+    return write_table(["credible region", "holds, % of the truths", "95% interval"], rows)
 
 
 def reading():
@@ -212,7 +201,7 @@ def reading():
     return textwrap.fill(text, 100) + "\n"
 
 
-# ----------------------------------------------------------------------------- cost
+# Cost.
 
 
 def work(row, label=""):
@@ -230,21 +219,21 @@ def cost():
     rows += [work(row, "in each of two processes, ") for row in found["two processes"]]
     heads = ["work", "reference, s", "ours, s", "times faster", "ours, GFLOP"]
     heads += ["these at the product's rate, s", "reference, GB", "ours, GB"]
-    return table(heads, rows)
+    return write_table(heads, rows)
 
 
 def published_code():
     rows = []
     for row in read_results("cost")["published code"]:
         rows.append([row["work"], number(row, "seconds")])
-    return table(["the authors' published code", "s"], rows)
+    return write_table(["the authors' published code", "s"], rows)
 
 
 def density_cost():
     rows = []
     for row in read_results("cost")["density"]:
         rows.append([row["work"], number(row, "ours, s"), number(row, "prefixes", 0)])
-    return table(["one keypoint", "s", "prefixes read"], rows)
+    return write_table(["one keypoint", "s", "prefixes read"], rows)
 
 
 def loading():
@@ -253,10 +242,10 @@ def loading():
         for side, label in (("ours", "ours"), ("reference", "`transformers`")):
             shown = [number(row, f"{side}, s"), number(row, f"{side}, file sizes", 2)]
             rows.append([f"{row['work']} in bf16, {label}", *shown])
-    return table(["loading", "s", "peak of memory, in sizes of the file"], rows)
+    return write_table(["loading", "s", "peak of memory, in sizes of the file"], rows)
 
 
-# ------------------------------------------------------------------------ documents
+# Documents.
 
 BLOCKS = {
     "summary": summary,

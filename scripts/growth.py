@@ -1,4 +1,4 @@
-"""Operations, bytes and memory of CapeLLM on paper: every number of docs/growth.md.
+"""Operations, bytes and memory of CapeLLM, computed: every number of docs/growth.md.
 
     python -m scripts.growth                                       # the tables of docs/growth.md
     python -m scripts.growth --peak 989 --bandwidth 3350 --gpus 8  # other GPUs
@@ -12,6 +12,10 @@ import argparse
 import json
 from pathlib import Path
 from typing import NamedTuple
+
+from scripts.markdown import write_table
+from support import launch
+from support.train_options import read_positive, read_positive_float
 
 # Tokens of a question in Llama 3's vocabulary, q: the mean over the training part of split 1
 QUESTION = 54
@@ -56,7 +60,6 @@ class LLM(NamedTuple):
     G: int
     d: int
     V: int
-    tied: bool = False
 
 
 class Pass(NamedTuple):
@@ -90,12 +93,11 @@ class Machine(NamedTuple):
     gpus: int
 
 
-LARGE, SMALL = Vision(24, 1024, 16), Vision(12, 384, 6, table=256)
+LARGE = Vision(24, 1024, 16)
 LLAMA8B = LLM(32, 4096, 14336, 32, 8, 128, 128256)
-M135 = LLM(30, 576, 1536, 9, 3, 64, 49152, True)
 
 
-# ------------------------------------------------------------------ parameters
+# Parameters.
 
 
 def matrices(m):
@@ -104,7 +106,7 @@ def matrices(m):
 
 
 def llm_parameters(m):
-    return m.L * (matrices(m) + 2 * m.D) + m.D + m.V * m.D * (1 if m.tied else 2)
+    return m.L * (matrices(m) + 2 * m.D) + m.D + 2 * m.V * m.D
 
 
 def vision_parameters(v):
@@ -125,7 +127,7 @@ def trained_parameters(v, m, r=RANK):
     return v.C * m.D + vision_adapters(v, r) + llm_adapters(m, r)
 
 
-# ------------------------------------------------------------------- inference
+# Inference.
 
 
 def chain(n, past=0):
@@ -258,7 +260,7 @@ def seconds(passes, v, m, rate, bandwidth):
     return sum(max(operations([p], v, m) / rate, moved(p, v, m) / bandwidth) for p in passes)
 
 
-# -------------------------------------------------------------------- training
+# Training.
 
 
 class Step(NamedTuple):
@@ -331,14 +333,12 @@ def pair_tokens(v, pairs=1):
     return 1 + v.N + pairs * ROUNDS * (QUESTION + answer())
 
 
-# ------------------------------------------------------------------ the tables
+# The tables.
 
 
 def show(title, heads, rows):
     """Print a Markdown table."""
-    print(f"\n{title}\n\n| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
-    for row in rows:
-        print(f"| {' | '.join(map(str, row))} |")
+    print(f"\n{title}\n\n{write_table(heads, rows)}", end="")
 
 
 def mp100(part):
@@ -502,44 +502,21 @@ def show_test_part(machine, v, m):
     show(f"Test part: {len(test)} categories, {mean:.1f} keypoints each", heads, rows)
 
 
-def show_bench():
-    """What docs/cost.md's measurements on two CPU cores compare with, fp32."""
-    v, m, K, q, rate = SMALL, M135, 17, 58, 136e9
-    passes, trunk = list(single(K, q, v, m, block=128)), 1 + v.N + SHARED
-    one, size = sum(steps(q - SHARED)), len(steps(q))
-    pairs = chain(trunk) + K * chain(one, trunk)
-    tree = Pass(1, trunk + K * one, pairs, 60 * K, trunk + 6 * K, 0)
-    digits = [p for i, p in enumerate(passes[1:]) if i % size]
-    works = (
-        ("17 keypoints, only pairs of the tree", [tree]),
-        ("17 keypoints, pairs as its kernels see them", passes),
-        ("- image", passes[:1]),
-        ("- questions", passes[1::size]),
-        ("- digits", digits),
-        ("17 keypoints, plain", plain(K, q, v, m)),
-        ("4 keypoints, plain", plain(4, q, v, m)),
-    )
-    counts = [(name, operations(work, v, m)) for name, work in works]
-    counts.append(("pair of 4 rounds, 553 tokens", sum(training(v, m, [ROUNDS], 60))))
-    title = (
-        f"{llm_parameters(m) / 1e6:.0f} million parameters and ViT-S/14, questions of {q} tokens, "
-        f"{rate / 1e9:.0f} GFLOP/s"
-    )
-    rows = [(name, f"{n / 1e9:,.0f}", f"{n / rate:.2f}") for name, n in counts]
-    show(title, ("work", "GFLOP", "s at that rate"), rows)
-
-
 def arguments():
     p = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    p.add_argument("--peak", type=float, default=155, help="TFLOP/s of a GPU, dense bf16")
-    p.add_argument("--share", type=float, default=0.4, help="of it, reached at inference")
-    p.add_argument("--bandwidth", type=float, default=768, help="GB/s of its memory")
-    p.add_argument("--link", type=float, default=25, help="GB/s between GPUs")
-    p.add_argument("--memory", type=float, default=48, help="GB")
-    p.add_argument("--gpus", type=int, default=4)
+    add = p.add_argument
+    add("--gpus", type=read_positive, default=4, metavar="N", help="number of GPUs")
+    add("--peak", type=read_positive_float, default=155, metavar="TFLOPS",
+        help="TFLOP/s of a GPU: dense, bf16, as its data sheet says")
+    add("--share", type=read_positive_float, default=0.4, metavar="SHARE",
+        help="part of the peak that inference reaches")
+    add("--bandwidth", type=read_positive_float, default=768, metavar="GB/S",
+        help="GB/s between a GPU and its memory")
+    add("--link", type=read_positive_float, default=25, metavar="GB/S", help="GB/s between GPUs")
+    add("--memory", type=read_positive_float, default=48, metavar="GB", help="memory of a GPU")
     return p.parse_args()
 
 
@@ -555,8 +532,7 @@ def main():
     parts = (show_sizes, show_inference, show_training, show_memory, show_published, show_test_part)
     for part in parts:
         part(machine, LARGE, LLAMA8B)
-    show_bench()
 
 
 if __name__ == "__main__":
-    main()
+    launch.run("scripts.growth", main)

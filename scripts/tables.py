@@ -16,6 +16,7 @@ from scripts import recipe
 from scripts.recipe import FIGURES, Row
 from study.pairs import PAIRS
 from support import launch
+from support.train_options import read_positive
 
 MODEL = "nano"
 SIMPLE = "descriptions/simple"
@@ -88,7 +89,9 @@ def measure(row, out, limit):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--limit", type=int, default=200, help="drawings (default: %(default)s)")
+    p.add_argument(
+        "--limit", type=read_positive, default=200, help="drawings asked about (default: 200)"
+    )
     a = p.parse_args()
     out = Path(f"out/tables-{a.limit}")
     for row in ROWS:

@@ -37,7 +37,7 @@ def without_blocks(text):
     return document.BLOCK.sub("", text)
 
 
-# ------------------------------------------------------------------ numbers
+# Numbers.
 
 
 @pytest.mark.parametrize("name", document.DOCUMENTS)
@@ -97,7 +97,7 @@ def test_an_unknown_table_is_named():
         document.fill("<!-- results: nowhere -->\n<!-- end -->\n")
 
 
-# ------------------------------------------------------------------ README
+# README.
 
 
 def test_the_first_page_is_short():
@@ -136,7 +136,7 @@ def test_the_lines_of_python_run(monkeypatch):
     assert len(found["points"]) == 19 and found["points"][0].x > 0
 
 
-# ------------------------------------------------------------------ what pages name
+# What pages name.
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -183,7 +183,7 @@ def test_functions_that_are_named_are_there(page):
             found = getattr(found, word)
 
 
-# ------------------------------------------------------------------ commands
+# Commands.
 
 
 def commands_of(text):
@@ -271,7 +271,7 @@ def test_recipes_use_options_that_there_are():
         check_options("train.py", shlex.split(row.trained))
 
 
-# ------------------------------------------------------------------ recipes
+# Recipes.
 
 
 @pytest.fixture
@@ -345,7 +345,7 @@ def test_photographs_are_asked_about_after_each_epoch(commands, monkeypatch):
     assert count(commands, "nano.pretrain") == 0
 
 
-# ------------------------------------------------------------------ collecting
+# Collecting.
 
 
 def test_an_interval_has_two_rows():
