@@ -349,21 +349,6 @@ def mp100(part):
     return [sizes[i] for i in facts["splits"]["1"][part]]
 
 
-def show_sizes(machine, v, m):
-    parts = (
-        ("DINOv2 ViT-L/14, positions of 37 x 37 patches", vision_parameters(v), 2),
-        ("Llama-3.1-8B", llm_parameters(m), 2),
-        ("projection", v.C * m.D, 4),
-        (f"adapters, rank {RANK}", vision_adapters(v) + llm_adapters(m), 4),
-    )
-    rows = [(name, f"{n:,}", each, f"{n * each / 1e9:.3f}") for name, n, each in parts]
-    show("Sizes", ("part", "parameters", "bytes each", "GB"), rows)
-    print(
-        f"\nKeys and values: {kv_bytes(m):,} bytes a token, "
-        f"{(1 + v.N) * kv_bytes(m) / 1e6:.1f} MB an image of {1 + v.N}."
-    )
-
-
 def inference_row(K, name, machine, v, m):
     passes = list(WAYS[name](K, QUESTION, v, m))
     tokens = sum(p.tokens for p in passes)
@@ -378,20 +363,8 @@ def inference_row(K, name, machine, v, m):
 
 def show_inference(machine, v, m):
     heads = ["keypoints, way", "passes", "tokens", "TFLOP", "GB read", "s", "cache, GB"]
-    rows = [inference_row(K, name, machine, v, m) for K in (1, 17, 68) for name in WAYS]
+    rows = [inference_row(17, name, machine, v, m) for name in WAYS]
     show("Inference, Llama-3.1-8B", [*heads, "logits, GB"], rows)
-    q = QUESTION
-    one = sum(steps(q - SHARED))
-    again = 1 + v.N + q + answer() - END - 1
-    new, trunk = BRANCHES * steps(q - SHARED)[0], 1 + v.N + SHARED
-    print(
-        f"\nA keypoint more: {one} tokens, plain {again}, {again / one:.1f} times as many; "
-        f"an image: {trunk / one:.1f}.\n"
-        f"{BRANCHES} questions at once: {new} tokens, {trunk + BRANCHES * one:,} in the cache; "
-        f"scores of a layer {4 * m.H * new * (trunk + new) / 1e6:.0f} MB.\n"
-        f"One token for three digits: {len(steps(q, 1))} passes for {len(steps(q))}, "
-        f"{sum(steps(q - SHARED, 1))} tokens for {one}."
-    )
 
 
 def training_row(n, v, m):
@@ -529,7 +502,7 @@ def main():
         f"{a.bandwidth:.0f} GB/s; {a.share:.0%} of the peak at inference.\n"
         f"1 GB: 10^9 bytes. Questions of {QUESTION} tokens, answers of {answer()}."
     )
-    parts = (show_sizes, show_inference, show_training, show_memory, show_published, show_test_part)
+    parts = (show_inference, show_training, show_memory, show_published, show_test_part)
     for part in parts:
         part(machine, LARGE, LLAMA8B)
 
