@@ -13,14 +13,16 @@ import sys
 import textwrap
 
 from scripts import faces, tables, trained
-from scripts.collect import HIGH, LOW, METRICS, ROOT, read_results
+from scripts.collect import HIGH, LOW, ROOT, read_results
 from scripts.markdown import write_table
 from study.paper import find_published
 from support import launch
 
-DOCUMENTS = ("README.md", "docs/results.md", "docs/cost.md")
+DOCUMENTS = ("README.md", "docs/results.md", "docs/cost.md", "docs/evaluation.md", "docs/nano.md")
 BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CONTROLS = ("mean place", "other image", "other text")
+# Columns of results/ that docs/ shows
+SHOWN = ("PCK@0.05", "PCK@0.20", "mPCK")
 
 
 def number(row, name, digits=1):
@@ -28,7 +30,7 @@ def number(row, name, digits=1):
     return f"{row[name]:,.{digits}f}" if name in row else ""
 
 
-def numbers(row, names=METRICS):
+def numbers(row, names=SHOWN):
     return [number(row, name) for name in names]
 
 
@@ -53,17 +55,32 @@ def find(rows, **wanted):
 # Evaluations.
 
 
+def answers_row(label, rows, of="all"):
+    """The model's answers about a group of images, and the mPCK of its controls."""
+    answers = find(rows, of=of, answers="model")
+    shown = [label, f"{answers['images']:,}", *numbers(answers)]
+    for control in CONTROLS:
+        found = [row for row in rows if row["of"] == of and row["answers"] == control]
+        shown.append(number(found[0], "mPCK") if found else "")
+    return shown
+
+
+def write_answers(rows):
+    return write_table(["in percent", "images", "PCK@0.05", "@0.20", "mPCK", *CONTROLS], rows)
+
+
 def evaluation(name):
-    """The whole table of an evaluation with its controls."""
-    rows = []
-    for row in read_results(name)["rows"]:
-        label = f"- {row['answers']}"
+    """An evaluation, all of it and its groups, and the interval of its mPCK."""
+    found, rows = read_results(name)["rows"], []
+    low = find(found, of="all", answers=LOW)
+    high = find(found, of="all", answers=HIGH)
+    for row in found:
         if row["answers"] == "model":
             plural = "category" if row["categories"] == 1 else "categories"
-            label = f"**{row['of']}** ({row['categories']} {plural})"
-        images = f"{row['images']:,}" if "images" in row else ""
-        rows.append([label, images, *numbers(row)])
-    return write_table(["in percent", "images", *METRICS], rows)
+            label = f"{row['of']} ({row['categories']} {plural})"
+            rows.append(answers_row(label, found, row["of"]))
+    shown = f"The mPCK of all has the 95% interval {low['mPCK']:.1f} to {high['mPCK']:.1f}.\n"
+    return f"{write_answers(rows)}\n{shown}"
 
 
 def nano():
@@ -74,15 +91,6 @@ def photographs_of_faces():
     return evaluation("faces")
 
 
-def summary_row(label, rows, of="all"):
-    """A line of the README: answers of a group, and its controls."""
-    answers = find(rows, of=of, answers="model")
-    shown = [label, f"{answers['images']:,}", *numbers(answers, ("PCK@0.05", "PCK@0.20", "mPCK"))]
-    for control in CONTROLS:
-        shown.append(number(find(rows, of=of, answers=control), "mPCK"))
-    return shown
-
-
 def summary():
     drawn, seen = read_results("nano")["rows"], read_results("faces")["rows"]
     adapted = read_results("photographs")
@@ -91,34 +99,31 @@ def summary():
     new, old = "definition new", "definition seen in training"
     categories = {name: find(drawn, of=name, answers="model")["categories"] for name in (new, old)}
     rows = [
-        summary_row("drawings, categories never seen", drawn),
-        summary_row(f"- {categories[old]} whose keypoints training knew", drawn, old),
-        summary_row(f"- {categories[new]} whose keypoints it did not", drawn, new),
-        summary_row("photographs of faces, people never seen", seen),
+        answers_row("drawings, categories never seen", drawn),
+        answers_row(f"- {categories[old]} whose keypoints training knew", drawn, old),
+        answers_row(f"- {categories[new]} whose keypoints it did not", drawn, new),
+        answers_row("photographs of faces, people never seen", seen),
     ]
-    shown = numbers(last, ("PCK@0.05", "PCK@0.20", "mPCK"))
     label = "- drawings alone, then adapters on photographs"
-    rows.append([label, f"{adapted['images']:,}", *shown, place, "", ""])
-    return write_table(["in percent", "images", "PCK@0.05", "@0.20", "mPCK", *CONTROLS], rows)
+    rows.append([label, f"{adapted['images']:,}", *numbers(last), place, "", ""])
+    return write_answers(rows)
 
 
 def photographs():
+    """Before training, and after the last epoch of each of Table 15's settings."""
     found = read_results("photographs")
-    labels = {setting.tune: setting.label for setting in faces.SETTINGS}
-    rows = []
-    for row in found["rows"]:
-        shown = [""] * 4
-        if row["epoch"] == 0:
-            shown = ["nothing", "", "", ""]
-        if row["epoch"] == 1:
-            run = find(found["runs"], tune=row["tune"])
-            shown = [labels[row["tune"]], f"{run['parameters']:,}", f"{run['MB']:.2f}"]
-            shown.append(number(run, "minutes"))
+    before = find(found["rows"], epoch=0)
+    between = interval(before, "mPCK low", "mPCK high")
+    rows = [["nothing", "", "", "", *numbers(before), between, ""]]
+    for setting in faces.SETTINGS:
+        run = find(found["runs"], tune=setting.tune)
+        row = find(found["rows"], tune=setting.tune, epoch=faces.EPOCHS)
+        shown = [setting.label, f"{run['parameters']:,}", number(run, "MB", 2)]
         between = interval(row, "mPCK low", "mPCK high")
-        scores = [*numbers(row, ("PCK@0.05", "PCK@0.20", "mPCK")), between, difference(row)]
-        rows.append([*shown, str(row["epoch"]), *scores])
-    heads = ["trained", "parameters", "adapter, MB", "minutes", "epoch", "PCK@0.05", "PCK@0.20"]
-    return write_table([*heads, "mPCK", "95% interval", "difference in mPCK"], rows)
+        shown += [number(run, "minutes"), *numbers(row), between, difference(row)]
+        rows.append(shown)
+    heads = ["trained", "parameters", "adapter, MB", "minutes", *SHOWN]
+    return write_table([*heads, "95% interval", "difference in mPCK"], rows)
 
 
 # The paper's tables.
@@ -134,8 +139,9 @@ def paper_rows(name, recipe_rows, label):
         for part in row.parts or ("",):
             of = find(found, name=f"{row.name}, {part}" if part else row.name)
             how = f"{label(row)}: {part}" if part else label(row)
-            lines.append([row.table, how, number(of, "PCK@0.20"), paper, difference(of)])
-    return write_table(["", "how", "nano", "paper", "difference in mPCK"], lines, words=2)
+            scores = [number(of, "PCK@0.20"), paper, difference(of)]
+            lines.append([row.table.removeprefix("Table "), how, *scores])
+    return write_table(["table", "how", "nano", "paper", "difference in mPCK"], lines, words=2)
 
 
 def asked_label(row):
@@ -165,7 +171,7 @@ def points():
     for row in read_results("density")["rows"]:
         label = f"- {row['answers']}" if row["answers"] in (LOW, HIGH) else row["answers"]
         rows.append([label, *numbers(row)])
-    return write_table(["in percent", *METRICS], rows)
+    return write_table(["in percent", *SHOWN], rows)
 
 
 def likelihood():
@@ -213,20 +219,14 @@ def work(row, label=""):
 
 
 def cost():
+    """What was measured on both sides."""
     found = read_results("cost")
-    rows = [work(row) for row in found["infer"]]
+    rows = [work(row) for row in found["infer"] if "reference, s" in row]
     rows += [work(row, "training step, ") for row in found["train"]]
-    rows += [work(row, "in each of two processes, ") for row in found["two processes"]]
+    rows += [work(row, "two processes, ") for row in found["two processes"]]
     heads = ["work", "reference, s", "ours, s", "times faster", "ours, GFLOP"]
-    heads += ["these at the product's rate, s", "reference, GB", "ours, GB"]
+    heads += ["at a product's rate, s", "reference, GB", "ours, GB"]
     return write_table(heads, rows)
-
-
-def published_code():
-    rows = []
-    for row in read_results("cost")["published code"]:
-        rows.append([row["work"], number(row, "seconds")])
-    return write_table(["the authors' published code", "s"], rows)
 
 
 def density_cost():
@@ -245,6 +245,26 @@ def loading():
     return write_table(["loading", "s", "peak of memory, in sizes of the file"], rows)
 
 
+def recipe_minutes():
+    rows = []
+    for row in read_results("minutes")["recipes"]:
+        rows.append([f"`{row['command']}`", row["measures"], number(row, "minutes", 0)])
+    return write_table(["command", "what it measures", "minutes"], rows, words=2)
+
+
+def nano_minutes():
+    found = read_results("minutes")
+    took = {row["step"]: row["minutes"] for row in found["nano"]}
+    pretraining = took["eyes"] + took["words"] + took["rounds"]
+    text = (
+        f"The committed nano learned from {found['photographs']:,} such photographs, which cannot "
+        f"be given away here. On two CPU cores the drawings took {took['drawing']} minutes, "
+        f"pre-training {pretraining} ({took['eyes']} for the eyes, {took['words']} for the words, "
+        f"{took['rounds']} for the rounds) and `train.py` {took['train.py']}."
+    )
+    return textwrap.fill(text, 100) + "\n"
+
+
 # Documents.
 
 BLOCKS = {
@@ -259,9 +279,10 @@ BLOCKS = {
     "regions": regions,
     "reading": reading,
     "cost": cost,
-    "published-code": published_code,
     "density-cost": density_cost,
     "loading": loading,
+    "recipe-minutes": recipe_minutes,
+    "nano-minutes": nano_minutes,
 }
 
 
