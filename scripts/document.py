@@ -13,7 +13,7 @@ import sys
 import textwrap
 
 from scripts import faces, tables, trained
-from scripts.collect import HIGH, LOW, ROOT, read_results
+from scripts.collect import GAIN, HIGH, LOW, ROOT, read_results
 from scripts.markdown import write_table
 from study.paper import find_published
 from support import launch
@@ -76,8 +76,9 @@ def evaluation(name):
     high = find(found, of="all", answers=HIGH)
     for row in found:
         if row["answers"] == "model":
-            plural = "category" if row["categories"] == 1 else "categories"
-            label = f"{row['of']} ({row['categories']} {plural})"
+            label = row["of"]
+            if row["categories"] > 1:
+                label += f" ({row['categories']} categories)"
             rows.append(answers_row(label, found, row["of"]))
     shown = f"The mPCK of all has the 95% interval {low['mPCK']:.1f} to {high['mPCK']:.1f}.\n"
     return f"{write_answers(rows)}\n{shown}"
@@ -113,17 +114,15 @@ def photographs():
     """Before training, and after the last epoch of each of Table 15's settings."""
     found = read_results("photographs")
     before = find(found["rows"], epoch=0)
-    between = interval(before, "mPCK low", "mPCK high")
-    rows = [["nothing", "", "", "", *numbers(before), between, ""]]
+    rows = [["nothing", "", "", "", *numbers(before), ""]]
     for setting in faces.SETTINGS:
         run = find(found["runs"], tune=setting.tune)
         row = find(found["rows"], tune=setting.tune, epoch=faces.EPOCHS)
         shown = [setting.label, f"{run['parameters']:,}", number(run, "MB", 2)]
-        between = interval(row, "mPCK low", "mPCK high")
-        shown += [number(run, "minutes"), *numbers(row), between, difference(row)]
+        shown += [number(run, "minutes"), *numbers(row), difference(row)]
         rows.append(shown)
     heads = ["trained", "parameters", "adapter, MB", "minutes", *SHOWN]
-    return write_table([*heads, "95% interval", "difference in mPCK"], rows)
+    return write_table([*heads, "difference in mPCK"], rows)
 
 
 # The paper's tables.
@@ -167,10 +166,14 @@ def trained_tables():
 
 
 def points():
-    rows = []
-    for row in read_results("density")["rows"]:
-        label = f"- {row['answers']}" if row["answers"] in (LOW, HIGH) else row["answers"]
-        rows.append([label, *numbers(row)])
+    found, rows = read_results("density")["rows"], []
+    low, high = find(found, answers=LOW), find(found, answers=HIGH)
+    for row in found:
+        shown = numbers(row)
+        if row["answers"] == GAIN:
+            shown = [f"{row[name]:+.1f} ({low[name]:.1f} to {high[name]:.1f})" for name in SHOWN]
+        if row not in (low, high):
+            rows.append([row["answers"], *shown])
     return write_table(["in percent", *SHOWN], rows)
 
 
@@ -213,9 +216,8 @@ def reading():
 def work(row, label=""):
     """A line of what inference or training costs."""
     shown = [label + row["work"], number(row, "reference, s"), number(row, "ours, s")]
-    shown += [number(row, "times faster", 2), number(row, "ours, GFLOP", 0)]
-    shown += [number(row, "at the rate of a product, s"), number(row, "reference, GB", 2)]
-    return [*shown, number(row, "ours, GB", 2)]
+    shown += [number(row, "times faster", 2), number(row, "at the rate of a product, s")]
+    return [*shown, number(row, "reference, GB", 2), number(row, "ours, GB", 2)]
 
 
 def cost():
@@ -224,9 +226,8 @@ def cost():
     rows = [work(row) for row in found["infer"] if "reference, s" in row]
     rows += [work(row, "training step, ") for row in found["train"]]
     rows += [work(row, "two processes, ") for row in found["two processes"]]
-    heads = ["work", "reference, s", "ours, s", "times faster", "ours, GFLOP"]
-    heads += ["at a product's rate, s", "reference, GB", "ours, GB"]
-    return write_table(heads, rows)
+    heads = ["work", "reference, s", "ours, s", "times faster", "at a product's rate, s"]
+    return write_table([*heads, "reference, GB", "ours, GB"], rows)
 
 
 def density_cost():

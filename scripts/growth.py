@@ -349,49 +349,33 @@ def mp100(part):
     return [sizes[i] for i in facts["splits"]["1"][part]]
 
 
-def inference_row(K, name, machine, v, m):
-    passes = list(WAYS[name](K, QUESTION, v, m))
-    tokens = sum(p.tokens for p in passes)
-    read = sum(moved(p, v, m) for p in passes) / 1e9
-    took = seconds(passes, v, m, machine.rate, machine.bandwidth)
-    cache = max(p.cache for p in passes) * kv_bytes(m) / 1e9
-    logits = max(p.scores for p in passes) * 4 / 1e9
-    tera = operations(passes, v, m) / 1e12
-    numbers = [f"{tokens:,}", f"{tera:,.1f}", f"{read:,.0f}", f"{took:.2f}"]
-    return [f"{K}, {name}", len(passes), *numbers, f"{cache:.2f}", f"{logits:.2f}"]
-
-
-def show_inference(machine, v, m):
-    heads = ["keypoints, way", "passes", "tokens", "TFLOP", "GB read", "s", "cache, GB"]
-    rows = [inference_row(17, name, machine, v, m) for name in WAYS]
-    show("Inference, Llama-3.1-8B", [*heads, "logits, GB"], rows)
-
-
-def training_row(n, v, m):
-    """A line of n conversations about one image."""
-    tokens = pair_tokens(v, n)
-    own, tree = training(v, m, [ROUNDS] * n), training(v, m, [ROUNDS] * n, shared=True)
-    each, together = sum(own) / 1e12 / n, sum(tree) / 1e12 / n
-    again = (sum(tree) + tree.layers) / 1e12 / n
-    kept = activations(v, m, tokens) / 1e9
-    less = activations(v, m, tokens, True) / 1e9
-    scores = 4 * m.H * tokens**2 / 1e9 if n > 1 else 0
-    flop = [f"{each:.1f}", f"{together:.1f}", f"{each / together:.2f}", f"{again:.1f}"]
-    return [n, f"{tokens:,}", *flop, f"{kept:.2f}", f"{less:.2f}", f"{scores:.2f}"]
+def show_answers(machine, v, m):
+    """What answers to the keypoints of an image take."""
+    K = 17
+    for name, way in WAYS.items():
+        passes = list(way(K, QUESTION, v, m))
+        tera = operations(passes, v, m) / 1e12
+        read = sum(moved(p, v, m) for p in passes) / 1e9
+        cache = max(p.cache for p in passes) * kv_bytes(m) / 1e9
+        print(
+            f"{K} keypoints, {name}: {len(passes)} passes, {tera:,.1f} TFLOP, {read:,.0f} GB read, "
+            f"{cache:.2f} GB in the cache"
+        )
 
 
 def show_training(machine, v, m):
-    heads = ["conversations", "tokens", "TFLOP each", "image once", "times fewer", "checkpointed"]
-    heads += ["kept, GB", "checkpointed, GB", "scores, GB"]
-    rows = [training_row(n, v, m) for n in (1, 4, 17)]
-    show(f"Training, conversations of {ROUNDS} rounds about one image", heads, rows)
+    """What sharing an image saves."""
     one = training(v, m, [ROUNDS])
     print(
-        f"\nOne: {(one.layers + one.rest) / 1e12:.2f} TFLOP forward, {one.backward / 1e12:.2f} "
-        f"backward, {one.layers / 1e12:.2f} to compute layers again.\n"
-        f"Kept: {llm_bytes(m):,} bytes of a token in a layer of the language model, "
-        f"{vision_bytes(v):,} in one of the encoder."
+        f"A conversation of {ROUNDS} rounds: {sum(one) / 1e12:.1f} TFLOP, with "
+        f"--checkpoint-activations {(sum(one) + one.layers) / 1e12:.1f}."
     )
+    for n in (4, 17):
+        shared = training(v, m, [ROUNDS] * n, shared=True)
+        print(
+            f"{n} about one image, --share-image: {n * sum(one) / sum(shared):.1f} times fewer "
+            f"operations, {activations(v, m, pair_tokens(v, n)) / 1e9:.1f} GB of activations."
+        )
 
 
 def show_memory(machine, v, m):
@@ -410,7 +394,7 @@ def show_memory(machine, v, m):
         rows.append((f"activations, {tokens:,} tokens", kept, less))
         rows.append((f"sum, {tokens:,} tokens", whole + kept, whole + less))
     show(
-        "Memory of a GPU, micro-batch 1, --tune lora",
+        "Memory of a GPU, Llama-3.1-8B, micro-batch 1, --tune lora",
         ("GB", "plain", "--checkpoint-activations"),
         [(name, f"{kept:.2f}", f"{less:.2f}") for name, kept, less in rows],
     )
@@ -500,9 +484,9 @@ def main():
     print(
         f"{a.gpus} GPUs of {a.memory:.0f} GB, {a.peak:.0f} TFLOP/s (bf16, dense), "
         f"{a.bandwidth:.0f} GB/s; {a.share:.0%} of the peak at inference.\n"
-        f"1 GB: 10^9 bytes. Questions of {QUESTION} tokens, answers of {answer()}."
+        f"1 GB: 10^9 bytes. Questions of {QUESTION} tokens, answers of {answer()}.\n"
     )
-    parts = (show_inference, show_training, show_memory, show_published, show_test_part)
+    parts = (show_answers, show_training, show_memory, show_published, show_test_part)
     for part in parts:
         part(machine, LARGE, LLAMA8B)
 
