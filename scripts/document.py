@@ -1,10 +1,10 @@
-"""Write the tables of the README and of docs/ from results/.
+"""Write what README.md and docs/ say of measurements from results/ and study/paper.json.
 
     python -m scripts.document          # rewrites what stands between the marks
     python -m scripts.document --check  # writes nothing; exit code 1 where something differs
 
-A table stands between `<!-- results: NAME -->` and `<!-- end -->`; NAME is a function of BLOCKS.
-What is around them is written by hand, and holds no number that was measured.
+A table, or a sentence, stands between `<!-- results: NAME -->` and `<!-- end -->`; NAME is an entry
+of BLOCKS. What is around them is written by hand, and holds no number that was measured.
 """
 
 import argparse

@@ -23,6 +23,8 @@ QUESTION = 54
 SHARED = 7
 # Tokens of `[0.`, `,0.`, `]` and the end of text
 OPEN, COMMA, CLOSE, END = 3, 3, 1, 1
+# Tokens of a coordinate
+DIGITS = 3
 # k, the rank of the adapters, tokens of a chain
 ROUNDS, RANK, LIMIT = 4, 8, 2048
 # Questions in a pass: ours, the authors' published code
@@ -135,14 +137,14 @@ def chain(n, past=0):
     return n * past + n * (n + 1) // 2
 
 
-def answer(digits=3):
-    """Tokens of an answer whose coordinates take so many tokens each."""
-    return OPEN + COMMA + CLOSE + END + 2 * digits
+def answer():
+    """Tokens of an answer and its end."""
+    return OPEN + COMMA + CLOSE + END + 2 * DIGITS
 
 
-def steps(q, digits=3):
-    """Tokens a branch is fed in each pass, until the 2 x digits of its answer are decided."""
-    return [q + OPEN, *[1] * (digits - 1), 1 + COMMA, *[1] * (digits - 1)]
+def steps(q):
+    """Tokens a branch is fed in each pass, until all digits of its answer are decided."""
+    return [q + OPEN, *[1] * (DIGITS - 1), 1 + COMMA, *[1] * (DIGITS - 1)]
 
 
 def groups(K, size):
@@ -163,7 +165,7 @@ def looked_at(n, new, own, trunk, block):
     return pairs
 
 
-def single(K, q, v, m, digits=3, block=None, shared=SHARED):
+def single(K, q, v, m, block=None, shared=SHARED):
     """Passes of CapeLLM.answer: the image and what all questions begin with, then branches off it.
 
     Of one keypoint all but the question's last token belongs to the trunk. block: rows that attend
@@ -171,14 +173,13 @@ def single(K, q, v, m, digits=3, block=None, shared=SHARED):
     """
     s = shared if K > 1 else q + OPEN - 1
     trunk = 1 + v.N + s
-    words = 10 if digits == 3 else 1000
     yield Pass(1, trunk, chain(trunk), 0, trunk, trunk)
     for n in groups(K, BRANCHES):
         own = 0
-        for new in steps(q - s, digits):
+        for new in steps(q - s):
             pairs = looked_at(n, new, own, trunk, block)
             own += new
-            yield Pass(0, n * new, pairs, n * words, n, trunk + n * own)
+            yield Pass(0, n * new, pairs, 10 * n, n, trunk + n * own)
 
 
 def cumulative(K, q, v, m, block=None):

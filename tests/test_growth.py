@@ -312,10 +312,8 @@ def test_what_is_counted_in_the_data():
     assert len(os.path.commonprefix(questions)) == growth.SHARED
     around = len(codec.open), len(codec.comma), len(codec.close)
     assert around == (growth.OPEN, growth.COMMA, growth.CLOSE)
-    for digits in (1, 3):
-        assert len(Codec(tokenizer, digits).encode(0, 0)) == growth.answer(digits)
-        read = growth.answer(digits) - growth.CLOSE - growth.END - 1
-        assert sum(growth.steps(0, digits)) == read
+    assert len(codec.encode(0, 0)) == growth.answer()
+    assert sum(growth.steps(0)) == growth.answer() - growth.CLOSE - growth.END - 1
     for d in described:
         groups = data.group_fixed(range(len(d)), growth.ROUNDS, random.Random(0), [], 0)
         assert len(groups) == -(-len(d) // growth.ROUNDS)
