@@ -1,6 +1,6 @@
 """Operations, bytes and memory of CapeLLM, computed: every number of docs/growth.md.
 
-    python -m scripts.growth                                       # the tables of docs/growth.md
+    python -m scripts.growth                                       # what docs/growth.md has
     python -m scripts.growth --peak 989 --bandwidth 3350 --gpus 8  # other GPUs
 
 A multiply-add is 2 operations. Counted are matrix products and attention, the latter as its kernels
@@ -56,7 +56,7 @@ class LLM(NamedTuple):
     # Layers, width, width of the MLP
     L: int
     D: int
-    I: int  # noqa: E741, the name in docs/growth.md
+    I: int  # noqa: E741, one letter as all sizes here
     # Heads, key-value heads, width of a head, vocabulary
     H: int
     G: int
