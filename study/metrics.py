@@ -61,7 +61,7 @@ def score_answers(instance, coordinates):
     return score_distances(measure_distances(instance, coordinates), max(instance.bbox[2:]))
 
 
-class Table(NamedTuple):
+class ScoreTable(NamedTuple):
     """Scores of n images. values: (n, len(METRICS)); weight: (n,), how often an image counts;
     category: (n,) ids."""
 
@@ -70,10 +70,10 @@ class Table(NamedTuple):
     category: np.ndarray
 
 
-def tabulate(categories, scores):
+def tabulate_scores(categories, scores):
     values = np.array([[s[metric] for metric in METRICS] for s in scores])
     weight = np.array([s.get("weight", 1) for s in scores], float)
-    return Table(values, weight, np.array(categories))
+    return ScoreTable(values, weight, np.array(categories))
 
 
 def average_scores(categories, scores):
@@ -82,7 +82,7 @@ def average_scores(categories, scores):
     categories: their ids; scores: {metric: value}, each of one image, and where an image counts
     more than once "weight".
     """
-    table = tabulate(categories, scores)
+    table = tabulate_scores(categories, scores)
     over_images = np.average(table.values, 0, table.weight)
     _, position = np.unique(table.category, return_inverse=True)
     mpck = table.values[:, METRICS.index("mPCK")]
@@ -119,7 +119,7 @@ def bootstrap(mean, n):
 
 def find_intervals(records):
     """{metric: [low, high]}: 95% confidence intervals of the means over images."""
-    table = tabulate([r["category"] for r in records], records)
+    table = tabulate_scores([r["category"] for r in records], records)
 
     def mean(draw):
         return np.average(table.values[draw], 0, table.weight[draw])

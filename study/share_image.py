@@ -12,7 +12,7 @@ from data import IGNORE
 from decode import grow_tree
 
 
-class Read(NamedTuple):
+class ReadTokens(NamedTuple):
     """Hidden states (B, T, D), and of every branch's token, in order, its image and place (n,)."""
 
     hidden: torch.Tensor
@@ -20,7 +20,7 @@ class Read(NamedTuple):
     place: torch.Tensor
 
 
-def read_branches(model, V, branches) -> Read:
+def read_branches(model, V, branches) -> ReadTokens:
     """Read whole trees at once. V (B, N, D): image tokens; branches: token ids, for each image."""
     trunk = 1 + V.shape[1]
     lengths = [[len(ids) for ids in tree] for tree in branches]
@@ -45,7 +45,7 @@ def read_branches(model, V, branches) -> Read:
     x = model.sequence(V, ids.to(model.device))
     hidden = model.llm(x, positions.to(model.device), mask)
     image, place = (torch.tensor(v, device=model.device) for v in (image, place))
-    return Read(hidden, image, place)
+    return ReadTokens(hidden, image, place)
 
 
 def compute_loss(model, pixels, branches):

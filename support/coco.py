@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from support.launch import some
+from support.launch import list_first
+
+PARTS = ("train", "val", "test")
 
 
 class Instance(NamedTuple):
@@ -121,7 +123,7 @@ def read_instance(annotation, categories, images, folder):
     name, labels = categories[category]
     found = list_control_characters(f"{id} {image['file_name']}")
     if found:
-        raise ValueError(f"control characters in its id or its image's name: {some(found)}")
+        raise ValueError(f"control characters in its id or its image's name: {list_first(found)}")
     box = np.asarray(annotation["bbox"])
     points = np.asarray(annotation["keypoints"])
     if box.dtype.kind not in "iuf" or points.dtype.kind not in "iuf":

@@ -77,7 +77,7 @@ def read_exit_code(end):
     return 1
 
 
-def some(texts):
+def list_first(texts):
     """The first few of some texts, for a message."""
     shown = ", ".join(texts[:SHOWN])
     if len(texts) > SHOWN:

@@ -5,8 +5,12 @@ import warnings
 from contextlib import contextmanager
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 
+# DINOv2 expects pixels in [0, 1] minus this mean, divided by this deviation.
+PIXEL_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+PIXEL_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 # What Pillow raises at a damaged file.
 DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error,
@@ -84,7 +88,7 @@ def open_annotated(instance):
     raise ValueError(f"{instance.image} is {fault}")
 
 
-def draft(image, scale):
+def draft_jpeg(image, scale):
     """Decode an open JPEG smaller, yet not below this scale; return by what it was divided."""
     full = max(image.size)
     wanted = [max(1, int(side * scale)) for side in image.size]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from study.instructions import INSTRUCTIONS
-from support import checkpoints, parallel
+from support import checkpoints, fingerprints, parallel
 from support.descriptions import DESCRIPTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -156,9 +156,9 @@ def collect_settings(options, config, pairs, steps, world):
         "steps": steps,
         "processes": world,
         "instances": len(pairs.instances),
-        "the model": checkpoints.fingerprint_weights(folders),
-        "the data": checkpoints.fingerprint_instances(pairs.instances),
-        "the descriptions": checkpoints.compute_fingerprint([pairs.described]),
+        "the model": fingerprints.fingerprint_weights(folders),
+        "the data": fingerprints.fingerprint_instances(pairs.instances),
+        "the descriptions": fingerprints.compute_fingerprint([pairs.described]),
     }
 
 

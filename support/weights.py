@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-SHOWN = 4  # names of tensors in a message
+from support.launch import list_first
 
 
 class skip_initialisation(torch.overrides.TorchFunctionMode):
@@ -60,11 +60,8 @@ def check_shape(name, value, expected, file):
 
 def refuse_names(folder, problem, names):
     if names:
-        shown = ", ".join(names[:SHOWN])
-        if len(names) > SHOWN:
-            shown += f" and {len(names) - SHOWN} more"
         raise ValueError(
-            f"the weights in {folder} {problem} {shown}; "
+            f"the weights in {folder} {problem} {list_first(names)}; "
             "config.json and safetensors must be of the same model"
         )
 
