@@ -173,10 +173,10 @@ def write_turn(tokenizer, codec, turn, words, point=None) -> Conversation:
 
 def encode_text(tokenizer, template, words, start, codec=None, point=None):
     """Token ids of a template; start: nothing stands before it. codec, point: fill in {point}."""
-    # The words are data: no special token comes out of them.
     # The user gave no description.
     if words.get("description") == "":
         template = template.replace(TELL, TELL_NOTHING).replace(BECAUSE, ".")
+    # The words are data: no special token comes out of them.
     first, *rest = template.split("{point}")
     first = first.format(**words)
     # Text follows `ASSISTANT:` after a space, coordinates follow at once.

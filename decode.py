@@ -209,7 +209,7 @@ class Tree:
         """Read each answer's digit (n,) behind its branch (n,). Returns branches and ends anew."""
         codec, parent = self.model.codec, branch
         if repeated:
-            # Answers that agree go on as one branch. To count those that differ waits for a GPU.
+            # Answers that agree go on as one branch. Counting the branches waits for a GPU.
             forks = torch.stack([branch, digits], 1)
             forks, branch = forks.unique(dim=0, return_inverse=True)
             parent, digits = forks.unbind(1)
@@ -223,7 +223,7 @@ class Tree:
     def choose_by_contrast(self, ends):
         """Contrastive search (Su et al. 2022, Eq. 5): a digit (n,) for each branch.
 
-        Of the likeliest digits v it takes that with the largest (1 - alpha) p(v) - alpha max_j
+        It takes, of the likeliest digits v, the one with the largest (1 - alpha) p(v) - alpha max_j
         cos(h_v, h_j). h_v: the hidden state of v, were it next; h_j: those of its ancestors.
         """
         model, length, rows = self.model, self.cache.length, ends.rows

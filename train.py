@@ -186,7 +186,7 @@ def open_model(init, vision, llm, tune, device, on_cpu=False) -> CapeLLM:
     """The model folder `init`, or a model of two backbones, with the adapters of `tune` (Table 15).
 
     Base weights are bf16 on a GPU, what is trained is fp32. on_cpu: what will be sharded starts
-    there, where processes share a file's pages.
+    there, since processes share a file's pages.
     """
     start = torch.device("cpu") if on_cpu else device
     dtype = torch.bfloat16 if device.type == "cuda" and tune != "full" else torch.float32

@@ -13,7 +13,7 @@ import torch
 from study import density
 from study.metrics import METRICS, average_records, bootstrap, find_definitions, find_intervals
 
-# Of credible regions: how much of the mass each holds.
+# How much of the mass the credible regions hold.
 LEVELS = (0.5, 0.68, 0.9, 0.95)
 GAIN = "PCK-optimal minus greedy"
 

@@ -20,8 +20,8 @@ def conclude_evaluation(measured, images, split, published=None):
     """All numbers of an evaluation.
 
     measured: {position of an instance: its record}, as of study.measure; images: the
-    study.images.Images that it is of; published: the paper's numbers beside it. Averages are of
-    all images, and under "groups", "definitions" and "categories" of those of each. Records get
+    study.images.Images that it is of; published: the paper's numbers beside it. Averages are over
+    all images, and under "groups", "definitions" and "categories" over those of each. Records get
     their scores over pairs, "pairs". Raises ValueError if no pair has a keypoint that both images
     show.
     """

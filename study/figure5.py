@@ -155,7 +155,7 @@ def draw_density(image, box, name, p, truth=None):
     """Figure 5: the crop under p, and under a Gaussian of fixed variance. Returns an RGB image.
 
     image: PIL image; box: x, y, w, h in its pixels; p: (1000, 1000), see density.py; truth: x, y
-    relative to the crop, shown as a cross. The Gaussian is around the truth where it is known, else
+    relative to the crop, shown as a cross. The Gaussian is around the truth if it is known, else
     around the best answer for PCK@0.05. Each half is coloured from 0 to its own peak, at the
     resolution of two digits, 1% of the crop.
     """

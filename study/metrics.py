@@ -17,11 +17,11 @@ from support.descriptions import read_mp100
 # mPCK is the mean over these.
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25)
 PCK = [f"PCK@{t:.2f}" for t in THRESHOLDS]
-# Of one image.
+# What is measured of one image.
 METRICS = [*PCK, "mPCK", "AUC", "NME"]
-# Of many images.
+# What is averaged over many images.
 COLUMNS = [*PCK, "mPCK", "mPCK over categories", "AUC", "NME"]
-# Of the bootstrap.
+# How often the bootstrap draws.
 RESAMPLES = 1000
 
 
@@ -41,7 +41,7 @@ def measure_distances(instance, coordinates):
 def score_distances(distances, size):
     """{metric: value} of one image.
 
-    distances: (n,) in pixels, n > 0, of its keypoints from their truths; or (n, 5), where each
+    distances: (n,) in pixels, n > 0, of its keypoints from their truths; or (n, 5), if each
     threshold has answers of its own: AUC and NME are means over the five. size: the longer side of
     the box in pixels. A keypoint counts for PCK@t if its distance is less than t * size.
     AUC: the area under PCK@t for t in (0, 0.25), as a share of the area there is: a keypoint at
@@ -79,8 +79,8 @@ def tabulate_scores(categories, scores):
 def average_scores(categories, scores):
     """{column: mean over images, "categories" and "instances": how many}.
 
-    categories: their ids; scores: {metric: value}, each of one image, and where an image counts
-    more than once "weight".
+    categories: their ids; scores: {metric: value}, each of one image, and "weight" if an
+    image counts more than once.
     """
     table = tabulate_scores(categories, scores)
     over_images = np.average(table.values, 0, table.weight)

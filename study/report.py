@@ -13,7 +13,7 @@ from study.calibration import GAIN, LEVELS
 from study.metrics import COLUMNS, PCK
 from support import descriptions
 
-# Of the first column of a table.
+# The width of the first column of a table.
 LABEL_WIDTH = 45
 PAPER = "- paper, default config, MP-100 photographs"
 

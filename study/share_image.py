@@ -39,7 +39,7 @@ def read_branches(model, V, branches) -> ReadTokens:
         mask[i, 0, trunk:end, :end], positions[i, trunk:end] = grow_tree(rows, lengths[i])
         image += [i] * len(tokens)
         place += range(trunk, end)
-    # Where every tree is a chain, the causal kernel needs no mask.
+    # If every tree is a chain, the causal kernel needs no mask.
     chains = all(len(tree) == 1 for tree in branches)
     mask = None if chains else mask.to(model.device)
     x = model.sequence(V, ids.to(model.device))

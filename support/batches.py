@@ -20,7 +20,7 @@ that a pass needs little padding; `d` has 60 tokens, `b` has 10:
     [['f'], ['a', 'c']]
 
 With --share-image, pairs of one view (an image and its augmentation) are a group and stay together
-where they fit, so that a pass computes their image once. Here `d` and `b` are of one view, `f` and
+if they fit, so that a pass computes their image once. Here `d` and `b` are of one view, `f` and
 `a` of another:
 
     >>> fill_passes([["f", "a"], ["d", "b"], ["c"], ["e"]], sizes=[1, 1, 2, 2])
@@ -66,7 +66,7 @@ class Pass(NamedTuple):
     """What goes through the model at once."""
 
     pixels: torch.Tensor  # (B, 3, S, S)
-    conversations: list  # one an image or, where images are shared, a list of them an image
+    conversations: list  # one an image or, if images are shared, a list of them an image
     tokens: int  # of all conversations
 
 
@@ -100,7 +100,7 @@ class Stream(torch.utils.data.Dataset):
 def list_pass_sizes(batch, world, micro_batch):
     """Pairs in each pass of a step, of all processes.
 
-    Each process has as many passes, as even in size as can be. Where processes outnumber pairs,
+    Each process has as many passes, as even in size as can be. If processes outnumber pairs,
     some passes are empty.
     """
     passes = world * math.ceil(batch / (world * micro_batch))
@@ -124,7 +124,7 @@ def deal_passes(passes, rank, world):
 def fill_passes(groups, sizes):
     """Fill passes of these sizes with the pairs of the groups, in the order given.
 
-    A pass takes the first group that fits whole into the room left. Only where none does, it takes
+    A pass takes the first group that fits whole into the room left. Only if none does, it takes
     what fits of the first group; the rest of that group stays first in line.
     """
     waiting, passes = list(groups), []
@@ -187,11 +187,11 @@ def collate_views(pairs):
 
 
 def end_run(step, measured, pairs, division):
-    """End a run whose loss or gradient is not finite, before its weights are not.
+    """End a run whose loss or gradient is not finite, before it spoils the weights.
 
-    One process says it, and names samples: of the passes, in all processes, whose losses are not
-    finite; where only the gradient is not, of all passes. measured: a step's loss, gradient, and
-    losses, one a pass of this process.
+    One process reports it and names samples: those of the passes, of all processes, whose losses
+    are not finite; if only the gradient is not, those of all passes. measured: a step's loss,
+    gradient, and losses, one for each pass of this process.
     """
     what = f"loss is {measured.loss}"
     chosen = [not math.isfinite(loss) for loss in measured.losses]

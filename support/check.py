@@ -22,7 +22,7 @@ from support.descriptions import DESCRIPTIONS, describe
 from support.launch import list_first
 from support.pictures import draw_contact_sheet
 
-# Marks that end a file, or nearly.
+# Marks near the end of a whole file.
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 OF_IMAGES = ("missing", "unreadable", "other size")
 OF_ANNOTATIONS = ("empty box", "no keypoint", "keypoint outside")
@@ -79,7 +79,7 @@ def check_images(instances, skip_missing=False) -> Checked:
 
 
 def find_faults(instances):
-    """{image: Fault, or None where it is as annotated}."""
+    """{image: Fault, or None if it is as annotated}."""
     files = {i.image: i.size for i in instances}
     quiet = int(os.environ.get("RANK", 0)) > 0
     with ThreadPool(16) as pool, warnings.catch_warnings(action="ignore"):
@@ -233,7 +233,7 @@ def main(load_crop):
 
 
 def list_parts(folder, split):
-    """The parts that a data folder holds annotations of; FileNotFoundError where there are none."""
+    """The parts that a data folder holds annotations of; FileNotFoundError if there are none."""
     parts = []
     for part in PARTS:
         try:

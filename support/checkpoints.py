@@ -23,7 +23,7 @@ KEEP = 3  # newest checkpoints; the best is kept beside them
 
 @contextmanager
 def explain_unwritten(path):
-    """OSError naming the path and the remedy, where writing it fails in this block."""
+    """OSError naming the path and the remedy, if writing it fails in this block."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -156,7 +156,7 @@ def describe_step(step, lr, measured, batch, began):
     """A line of log.jsonl about a step of `batch` pairs that began at a time.
 
     measured: its loss, digits, tokens and the seconds waited. waiting: the share of the time that
-    went by until images were loaded.
+    was spent waiting for images.
     """
     seconds = time.time() - began
     return {

@@ -67,7 +67,7 @@ def read_mp100():
 def describe(instances, names, folder=DESCRIPTIONS):
     """{category id: list[Keypoint]}, each from `<definition or category name>.txt`.
 
-    Raises FileNotFoundError or ValueError where a file is missing or does not fit the annotations.
+    Raises FileNotFoundError or ValueError if a file is missing or does not fit the annotations.
     """
     # Two MP-100 categories share the name `face`: id and name together find the definition.
     definitions = {(c["id"], c["name"]): c["definition"] for c in read_mp100()["categories"]}
@@ -96,7 +96,7 @@ def describe(instances, names, folder=DESCRIPTIONS):
 
 
 def compare_names(path, keypoints, instance):
-    """ValueError where a file names other keypoints than the annotations, or in another order.
+    """ValueError if a file names other keypoints than the annotations, or in another order.
 
     Case and underscores do not count. Annotations that name none, or number them, say nothing.
     """

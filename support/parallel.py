@@ -24,8 +24,8 @@ class Loss(torch.nn.Module):
         self.model, self.share_image = model, share_image
 
     def forward(self, pixels, conversations):
-        """conversations: one an image, or, where images are shared, a list of them an image."""
-        # Weights are fp32 where everything is trained; a GPU multiplies them in bf16 all the same.
+        """conversations: one an image, or, if images are shared, a list of them an image."""
+        # Weights are fp32 if everything is trained; a GPU multiplies them in bf16 all the same.
         device = self.model.device.type
         use_bf16 = device == "cuda" and self.model.config.everything
         with torch.autocast(device, torch.bfloat16, enabled=use_bf16):

@@ -67,8 +67,8 @@ def spread_over_bytes(image):
 def open_annotated(instance):
     """The image of an Instance, open, as it is stored.
 
-    Raises FileNotFoundError or ValueError naming the file and the annotation, also where its size
-    is not the annotated one times some factor, and where it proves damaged while it is read.
+    Raises FileNotFoundError or ValueError naming the file and the annotation, also if its size is
+    not the annotated one times some factor, and if it proves damaged while it is read.
     """
     try:
         with Image.open(instance.image) as image:
@@ -89,7 +89,7 @@ def open_annotated(instance):
 
 
 def draft_jpeg(image, scale):
-    """Decode an open JPEG smaller, yet not below this scale; return by what it was divided."""
+    """Decode an open JPEG at a reduced size, not below this scale; return the divisor."""
     full = max(image.size)
     wanted = [max(1, int(side * scale)) for side in image.size]
     image.draft("RGB", tuple(wanted))
@@ -98,9 +98,9 @@ def draft_jpeg(image, scale):
 
 
 def find_factor(stored, annotated):
-    """By what the stored (width, height) is larger than the annotated one.
+    """How many times larger the stored (width, height) is than the annotated one.
 
-    None where that is not the same both ways, but for rounding to pixels. Without an annotated
+    None if the factor is not the same both ways, up to rounding to pixels. Without an annotated
     size the factor is 1.
     """
     if not annotated or tuple(stored) == tuple(annotated):
@@ -124,7 +124,7 @@ def hint_at_rotation(image, annotated):
 
 
 def describe_other_size(image, annotated):
-    """What is wrong with the size of an image, "" where its annotations fit or can be scaled."""
+    """What is wrong with the size of an image, "" if its annotations fit or can be scaled."""
     if find_factor(image.size, annotated):
         return ""
     hint = hint_at_rotation(image, annotated) or ": correct the annotation or the image"

@@ -205,7 +205,7 @@ class Sheet(NamedTuple):
 def draw_sheet(measured, load_crop):
     """The best, median and worst of an evaluation's images, truth joined to answer (Figure 3).
 
-    measured: a list of (Instance, record), where a record holds "NME", "PCK@0.20" and
+    measured: a list of (Instance, record); a record holds "NME", "PCK@0.20" and
     "predictions": {name: (x, y) in pixels} of the labelled keypoints, in order; load_crop:
     data.load_crop. An image that cannot be read leaves its tile empty. Returns a Sheet.
     """

@@ -2,7 +2,7 @@
 
 A record is what was measured of one image, a dict. Every process writes its records, one JSON line
 each, to a file of its own, instances.part*.jsonl, as soon as it has them; the first line holds the
-settings. At the end there are results.json, results.md and instances.jsonl instead. So an
+settings. At the end results.json, results.md and instances.jsonl replace these files. So an
 evaluation that is interrupted can be resumed, and one that is done can be resumed for more images.
 """
 
@@ -19,14 +19,14 @@ PART = "instances.part"
 
 
 class Earlier(NamedTuple):
-    """records: {key: record} of what is answered; free: the number of a part file not yet there."""
+    """records: {key: record} of what is answered; free: the number of the next part file."""
 
     records: dict
     free: int
 
 
 def make_key(instance):
-    """What names an instance among all, in records, too."""
+    """What tells an instance from all others, in records, too."""
     return instance.category, instance.id, str(instance.image)
 
 
@@ -46,7 +46,7 @@ def continue_earlier(out, settings, resume, rank, world, device):
 
 
 def gather_records(records, unreadable, world):
-    """The records of all processes, and sorted what is wrong with which images.
+    """The records of all processes, and a sorted list of what is wrong with which images.
 
     Records, not averages: the processes have unequal shares of the images.
     """
@@ -65,8 +65,8 @@ def find_earlier(out, settings, resume):
     """What an evaluation in this folder, interrupted or done, has answered, as Earlier.
 
     settings: what decides an answer. Raises ValueError if an interrupted evaluation is there but
-    `resume` is not set, or if the evaluation to be resumed has other settings. An interrupted one
-    has replaced the one that is done, if their settings differ: then it alone is resumed.
+    `resume` is not set, or if the evaluation to be resumed has other settings. If an interrupted
+    evaluation and a finished one differ in their settings, the interrupted one alone is resumed.
     """
     parts = sorted(out.glob(f"{PART}*.jsonl"))
     if parts and not resume:

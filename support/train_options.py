@@ -95,7 +95,7 @@ def add_machine_options(add):
     add("--checkpoint-activations", action="store_true",
         help="less memory: compute every layer again going backward")
     add("--fsdp", action="store_true",
-        help="shard weights and optimiser over the GPUs, where one cannot hold them")
+        help="shard weights and optimiser over the GPUs, if one cannot hold them")
 
 
 def check_options(options, world):
@@ -125,7 +125,7 @@ def check_options(options, world):
 
 
 def fall_back_on_nano(options, rank, world):
-    """Where nothing is named and nothing is at hand, ask for the embedded nano model on drawings.
+    """If nothing is named and nothing is at hand, ask for the embedded nano model on drawings.
 
     The drawings are made first, by one process.
     """
