@@ -23,7 +23,7 @@ from dino import DINOv2
 from llama import Llama
 from lora import add_lora, merge_lora
 from study import density, share_image
-from support.folders import CapeLLMConfig, read_folder, read_tensors
+from support.folders import CapeLLMConfig, read_model_config, read_tensors
 from support.passes import check_length, draw_numbers
 from support.tokenizer import Tokenizer
 
@@ -259,7 +259,7 @@ class CapeLLM(nn.Module):
     @classmethod
     def from_pretrained(cls, folder, dtype=None, device="cpu", merge=True) -> "CapeLLM":
         """A model folder; merge folds its adapters into the backbones, for inference."""
-        config = read_folder(folder)
+        config = read_model_config(folder)
         model = cls.assemble(config, dtype, device)
         model.load_adapter(folder)
         if merge and config.lora:

@@ -86,10 +86,10 @@ def train(learner: Learner, pairs, passes, division, plan: Plan, validation, sta
             # A batch of pairs in micro-batches, whose gradients add up.
             measured = accumulate_gradients(learner, passes, division, noted)
             if not math.isfinite(measured.loss + measured.gradient):
-                batches.refuse(step, measured, pairs, division)
+                batches.end_run(step, measured, pairs, division)
 
             # AdamW. Its learning rate rises over 3% of the steps, then falls along half a cosine.
-            lr = plan.lr * schedule(step, plan.steps)
+            lr = plan.lr * scale_lr(step, plan.steps)
             for group in learner.optimiser.param_groups:
                 group["lr"] = lr
             learner.optimiser.step()
@@ -106,7 +106,7 @@ def train(learner: Learner, pairs, passes, division, plan: Plan, validation, sta
                 bar.update()
             is_last = step == plan.steps or measured.signals > 0
             if step % plan.save_every == 0 or "val" in record or is_last:
-                save(learner, plan, division, step, best)
+                save_run(learner, plan, division, step, best)
             if is_last:
                 break
     return step, noted
@@ -144,7 +144,7 @@ def accumulate_gradients(learner: Learner, passes, division, noted) -> Measured:
     return Measured(loss, digits, tokens, gradient, stop_signals, losses, waited)
 
 
-def schedule(step: int, steps: int, warmup=0.03) -> float:
+def scale_lr(step: int, steps: int, warmup=0.03) -> float:
     """Factor on the learning rate: linear warm-up (Section 4.1), then half a cosine down to 0."""
     start = max(1, round(warmup * steps))
     if step < start:
@@ -169,7 +169,7 @@ def validate(model: CapeLLM, validation: Validation) -> dict[str, float]:
     return {name: round(means[name], 4) for name in (*metrics.PCK, "mPCK")}
 
 
-def save(learner, plan, division, step, best):
+def save_run(learner, plan, division, step, best):
     """Write a checkpoint, remove old ones, draw the curves: rank 0, with what the others send."""
     model, rank, world = learner.model, division.rank, division.world
     state = parallel.gather_state(learner.optimiser, learner.parameters, model.device, rank, world)
@@ -186,7 +186,7 @@ def open_model(init, vision, llm, tune, device, on_cpu=False) -> CapeLLM:
     """The model folder `init`, or a model of two backbones, with the adapters of `tune` (Table 15).
 
     Base weights are bf16 on a GPU, what is trained is fp32. on_cpu: what will be sharded starts
-    there, where processes share a file's pages.
+    there, since processes share a file's pages.
     """
     start = torch.device("cpu") if on_cpu else device
     dtype = torch.bfloat16 if device.type == "cuda" and tune != "full" else torch.float32
@@ -226,7 +226,7 @@ def choose_trained(model, tune, instruction):
 
 def make_learner(model: CapeLLM, lr, share_image, fsdp, device, world) -> Learner:
     """AdamW for what is trained; biases and norms, of full training alone, do not decay."""
-    loss, synchronise = parallel.distribute(model, share_image, fsdp, device, world)
+    loss, synchronise = parallel.distribute_model(model, share_image, fsdp, device, world)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = [p for p in trained.values() if p.dim() > 1]
     others = [p for p in trained.values() if p.dim() < 2]

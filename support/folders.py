@@ -27,7 +27,7 @@ class CapeLLMConfig:
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
-def read_folder(folder) -> CapeLLMConfig:
+def read_model_config(folder) -> CapeLLMConfig:
     """The configuration in a model folder, with the backbones' folders found.
 
     FileNotFoundError or ValueError name the file.

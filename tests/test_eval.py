@@ -141,7 +141,7 @@ def known(monkeypatch):
     def compute(model, pixels, keypoint, category, listed):
         asked.append((keypoint.name, category))
         assert [k.name for k in listed] == TEXTS[category]
-        p = density.gaussian(place_of(keypoint.name), SIGMA)
+        p = density.make_gaussian(place_of(keypoint.name), SIGMA)
         return density.Density(p, 0.25, 1000 * len(keypoint.name))
 
     monkeypatch.setattr(density, "compute_density", compute)
