@@ -26,7 +26,7 @@ PREFIXES_AT_ONCE = 128
 # Values of x whose y are read together: this bounds the cache.
 X_AT_ONCE = 32
 # Answers that are drawn and smoothed, as in Figure 5: the paper does not say how many.
-SAMPLES = 100
+DRAWS = 100
 
 
 class Density(NamedTuple):
@@ -88,7 +88,7 @@ def compute_density(model, pixels, keypoint, cut=1e-4, category="object", listed
 
 
 def count_branch_tokens(codec, question):
-    """How many tokens, beside the trunk, are in the cache at the same time."""
+    """How many tokens besides the trunk are in the cache at the same time."""
     # Of x: prefixes without their last digit, and the longest ones. Of y: what one group needs.
     inner = sum(codec.base**k for k in range(codec.K - 1))
     longest = codec.base ** (codec.K - 1)
@@ -320,7 +320,7 @@ def make_gaussian(centre, sigma):
     return smooth_samples([centre], sigma)
 
 
-def draw_samples(p, generator, n=SAMPLES):
+def draw_samples(p, generator, n=DRAWS):
     """n answers (n, 2) drawn from p, as if the model had sampled them, and a bandwidth for them.
 
     The bandwidth is that of Scott's rule, at least one step of the grid.

@@ -83,9 +83,9 @@ def shard_model(model, device, world):
 
 
 def compute_norm(parameters):
-    """The norm of the gradients, of which a process may hold a shard.
+    """The norm of this process's gradients, or of its shards of them.
 
-    What is not finite anywhere makes the sum over processes not finite.
+    If a gradient is not finite on any process, the sum of the norms over all is not finite either.
     """
     gradients = []
     for p in parameters:
