@@ -19,10 +19,10 @@ from torch import nn
 
 import data
 import decode
-from dino import DINOv2
 from llama import Llama
 from lora import add_lora, merge_lora
 from study import density, share_image
+from study.encoders import load_encoder
 from support.folders import CapeLLMConfig, read_folder, read_tensors
 from support.passes import check_length, draw_numbers
 from support.tokenizer import Tokenizer
@@ -238,7 +238,7 @@ class CapeLLM(nn.Module):
     @classmethod
     def assemble(cls, config: CapeLLMConfig, dtype=None, device="cpu") -> "CapeLLM":
         """A model from two official backbone folders, all of it frozen, adapters new."""
-        vision = DINOv2.from_pretrained(config.vision, dtype, device)
+        vision = load_encoder(config.vision, dtype, device)
         llm = Llama.from_pretrained(config.llm, dtype, device)
         tokenizer = Tokenizer.from_pretrained(config.llm)
         model = cls(vision, llm, tokenizer, replace(config, lora=None))

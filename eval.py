@@ -54,15 +54,15 @@ def describe_inputs(model_folder, images, device):
 
 
 def load_model(folder, instruction, image_size, device):
-    """The model, and the side of its crops in pixels. ValueError if patches do not fill them."""
+    """The model, and the side of its crops in pixels. ValueError if it cannot read them."""
     model = CapeLLM.from_pretrained(folder, choose_dtype(device), device)
     model.config.instruction = instruction or model.config.instruction
-    size, patch = image_size or model.config.image_size, model.vision.config.patch_size
-    if size < patch or size % patch:
-        fits = max(1, size // patch) * patch
+    size, unit = image_size or model.config.image_size, model.vision.unit
+    if size < unit or size % unit:
+        fits = max(1, size // unit) * unit
         raise ValueError(
-            f"--image-size {size}: the vision encoder reads patches of {patch}; "
-            f"{fits} or {fits + patch} fits"
+            f"--image-size {size}: the vision encoder reads multiples of {unit}; "
+            f"{fits} or {fits + unit} fits"
         )
     return model, size
 

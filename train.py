@@ -256,7 +256,7 @@ def read_validation(options, rank, world) -> Validation:
 
 def make_pairs(options, model, instances, described) -> data.Pairs:
     size = model.config.image_size
-    trunk = 1 + (size // model.vision.config.patch_size) ** 2
+    trunk = 1 + model.vision.count_patches(size)
     pairs = data.Pairs(
         instances, described, model.tokenizer, model.codec, size, options.k, options.seed,
         rounds=options.rounds, trunk=trunk, instruction=options.instruction,

@@ -189,7 +189,7 @@ def count_tokens(model, keypoints, category, size):
     """
     tokenizer, codec, instruction = model.tokenizer, model.codec, model.config.instruction
     opening = data.write_opening(tokenizer, codec, instruction, category, keypoints, keypoints)
-    tokens = 1 + (size // model.vision.config.patch_size) ** 2 + len(opening.ids)
+    tokens = 1 + model.vision.count_patches(size) + len(opening.ids)
     for keypoint in keypoints:
         question = data.write_question(tokenizer, keypoint, instruction)
         tokens += len(question) + len(codec.encode(0, 0))

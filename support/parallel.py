@@ -59,7 +59,7 @@ def distribute(model, share_image, fsdp, device, world):
 
 
 def list_layers(model):
-    return [*model.vision.encoder.layer, *model.llm.model.layers]
+    return [*model.vision.layers, *model.llm.model.layers]
 
 
 def checkpoint_activations(model):

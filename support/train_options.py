@@ -60,7 +60,7 @@ def add_data_options(add, strategies):
 
 
 def add_model_options(add):
-    add("--vision", default=VISION, metavar="FOLDER", help="official DINOv2 folder")
+    add("--vision", default=VISION, metavar="FOLDER", help="official DINOv2 or Hiera folder")
     add("--llm", default=LLM, metavar="FOLDER", help="official Llama, Mistral or Vicuna folder")
     add("--init", metavar="FOLDER",
         help="start from this model folder instead of the two backbones")
