@@ -32,7 +32,7 @@ from support.pictures import draw_sheet
 
 # The arguments that decide an answer: a resumed evaluation has the same.
 DECIDES = ["model", "data", "split", "part", "controls", "occlude", "density", "instruction"]
-DECIDES += ["decoding", "cumulative", "image_size", "names", "seed"]
+DECIDES += ["true_category", "decoding", "cumulative", "image_size", "names", "seed"]
 # Those of them that may differ between the evaluations that --average takes.
 MAY_DIFFER = ["model", "split", "controls", "occlude", "density"]
 # --cumulative, as `CapeLLM.answer` calls it.
@@ -148,7 +148,9 @@ def measure_images(a, images, prepared, settings, process):
     found, unreadable = {}, set()
     if todo:
         model, size = load_model(a.model, a.instruction, a.image_size, device)
-        asking = Asking(a.decoding, CUMULATIVE[a.cumulative], a.seed, a.occlude, a.density)
+        asking = Asking(
+            a.decoding, CUMULATIVE[a.cumulative], a.seed, a.occlude, a.density, a.true_category
+        )
         label = label_progress(len(images.chosen) - len(todo), world)
         bar = tqdm(todo[rank::world], label, disable=rank > 0, unit="image")
         with records.open_part(a.out, earlier.free + rank, settings) as file:

@@ -335,7 +335,7 @@ class Sampler:
         for n, (keypoint, point) in enumerate(asked):
             if n % chain == 0:
                 conversations.append(data.Conversation([], []))
-            ids, labels = conversations[-1]
+            ids, labels, _ = conversations[-1]
             bare, full = self.questions[keypoint]
             question = full if rng.random() < described else bare
             answer = self.codec.encode(*point)

@@ -4,6 +4,7 @@ Its first step by hand, runs interrupted and killed, alone and as four processes
 refuses.
 """
 
+import argparse
 import json
 import os
 import re
@@ -27,10 +28,10 @@ import data
 import eval as evaluation
 import train
 from capellm import CapeLLM
-from lora import LoRALinear
+from lora import LoRALinear, merge_lora
 from skirts import write_skirts
 from study import metrics
-from support import checkpoints, launch
+from support import batches, checkpoints, launch
 
 # Runs are compared bit by bit.
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -194,55 +195,83 @@ def record_models(monkeypatch):
     return models
 
 
-TUNED = {"lora": ("vision.", "llm.", "projection."), "frozen": ("llm.", "projection.")}
+# Table 15, and everything: what is trained of the vision encoder and of the language model.
+TUNED = {
+    "lora": ("adapters", "adapters"),
+    "frozen": ("nothing", "adapters"),
+    "full": ("whole", "adapters"),
+    "everything": ("whole", "whole"),
+}
 
 
-def list_tuned(model, tune):
-    """The names of what is trained (Table 15)."""
-    if tune == "full":
-        return {name for name, _ in model.named_parameters()}
-    tuned = {name for name in model.adapter() if name.startswith(TUNED[tune])}
-    assert 0 < len(tuned) < len(model.state_dict())
-    assert all(any(part in name for name in tuned) for part in TUNED[tune])
+def prepare(init, tune):
+    """A model folder's model, adapters folded into what is trained in whole, and all its names."""
+    start = CapeLLM.from_pretrained(init, merge=False)
+    for part, how in zip(("vision", "llm"), TUNED[tune], strict=True):
+        if how == "whole":
+            merge_lora(getattr(start, part))
+    return start, {name for name, _ in start.named_parameters()}
+
+
+def list_tuned(names, tune):
+    """Those of a model's names that are trained (Table 15)."""
+    tuned = {"projection.weight"}
+    for part, how in zip(("vision.", "llm."), TUNED[tune], strict=True):
+        of_part = {name for name in names if name.startswith(part)}
+        adapters = {name for name in of_part if ".lora_" in name}
+        tuned |= {"nothing": set(), "adapters": adapters, "whole": of_part}[how]
     return tuned
 
 
-@pytest.mark.parametrize("tune", ["lora", "frozen", "full"])
-def test_the_first_step_is_adamw_by_hand(folder, init, tmp_path, monkeypatch, tune):
+@pytest.mark.parametrize(
+    "tune, clip", [("lora", 1.0), ("lora", 0), ("frozen", 1.0), ("full", 0.1), ("everything", 1.0)]
+)
+def test_the_first_step_is_adamw_by_hand(folder, init, tmp_path, monkeypatch, tune, clip):
     """p (1 - lr decay) - lr g / (|g| + eps) on what is trained (Table 15), with weight decay 0.01
-    on matrices; the rest to the last bit."""
+    on matrices; the rest to the last bit. The gradients' norm is clipped."""
     models, checkpoint = record_models(monkeypatch), tmp_path / "out" / "step-0000001"
-    run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=1, tune=tune)
-    trained, start = models[0], CapeLLM.from_pretrained(init[0.0], merge=tune == "full")
-    tuned = list_tuned(start, tune)
+    run(monkeypatch, folder, init[0.0], tmp_path / "out", steps=1, tune=tune, clip=clip)
+    trained, (start, names) = models[0], prepare(init[0.0], tune)
+    tuned = list_tuned(names, tune)
     saved = load_file(checkpoint / "adapter.safetensors")
-    assert saved.keys() == (tuned if tune == "full" else start.adapter().keys())
+    # Frozen adapters are saved, too.
+    adapters = {name for name in names if ".lora_" in name}
+    assert saved.keys() == tuned | adapters
     before, after = start.state_dict(), trained.state_dict()
     assert all(torch.equal(after[n], t) for n, t in before.items() if n not in tuned)
 
     instances, names = data.read_split(folder)
     described = data.describe(instances, names, folder)
     pairs = data.Pairs(instances, described, start.tokenizer, start.codec, 28)
-    assert len(pairs) == 24
+    assert len(pairs) == 26
     start.requires_grad_(True)
     # The mean over pairs of each pair's mean over tokens.
     for i in range(8):
         loss = start.loss(pairs[i].pixels[None], [pairs[i].conversation]).total
         (loss / 8).backward()
+    square = sum(float(start.get_parameter(name).grad.square().sum()) for name in tuned)
+    # These gradients are long: clipping shortens them.
+    assert square**0.5 > 1
+    scale = clip / square**0.5 if clip else 1.0
+    (line,) = (checkpoint.parent / "log.jsonl").read_text().splitlines()
+    assert json.loads(line)["gradient"] == pytest.approx(square**0.5, rel=1e-4)
+    state = load_file(checkpoint / "state.safetensors")
     moved = 0
     for name, p in start.named_parameters():
         if name not in tuned:
             continue
         decay = 0.01 if p.dim() > 1 else 0.0
-        expected = p.detach() * (1 - 5e-4 * decay) - 5e-4 * p.grad / (p.grad.abs() + 1e-8)
+        # AdamW's first moment is a tenth of the first gradient.
+        g = scale * p.grad
+        torch.testing.assert_close(state[f"{name}/exp_avg"], 0.1 * g, atol=1e-5 * scale, rtol=1e-3)
+        expected = p.detach() * (1 - 5e-4 * decay) - 5e-4 * g / (g.abs() + 1e-8)
         # Where rounding cannot turn the sign.
-        clear = (p.grad.abs() > 1e-6) | (p.grad == 0)
+        clear = (g.abs() > 1e-6) | (g == 0)
         torch.testing.assert_close(after[name][clear], expected[clear], atol=2e-5, rtol=0)
         assert torch.equal(saved[name], after[name])
         moved += int((clear & (p.grad != 0)).sum())
     assert moved > 1000
 
-    state = load_file(checkpoint / "state.safetensors")
     assert {name.rpartition("/")[0] for name in state} - {""} == tuned
     keypoints = data.read_descriptions(folder / "skirt.txt")[:3]
     model = CapeLLM.from_pretrained(checkpoint, merge=False)
@@ -375,10 +404,15 @@ def test_everything_trained_sharded(folder, init, tmp_path, monkeypatch):
         if __name__ == "__main__":
             launch.run("train.py", train.main)
     """)
-    options = {"tune": "full", "steps": 2, "batch": 4, "lr": 1e-3}
+    options = {"tune": "everything", "steps": 2, "batch": 4, "lr": 1e-3, "clip": 0.5}
     launch_processes(2, folder, init[0.0], tmp_path / "two", fsdp=True, script=script, **options)
     run(monkeypatch, folder, init[0.0], tmp_path / "one", **options)
     one, two = load_adapters(tmp_path / "one")[2], load_adapters(tmp_path / "two")[2]
+    norms = []
+    for name in ("one", "two"):
+        lines = (tmp_path / name / "log.jsonl").read_text().splitlines()
+        norms.append([json.loads(line)["gradient"] for line in lines])
+    assert min(norms[0]) > 0.5 and norms[1] == pytest.approx(norms[0], rel=1e-3)
     before = dict(CapeLLM.from_pretrained(init[0.0]).named_parameters())
     assert one.keys() == before.keys()
     for name, p in before.items():
@@ -396,7 +430,7 @@ def test_shards_are_loaded_on_the_cpu(fsdp, monkeypatch):
     gpu = torch.device("cuda", 1)
     # None is no model.
     with pytest.raises(AttributeError):
-        train.open_model("model", None, None, "lora", gpu, on_cpu=fsdp)
+        train.open_model(argparse.Namespace(init="model", tune="lora", fsdp=fsdp), gpu)
     assert found == [torch.bfloat16, torch.device("cpu") if fsdp else gpu]
 
 
@@ -808,7 +842,7 @@ def test_a_loss_or_gradient_that_is_not_finite_names_its_samples(
         if torch.equal(pairs[i].pixels, pixels[0]) and pairs[i].conversation == conversation:
             named.append(i)
     assert len(named) == 1
-    names = {pairs.name_sample(i) for i in (named if what == "loss" else second_step)}
+    names = {batches.name_sample(pairs, i) for i in (named if what == "loss" else second_step)}
     (listed,) = re.findall(" from (.*?)(?: and [0-9]+ more)?: look at these", error)
     found = [name.strip(" ,") for name in re.findall(r".*?\)", listed)]
     assert set(found) <= names and len(found) == min(5, len(names))
@@ -861,6 +895,14 @@ def test_pretraining_moves_the_projection_alone(folder, init, tmp_path, monkeypa
         (
             {"instruction": "direct-qa", "tune": "full"},
             "--instruction direct-qa trains the projection alone: leave out --tune full",
+        ),
+        (
+            {"instruction": "steps-qa", "output_format": "token"},
+            "--instruction steps-qa asks about coordinates in text: leave out --output-format",
+        ),
+        (
+            {"digits": 1, "output_format": "token"},
+            "--digits is of answers in text: leave out one of --digits and --output-format",
         ),
         (
             {"instruction": "steps-qa", "val_every": 1},
