@@ -28,6 +28,7 @@ import data
 import eval as evaluation
 import train
 from capellm import CapeLLM
+from helpers import LLAMA3
 from lora import LoRALinear, merge_lora
 from skirts import write_skirts
 from study import metrics
@@ -128,8 +129,13 @@ def test_schedule(steps):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"rounds": "dynamic", "micro_batch": 3}, {"share_image": True, "micro_batch": 3}],
-    ids=["fixed", "dynamic", "shared"],
+    [
+        {},
+        {"rounds": "dynamic", "micro_batch": 3},
+        {"share_image": True, "micro_batch": 3},
+        {"output_format": "token", "tune": "full", "micro_batch": 3},
+    ],
+    ids=["fixed", "dynamic", "shared", "token"],
 )
 def test_resumed_equals_uninterrupted(folder, init, tmp_path, monkeypatch, options):
     """Bit by bit, within an epoch and across its end, with augmentation and with dropout, and
@@ -277,6 +283,90 @@ def test_the_first_step_is_adamw_by_hand(folder, init, tmp_path, monkeypatch, tu
     model = CapeLLM.from_pretrained(checkpoint, merge=False)
     pixels = pairs[0].pixels
     assert model.answer(pixels, keypoints) == trained.eval().answer(pixels, keypoints)
+
+
+@pytest.mark.parametrize(
+    "rounds, k, expected", [("fixed", None, 4), ("locllm", None, 5), ("locllm", 3, 3)]
+)
+def test_a_run_remembers_how_it_was_trained(
+    folder, init, tmp_path, monkeypatch, rounds, k, expected
+):
+    """And locllm has five rounds, as LocLLM's code."""
+    more = {"k": k} if k else {}
+    out = tmp_path / "out"
+    run(monkeypatch, folder, init[0.0], out, steps=1, rounds=rounds, instruction="names", **more)
+    trained = json.loads((out / "step-0000001" / "config.json").read_text())["trained"]
+    assert trained == {
+        "split": 1,
+        "rounds": rounds,
+        "k": expected,
+        "tune": "lora",
+        "instruction": "names",
+        "descriptions": str(folder),
+        "first": None,
+    }
+    instances, names = data.read_split(folder)
+    described = data.describe(instances, names, folder)
+    model = CapeLLM.from_pretrained(init[0.0])
+    pairs = data.Pairs(
+        instances, described, model.tokenizer, model.codec, 28, k=expected, rounds=rounds
+    )
+    lengths = {len(group) for _, group, _ in pairs.plans}
+    # The skirts have 8 keypoints.
+    assert max(lengths) == expected
+
+
+def test_pretraining_is_remembered(folder, init, tmp_path, monkeypatch):
+    """Table 18: what trained the projection first."""
+    first = tmp_path / "first" / "step-0000001"
+    run(monkeypatch, folder, init[0.0], first.parent, steps=1, instruction="direct-qa")
+    run(monkeypatch, folder, first, tmp_path / "out", steps=1)
+    run(monkeypatch, folder, tmp_path / "out" / "step-0000001", tmp_path / "again", steps=1)
+    for name in ("out", "again"):
+        config = json.loads((tmp_path / name / "step-0000001" / "config.json").read_text())
+        assert config["trained"]["first"] == "direct-qa" and config["instruction"] == "base"
+
+
+@pytest.fixture(scope="module")
+def llama3(model_folder, tmp_path_factory):
+    """A model folder on the vocabulary of Llama 3, which has all three-digit numbers."""
+    target = shutil.copytree(model_folder, tmp_path_factory.mktemp("llama3") / "model")
+    llm = target / "llm"
+    (llm / "tokenizer.model").unlink()
+    shutil.copy(LLAMA3, llm / "tokenizer.model")
+    config = json.loads((llm / "config.json").read_text()) | {"vocab_size": 128256}
+    (llm / "config.json").write_text(json.dumps(config))
+    tensors = load_file(llm / "model.safetensors")
+    torch.manual_seed(0)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = torch.randn(128256, 32)
+    save_file(tensors, llm / "model.safetensors")
+    return target
+
+
+def test_one_token_a_coordinate(folder, llama3, tmp_path, monkeypatch):
+    """--digits 1: the paper's numbers. The folder remembers it, and answers alike."""
+    out = tmp_path / "out"
+    models = record_models(monkeypatch)
+    run(monkeypatch, folder, llama3, out, steps=1, batch=2, digits=1)
+    (trained,) = models
+    model = CapeLLM.from_pretrained(out / "step-0000001", merge=False)
+    assert model.config.K == model.codec.K == 1 and model.codec.base == 1000
+    keypoints = data.read_descriptions(folder / "skirt.txt")[:3]
+    pixels = torch.randn(3, 28, 28)
+    assert model.answer(pixels, keypoints) == trained.eval().answer(pixels, keypoints)
+    ids = data.write_conversation(model.tokenizer, model.codec, [(keypoints[0], (0.25, 0.5))]).ids
+    assert model.tokenizer.decode(ids[:-1]).endswith("[0.250,0.500]")
+    # A number is one token.
+    assert {model.tokenizer.decode([id]) for id in ids} >= {"250", "500"}
+    # Going on keeps it; three digits can be asked for.
+    run(monkeypatch, folder, out / "step-0000001", tmp_path / "more", steps=1, batch=2)
+    run(monkeypatch, folder, out / "step-0000001", tmp_path / "three", steps=1, batch=2, digits=3)
+    kept = [
+        CapeLLM.from_pretrained(tmp_path / name / "step-0000001").config.K
+        for name in ("more", "three")
+    ]
+    assert kept == [1, 3]
 
 
 def list_dropouts(module):
@@ -899,6 +989,10 @@ def test_pretraining_moves_the_projection_alone(folder, init, tmp_path, monkeypa
         (
             {"instruction": "steps-qa", "output_format": "token"},
             "--instruction steps-qa asks about coordinates in text: leave out --output-format",
+        ),
+        (
+            {"digits": 1},
+            "no coordinates of K = 1 tokens with this tokenizer; use K = 3",
         ),
         (
             {"digits": 1, "output_format": "token"},
