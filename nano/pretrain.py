@@ -36,7 +36,6 @@ from typing import NamedTuple
 import numpy as np
 import sentencepiece
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors import safe_open
 from torch import nn
@@ -47,6 +46,7 @@ import train
 from capellm import CapeLLM, Codec
 from dino import DINOv2, DINOv2Config
 from llama import Config, Llama
+from nano.muon import Muon, sum_over_processes
 from study import instructions
 from study.hiera import Hiera, HieraConfig
 from study.share_image import read_branches
@@ -54,6 +54,7 @@ from support import checkpoints, launch, parallel
 from support.files import write_whole
 from support.folders import CapeLLMConfig
 from support.tokenizer import Tokenizer
+from support.train_options import read_positive
 
 SIZE = 112  # side of an image in pixels
 DINOV2 = {
@@ -347,61 +348,6 @@ class Sampler:
 # How it is learned.
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal (Jordan et al., 2024), for matrices inside layers.
-
-    torch.optim.Muon computes it in bfloat16, which a CPU without such units does a hundred times
-    slower than fp32. The processes share the work: each makes every world-th update.
-    """
-
-    def __init__(self, matrices, lr=0.02, momentum=0.95, weight_decay=0.01):
-        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self):
-        group, = self.param_groups
-        rank, world = 0, 1
-        if dist.is_initialized():
-            rank, world = dist.get_rank(), dist.get_world_size()
-        changed, updates = [], []
-        for n, p in enumerate(group["params"]):
-            if p.grad is None:
-                continue
-            m = self.state[p].setdefault("momentum", torch.zeros_like(p))
-            m.lerp_(p.grad, 1 - group["momentum"])
-            changed.append(p)
-            if n % world == rank:
-                updates.append(make_orthogonal(p.grad.lerp(m, group["momentum"])))
-            else:
-                updates.append(torch.zeros_like(p))
-        if world > 1 and updates:
-            updates = sum_over_processes(updates)
-        for p, update in zip(changed, updates, strict=True):
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.add_(update, alpha=-group["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)
-
-
-def make_orthogonal(g, steps=5):
-    """The nearest (semi-)orthogonal matrix, roughly.
-
-    A quintic Newton-Schulz iteration on the singular values.
-    """
-    x = g.T if g.shape[0] > g.shape[1] else g
-    x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
-        a = x @ x.T
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.T if g.shape[0] > g.shape[1] else x
-
-
-def sum_over_processes(tensors):
-    """The sums over processes of some tensors, sent in one message."""
-    flat = torch.cat([t.view(-1) for t in tensors])
-    dist.all_reduce(flat)
-    parts = flat.split([t.numel() for t in tensors])
-    return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
-
-
 def make_optimisers(module):
     """Muon for the matrices inside the layers, AdamW for the rest."""
     matrices, rest = [], []
@@ -568,7 +514,7 @@ def read_options():
     add("--names", type=int, default=1700, metavar="STEPS",
         help="of these, steps that mostly ask by name")
     add("--rounds", type=int, default=3000, metavar="STEPS", help="steps of the third phase")
-    add("--batch", type=int, default=16,
+    add("--batch", type=read_positive, default=16,
         help="images a step, over all processes; twice as many for the eyes")
     add("--seed", type=int, default=42, help="of weights and images")
     return parser.parse_args()

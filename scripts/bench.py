@@ -19,7 +19,6 @@ import multiprocessing
 import random
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,20 +32,21 @@ import data
 from capellm import CapeLLM, Codec
 from dino import DINOv2Config
 from llama import Config
+from scripts.loading import measure_loading
+from scripts.markdown import write_table
 from scripts.reference import (
     ANSWER,
-    LOADED,
     LORA,
     SHAPES,
     Reference,
     make_keypoints,
-    write_llm,
     write_model,
 )
 from study.density import Density, compute_density
+from support import launch
 from support.tokenizer import Tokenizer
+from support.train_options import read_positive
 
-ROOT = Path(__file__).parent.parent
 OUT = Path("out/bench")
 SIDES = ("reference", "ours")
 # Tokens of a question: prompts of 257 + 58, pairs of 257 + 4 x (60 + 14)
@@ -68,9 +68,6 @@ def open_model(side, what, folder, shape, device, checked):
         for name in model.adapter():
             model.get_parameter(name).requires_grad_(training)
     return model.train(training and not checked)
-
-
-# ------------------------------------------------------------- operations, counted
 
 
 def chain(new, past=0):
@@ -142,7 +139,6 @@ def count_reference(shape, n, cumulative):
     return operations(shape, n, sum(whole), sum(map(chain, whole)), scores)
 
 
-# --------------------------------------------------------------------- what is done
 # A piece of work has three methods: run(model) -> result is timed; check(model, result) -> answers
 # and values, which are equal on both sides, values to rounding; count(side, result) -> operations
 # that this side's way takes.
@@ -324,9 +320,6 @@ def density(shape, tokenizer, device, counts):
 WORKS = {"infer": infer, "train": train, "density": density}
 
 
-# ---------------------------------------------------------------------- measuring
-
-
 class Settings(NamedTuple):
     """What is measured, and where; a process of its own gets it."""
 
@@ -451,9 +444,6 @@ def measure(settings):
     return found
 
 
-# ----------------------------------------------------------------------- reporting
-
-
 def row_of(name, found):
     """What results/cost.json holds of a piece of work, by side."""
     row = {"work": name}
@@ -487,13 +477,10 @@ def compare(reference, ours):
     return row
 
 
-def table(rows):
-    """Lines of a Markdown table with a column for each entry that a row has."""
+def show(rows):
+    """Print a table with a column for each entry that a row has."""
     heads = list(dict.fromkeys(key for row in rows for key in row))
-    yield "| " + " | ".join(heads) + " |"
-    yield "|---|" + "---:|" * (len(heads) - 1)
-    for row in rows:
-        yield "| " + " | ".join(str(row.get(head, "")) for head in heads) + " |"
+    print(write_table(heads, [[row.get(head, "") for head in heads] for row in rows]))
 
 
 def agree(name, reference, ours):
@@ -523,68 +510,12 @@ def bench(settings):
         f"median of {settings.repeat}; a matrix product reaches "
         f"{statistics.median(rates) / 1e9:,.0f} GFLOP/s\n"
     )
-    print(*table(rows), sep="\n")
+    show(rows)
     if SHAPES[settings.shape]["dtype"] == torch.float32 and not settings.only:
         for name in names:
             sides = [found[name, side] for side in SIDES]
             agree(name, *((m.answers, m.values) for m in sides))
     write_rows(settings.what, rows)
-
-
-# ---------------------------------------------------------------------- loading
-
-# Each in a process of its own: imports, which are not loading, and loading.
-LOADERS = {
-    "ours": (
-        "from llama import Llama",
-        "model = Llama.from_pretrained(folder, torch.bfloat16)",
-    ),
-    "reference": (
-        "from transformers import LlamaForCausalLM",
-        "model = LlamaForCausalLM.from_pretrained("
-        "folder, dtype=torch.bfloat16, low_cpu_mem_usage=True)",
-    ),
-}
-CHILD = """
-import sys, time, torch
-folder, imports, loading, root = sys.argv[1:]
-sys.path.insert(0, root)
-exec(imports)
-def resident(field):
-    lines = open("/proc/self/status").read().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(field))) * 1024
-before, began = resident("VmRSS"), time.perf_counter()
-exec(loading)
-total = sum(int(p.view(torch.int16).sum()) for p in model.parameters())  # every weight is there
-print(time.perf_counter() - began, resident("VmHWM") - before, total)
-"""
-
-
-def load_once(folder, imports, loading):
-    """(seconds, peak memory in bytes, sum of the weights) of one loading."""
-    command = [sys.executable, "-c", CHILD, str(folder), imports, loading, str(ROOT)]
-    out = subprocess.run(command, capture_output=True, text=True, check=True)
-    took, peak, total = out.stdout.split()
-    return float(took), float(peak), int(total)
-
-
-def load(repeat):
-    """Time and peak memory of loading, paired: each repetition runs both."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_llm(Path(folder), LOADED, torch.bfloat16)
-        size = (Path(folder) / "model.safetensors").stat().st_size
-        found = {side: [] for side in LOADERS}
-        for _ in range(repeat):
-            for side, loader in LOADERS.items():
-                found[side].append(load_once(folder, *loader))
-    if len({total for runs in found.values() for _, _, total in runs}) != 1:
-        raise SystemExit("the two loaded different weights")
-    row = {"work": f"{size / 2e9:.1f} billion parameters"}
-    for side, runs in found.items():
-        row[f"{side}, s"] = round(statistics.median(took for took, _, _ in runs), 1)
-        row[f"{side}, file sizes"] = round(max(peak for _, peak, _ in runs) / size, 2)
-    print(*table([row]), sep="\n")
-    write_rows("load", [row])
 
 
 def main():
@@ -593,19 +524,25 @@ def main():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     cuda = torch.cuda.is_available()
-    p.add_argument("what", choices=["load", *WORKS])
-    p.add_argument("--repeat", type=int, default=5, help="pairs of runs")
-    p.add_argument("--only", choices=SIDES, help="measure one side alone (not load)")
-    p.add_argument("--shape", choices=SHAPES, default="small", help="of the models (not load)")
-    p.add_argument("--keypoints", type=int, nargs="+", default=[1, 4, 17, 68], help="of infer")
-    p.add_argument("--threads", type=int, default=torch.get_num_threads())
-    p.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if cuda else "cpu")
+    add = p.add_argument
+    add("what", choices=["load", *WORKS], help="loading, answers, a training step, a density")
+    add("--repeat", type=read_positive, default=5, metavar="N", help="times each side is measured")
+    add("--only", choices=SIDES, help="measure one of the two sides alone (not for load)")
+    add("--shape", choices=SHAPES, default="small", help="size of the models (not for load)")
+    add("--keypoints", type=read_positive, nargs="+", default=[1, 4, 17, 68], metavar="K",
+        help="how many keypoints infer asks for, each number measured in turn")
+    add("--threads", type=read_positive, default=torch.get_num_threads(), metavar="N",
+        help="CPU threads of each process (not for load)")
+    add("--device", choices=["cpu", "cuda"], default="cuda" if cuda else "cpu",
+        help="where both sides compute (not for load)")
     a = p.parse_args()
     if a.what == "load":
-        load(a.repeat)
+        row = measure_loading(a.repeat)
+        show([row])
+        write_rows("load", [row])
     else:
         bench(Settings(a.what, a.shape, a.device, a.threads, a.keypoints, a.repeat, a.only))
 
 
 if __name__ == "__main__":
-    main()
+    launch.run("scripts.bench", main)

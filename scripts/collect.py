@@ -25,7 +25,7 @@ LOW, HIGH = "95% interval, from", "95% interval, to"
 GAIN = "PCK-optimal minus greedy"
 
 
-# ------------------------------------------------------------------ files of results/
+# Files of results/.
 
 
 def read_results(name):
@@ -51,7 +51,7 @@ def write_results(name, numbers):
     (RESULTS / f"{name}.json").write_text(format_results(numbers))
 
 
-# -------------------------------------------------------------------------- rows
+# Rows.
 
 
 def percent(value, digits=1):
@@ -125,7 +125,7 @@ def comparison(command, folder, recipe_rows):
     return {"command": command, "images": images, "rows": rows}
 
 
-# -------------------------------------------------------------------- photographs
+# Photographs.
 
 
 def trained_run(setting):
@@ -169,7 +169,7 @@ def photographs():
     return {"command": "make faces PHOTOS=FOLDER", "images": images, "runs": runs, "rows": rows}
 
 
-# ------------------------------------------------------------------------ density
+# Density.
 
 
 def densities(folder):
@@ -207,7 +207,7 @@ def densities(folder):
     }
 
 
-# --------------------------------------------------------------------------- main
+# Main.
 
 
 def bench():

@@ -15,7 +15,8 @@ def main():
     parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="--out of train.py")
     parser.add_argument("--labels", nargs="+", metavar="NAME",
                         help="one for each run, instead of the folder's name")
-    parser.add_argument("--out", type=Path, default=Path("curves.png"), metavar="FILE")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"), metavar="FILE",
+                        help="the picture (default: %(default)s)")
     options = parser.parse_args()
     for run in options.runs:
         if not read_log(run):

@@ -1,10 +1,10 @@
-"""Write the tables of the README and of docs/ from results/.
+"""Write what README.md and docs/ say of measurements from results/ and study/paper.json.
 
     python -m scripts.document          # rewrites what stands between the marks
     python -m scripts.document --check  # writes nothing; exit code 1 where something differs
 
-A table stands between `<!-- results: NAME -->` and `<!-- end -->`; NAME is a function of BLOCKS.
-What is around them is written by hand, and holds no number that was measured.
+A table, or a sentence, stands between `<!-- results: NAME -->` and `<!-- end -->`; NAME is an entry
+of BLOCKS. What is around them is written by hand, and holds no number that was measured.
 """
 
 import argparse
@@ -13,24 +13,16 @@ import sys
 import textwrap
 
 from scripts import faces, tables, trained
-from scripts.collect import HIGH, LOW, METRICS, ROOT, read_results
+from scripts.collect import GAIN, HIGH, LOW, ROOT, read_results
+from scripts.markdown import write_table
+from study.paper import find_published
 from support import launch
 
-DOCUMENTS = ("README.md", "docs/results.md", "docs/cost.md")
+DOCUMENTS = ("README.md", "docs/results.md", "docs/cost.md", "docs/evaluation.md", "docs/nano.md")
 BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CONTROLS = ("mean place", "other image", "other text")
-
-
-# ------------------------------------------------------------------------ Markdown
-
-
-def table(heads, rows, words=1):
-    """A Markdown table; its first columns, of words, to the left and the others to the right."""
-    rule = "|" + "---|" * words + "---:|" * (len(heads) - words)
-    lines = ["| " + " | ".join(heads) + " |", rule]
-    for row in rows:
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n"
+# Columns of results/ that docs/ shows
+SHOWN = ("PCK@0.05", "PCK@0.20", "mPCK")
 
 
 def number(row, name, digits=1):
@@ -38,7 +30,7 @@ def number(row, name, digits=1):
     return f"{row[name]:,.{digits}f}" if name in row else ""
 
 
-def numbers(row, names=METRICS):
+def numbers(row, names=SHOWN):
     return [number(row, name) for name in names]
 
 
@@ -60,20 +52,36 @@ def find(rows, **wanted):
     raise ValueError(f"results/ has no row {wanted}: collect again")
 
 
-# --------------------------------------------------------------------- evaluations
+# Evaluations.
+
+
+def answers_row(label, rows, of="all"):
+    """The model's answers about a group of images, and the mPCK of its controls."""
+    answers = find(rows, of=of, answers="model")
+    shown = [label, f"{answers['images']:,}", *numbers(answers)]
+    for control in CONTROLS:
+        found = [row for row in rows if row["of"] == of and row["answers"] == control]
+        shown.append(number(found[0], "mPCK") if found else "")
+    return shown
+
+
+def write_answers(rows):
+    return write_table(["in percent", "images", "PCK@0.05", "@0.20", "mPCK", *CONTROLS], rows)
 
 
 def evaluation(name):
-    """The whole table of an evaluation with its controls."""
-    rows = []
-    for row in read_results(name)["rows"]:
-        label = f"- {row['answers']}"
+    """An evaluation, all of it and its groups, and the interval of its mPCK."""
+    found, rows = read_results(name)["rows"], []
+    low = find(found, of="all", answers=LOW)
+    high = find(found, of="all", answers=HIGH)
+    for row in found:
         if row["answers"] == "model":
-            plural = "category" if row["categories"] == 1 else "categories"
-            label = f"**{row['of']}** ({row['categories']} {plural})"
-        images = f"{row['images']:,}" if "images" in row else ""
-        rows.append([label, images, *numbers(row)])
-    return table(["in percent", "images", *METRICS], rows)
+            label = row["of"]
+            if row["categories"] > 1:
+                label += f" ({row['categories']} categories)"
+            rows.append(answers_row(label, found, row["of"]))
+    shown = f"The mPCK of all has the 95% interval {low['mPCK']:.1f} to {high['mPCK']:.1f}.\n"
+    return f"{write_answers(rows)}\n{shown}"
 
 
 def nano():
@@ -84,15 +92,6 @@ def photographs_of_faces():
     return evaluation("faces")
 
 
-def summary_row(label, rows, of="all"):
-    """A line of the README: answers of a group, and its controls."""
-    answers = find(rows, of=of, answers="model")
-    shown = [label, f"{answers['images']:,}", *numbers(answers, ("PCK@0.05", "PCK@0.20", "mPCK"))]
-    for control in CONTROLS:
-        shown.append(number(find(rows, of=of, answers=control), "mPCK"))
-    return shown
-
-
 def summary():
     drawn, seen = read_results("nano")["rows"], read_results("faces")["rows"]
     adapted = read_results("photographs")
@@ -101,49 +100,47 @@ def summary():
     new, old = "definition new", "definition seen in training"
     categories = {name: find(drawn, of=name, answers="model")["categories"] for name in (new, old)}
     rows = [
-        summary_row("drawings, categories never seen", drawn),
-        summary_row(f"- {categories[old]} whose keypoints training knew", drawn, old),
-        summary_row(f"- {categories[new]} whose keypoints it did not", drawn, new),
-        summary_row("photographs of faces, people never seen", seen),
+        answers_row("drawings, categories never seen", drawn),
+        answers_row(f"- {categories[old]} whose keypoints training knew", drawn, old),
+        answers_row(f"- {categories[new]} whose keypoints it did not", drawn, new),
+        answers_row("photographs of faces, people never seen", seen),
     ]
-    shown = numbers(last, ("PCK@0.05", "PCK@0.20", "mPCK"))
     label = "- drawings alone, then adapters on photographs"
-    rows.append([label, f"{adapted['images']:,}", *shown, place, "", ""])
-    return table(["in percent", "images", "PCK@0.05", "@0.20", "mPCK", *CONTROLS], rows)
+    rows.append([label, f"{adapted['images']:,}", *numbers(last), place, "", ""])
+    return write_answers(rows)
 
 
 def photographs():
+    """Before training, and after the last epoch of each of Table 15's settings."""
     found = read_results("photographs")
-    labels = {setting.tune: setting.label for setting in faces.SETTINGS}
-    rows = []
-    for row in found["rows"]:
-        shown = [""] * 4
-        if row["epoch"] == 0:
-            shown = ["nothing", "", "", ""]
-        if row["epoch"] == 1:
-            run = find(found["runs"], tune=row["tune"])
-            shown = [labels[row["tune"]], f"{run['parameters']:,}", f"{run['MB']:.2f}"]
-            shown.append(number(run, "minutes"))
-        between = interval(row, "mPCK low", "mPCK high")
-        scores = [*numbers(row, ("PCK@0.05", "PCK@0.20", "mPCK")), between, difference(row)]
-        rows.append([*shown, str(row["epoch"]), *scores])
-    heads = ["trained", "parameters", "adapter, MB", "minutes", "epoch", "PCK@0.05", "PCK@0.20"]
-    return table([*heads, "mPCK", "95% interval", "difference in mPCK"], rows)
+    before = find(found["rows"], epoch=0)
+    rows = [["nothing", "", "", "", *numbers(before), ""]]
+    for setting in faces.SETTINGS:
+        run = find(found["runs"], tune=setting.tune)
+        row = find(found["rows"], tune=setting.tune, epoch=faces.EPOCHS)
+        shown = [setting.label, f"{run['parameters']:,}", number(run, "MB", 2)]
+        shown += [number(run, "minutes"), *numbers(row), difference(row)]
+        rows.append(shown)
+    heads = ["trained", "parameters", "adapter, MB", "minutes", *SHOWN]
+    return write_table([*heads, "difference in mPCK"], rows)
 
 
-# ------------------------------------------------------------------ the paper's tables
+# The paper's tables.
 
 
 def paper_rows(name, recipe_rows, label):
     """Lines of a comparison: the paper's table, how it was measured, nano, paper, difference."""
     found, lines = read_results(name)["rows"], []
     for row in recipe_rows:
-        paper = "" if row.paper is None else f"{row.paper:.2f}"
+        paper = ""
+        if row.paper is not None:
+            paper = f"{100 * find_published(**row.paper)['PCK@0.20']:.2f}"
         for part in row.parts or ("",):
             of = find(found, name=f"{row.name}, {part}" if part else row.name)
             how = f"{label(row)}: {part}" if part else label(row)
-            lines.append([row.table, how, number(of, "PCK@0.20"), paper, difference(of)])
-    return table(["", "how", "nano", "paper", "difference in mPCK"], lines, words=2)
+            scores = [number(of, "PCK@0.20"), paper, difference(of)]
+            lines.append([row.table.removeprefix("Table "), how, *scores])
+    return write_table(["table", "how", "nano", "paper", "difference in mPCK"], lines, words=2)
 
 
 def asked_label(row):
@@ -165,15 +162,19 @@ def trained_tables():
     return paper_rows("trained", trained.ROWS, trained_label)
 
 
-# -------------------------------------------------------------------------- density
+# Density.
 
 
 def points():
-    rows = []
-    for row in read_results("density")["rows"]:
-        label = f"- {row['answers']}" if row["answers"] in (LOW, HIGH) else row["answers"]
-        rows.append([label, *numbers(row)])
-    return table(["in percent", *METRICS], rows)
+    found, rows = read_results("density")["rows"], []
+    low, high = find(found, answers=LOW), find(found, answers=HIGH)
+    for row in found:
+        shown = numbers(row)
+        if row["answers"] == GAIN:
+            shown = [f"{row[name]:+.1f} ({low[name]:.1f} to {high[name]:.1f})" for name in SHOWN]
+        if row not in (low, high):
+            rows.append([row["answers"], *shown])
+    return write_table(["in percent", *SHOWN], rows)
 
 
 def likelihood():
@@ -190,14 +191,14 @@ def likelihood():
             label += f", {rival['sigma']:.1f}% of the crop"
         rows.append([label, "", difference(rival, digits=2)])
     heads = ["nats per unit of area", "NLL of the truth (95% interval)"]
-    return table([*heads, "exact density minus this"], rows)
+    return write_table([*heads, "exact density minus this"], rows)
 
 
 def regions():
     rows = []
     for row in read_results("density")["regions"]:
         rows.append([f"{row['region']}%", number(row, "holds"), interval(row)])
-    return table(["credible region", "holds, % of the truths", "95% interval"], rows)
+    return write_table(["credible region", "holds, % of the truths", "95% interval"], rows)
 
 
 def reading():
@@ -209,39 +210,31 @@ def reading():
     return textwrap.fill(text, 100) + "\n"
 
 
-# ----------------------------------------------------------------------------- cost
+# Cost.
 
 
 def work(row, label=""):
     """A line of what inference or training costs."""
     shown = [label + row["work"], number(row, "reference, s"), number(row, "ours, s")]
-    shown += [number(row, "times faster", 2), number(row, "ours, GFLOP", 0)]
-    shown += [number(row, "at the rate of a product, s"), number(row, "reference, GB", 2)]
-    return [*shown, number(row, "ours, GB", 2)]
+    shown += [number(row, "times faster", 2), number(row, "at the rate of a product, s")]
+    return [*shown, number(row, "reference, GB", 2), number(row, "ours, GB", 2)]
 
 
 def cost():
+    """What was measured on both sides."""
     found = read_results("cost")
-    rows = [work(row) for row in found["infer"]]
+    rows = [work(row) for row in found["infer"] if "reference, s" in row]
     rows += [work(row, "training step, ") for row in found["train"]]
-    rows += [work(row, "in each of two processes, ") for row in found["two processes"]]
-    heads = ["work", "reference, s", "ours, s", "times faster", "ours, GFLOP"]
-    heads += ["these at the product's rate, s", "reference, GB", "ours, GB"]
-    return table(heads, rows)
-
-
-def published_code():
-    rows = []
-    for row in read_results("cost")["published code"]:
-        rows.append([row["work"], number(row, "seconds")])
-    return table(["the authors' published code", "s"], rows)
+    rows += [work(row, "two processes, ") for row in found["two processes"]]
+    heads = ["work", "reference, s", "ours, s", "times faster", "at a product's rate, s"]
+    return write_table([*heads, "reference, GB", "ours, GB"], rows)
 
 
 def density_cost():
     rows = []
     for row in read_results("cost")["density"]:
         rows.append([row["work"], number(row, "ours, s"), number(row, "prefixes", 0)])
-    return table(["one keypoint", "s", "prefixes read"], rows)
+    return write_table(["one keypoint", "s", "prefixes read"], rows)
 
 
 def loading():
@@ -250,10 +243,30 @@ def loading():
         for side, label in (("ours", "ours"), ("reference", "`transformers`")):
             shown = [number(row, f"{side}, s"), number(row, f"{side}, file sizes", 2)]
             rows.append([f"{row['work']} in bf16, {label}", *shown])
-    return table(["loading", "s", "peak of memory, in sizes of the file"], rows)
+    return write_table(["loading", "s", "peak of memory, in sizes of the file"], rows)
 
 
-# ------------------------------------------------------------------------ documents
+def recipe_minutes():
+    rows = []
+    for row in read_results("minutes")["recipes"]:
+        rows.append([f"`{row['command']}`", row["measures"], number(row, "minutes", 0)])
+    return write_table(["command", "what it measures", "minutes"], rows, words=2)
+
+
+def nano_minutes():
+    found = read_results("minutes")
+    took = {row["step"]: row["minutes"] for row in found["nano"]}
+    pretraining = took["eyes"] + took["words"] + took["rounds"]
+    text = (
+        f"The committed nano learned from {found['photographs']:,} such photographs, which cannot "
+        f"be given away here. On two CPU cores the drawings took {took['drawing']} minutes, "
+        f"pre-training {pretraining} ({took['eyes']} for the eyes, {took['words']} for the words, "
+        f"{took['rounds']} for the rounds) and `train.py` {took['train.py']}."
+    )
+    return textwrap.fill(text, 100) + "\n"
+
+
+# Documents.
 
 BLOCKS = {
     "summary": summary,
@@ -267,9 +280,10 @@ BLOCKS = {
     "regions": regions,
     "reading": reading,
     "cost": cost,
-    "published-code": published_code,
     "density-cost": density_cost,
     "loading": loading,
+    "recipe-minutes": recipe_minutes,
+    "nano-minutes": nano_minutes,
 }
 
 

@@ -1,6 +1,6 @@
-"""Operations, bytes and memory of CapeLLM on paper: every number of docs/growth.md.
+"""Operations, bytes and memory of CapeLLM, computed: every number of docs/growth.md.
 
-    python -m scripts.growth                                       # the tables of docs/growth.md
+    python -m scripts.growth                                       # what docs/growth.md has
     python -m scripts.growth --peak 989 --bandwidth 3350 --gpus 8  # other GPUs
 
 A multiply-add is 2 operations. Counted are matrix products and attention, the latter as its kernels
@@ -13,12 +13,18 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from scripts.markdown import write_table
+from support import launch
+from support.train_options import read_positive, read_positive_float
+
 # Tokens of a question in Llama 3's vocabulary, q: the mean over the training part of split 1
 QUESTION = 54
 # Of these, s, what all begin with: "USER: Can you identify location of"
 SHARED = 7
 # Tokens of `[0.`, `,0.`, `]` and the end of text
 OPEN, COMMA, CLOSE, END = 3, 3, 1, 1
+# Tokens of a coordinate
+DIGITS = 3
 # k, the rank of the adapters, tokens of a chain
 ROUNDS, RANK, LIMIT = 4, 8, 2048
 # Questions in a pass: ours, the authors' published code
@@ -50,13 +56,12 @@ class LLM(NamedTuple):
     # Layers, width, width of the MLP
     L: int
     D: int
-    I: int  # noqa: E741, the name in docs/growth.md
+    I: int  # noqa: E741, one letter as all sizes here
     # Heads, key-value heads, width of a head, vocabulary
     H: int
     G: int
     d: int
     V: int
-    tied: bool = False
 
 
 class Pass(NamedTuple):
@@ -90,12 +95,11 @@ class Machine(NamedTuple):
     gpus: int
 
 
-LARGE, SMALL = Vision(24, 1024, 16), Vision(12, 384, 6, table=256)
+LARGE = Vision(24, 1024, 16)
 LLAMA8B = LLM(32, 4096, 14336, 32, 8, 128, 128256)
-M135 = LLM(30, 576, 1536, 9, 3, 64, 49152, True)
 
 
-# ------------------------------------------------------------------ parameters
+# Parameters.
 
 
 def matrices(m):
@@ -104,7 +108,7 @@ def matrices(m):
 
 
 def llm_parameters(m):
-    return m.L * (matrices(m) + 2 * m.D) + m.D + m.V * m.D * (1 if m.tied else 2)
+    return m.L * (matrices(m) + 2 * m.D) + m.D + 2 * m.V * m.D
 
 
 def vision_parameters(v):
@@ -125,7 +129,7 @@ def trained_parameters(v, m, r=RANK):
     return v.C * m.D + vision_adapters(v, r) + llm_adapters(m, r)
 
 
-# ------------------------------------------------------------------- inference
+# Inference.
 
 
 def chain(n, past=0):
@@ -133,14 +137,14 @@ def chain(n, past=0):
     return n * past + n * (n + 1) // 2
 
 
-def answer(digits=3):
-    """Tokens of an answer whose coordinates take so many tokens each."""
-    return OPEN + COMMA + CLOSE + END + 2 * digits
+def answer():
+    """Tokens of an answer and its end."""
+    return OPEN + COMMA + CLOSE + END + 2 * DIGITS
 
 
-def steps(q, digits=3):
-    """Tokens a branch is fed in each pass, until the 2 x digits of its answer are decided."""
-    return [q + OPEN, *[1] * (digits - 1), 1 + COMMA, *[1] * (digits - 1)]
+def steps(q):
+    """Tokens a branch is fed in each pass, until all digits of its answer are decided."""
+    return [q + OPEN, *[1] * (DIGITS - 1), 1 + COMMA, *[1] * (DIGITS - 1)]
 
 
 def groups(K, size):
@@ -161,7 +165,7 @@ def looked_at(n, new, own, trunk, block):
     return pairs
 
 
-def single(K, q, v, m, digits=3, block=None, shared=SHARED):
+def single(K, q, v, m, block=None, shared=SHARED):
     """Passes of CapeLLM.answer: the image and what all questions begin with, then branches off it.
 
     Of one keypoint all but the question's last token belongs to the trunk. block: rows that attend
@@ -169,14 +173,13 @@ def single(K, q, v, m, digits=3, block=None, shared=SHARED):
     """
     s = shared if K > 1 else q + OPEN - 1
     trunk = 1 + v.N + s
-    words = 10 if digits == 3 else 1000
     yield Pass(1, trunk, chain(trunk), 0, trunk, trunk)
     for n in groups(K, BRANCHES):
         own = 0
-        for new in steps(q - s, digits):
+        for new in steps(q - s):
             pairs = looked_at(n, new, own, trunk, block)
             own += new
-            yield Pass(0, n * new, pairs, n * words, n, trunk + n * own)
+            yield Pass(0, n * new, pairs, 10 * n, n, trunk + n * own)
 
 
 def cumulative(K, q, v, m, block=None):
@@ -258,7 +261,7 @@ def seconds(passes, v, m, rate, bandwidth):
     return sum(max(operations([p], v, m) / rate, moved(p, v, m) / bandwidth) for p in passes)
 
 
-# -------------------------------------------------------------------- training
+# Training.
 
 
 class Step(NamedTuple):
@@ -331,14 +334,12 @@ def pair_tokens(v, pairs=1):
     return 1 + v.N + pairs * ROUNDS * (QUESTION + answer())
 
 
-# ------------------------------------------------------------------ the tables
+# The tables.
 
 
 def show(title, heads, rows):
     """Print a Markdown table."""
-    print(f"\n{title}\n\n| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
-    for row in rows:
-        print(f"| {' | '.join(map(str, row))} |")
+    print(f"\n{title}\n\n{write_table(heads, rows)}", end="")
 
 
 def mp100(part):
@@ -349,76 +350,33 @@ def mp100(part):
     return [sizes[i] for i in facts["splits"]["1"][part]]
 
 
-def show_sizes(machine, v, m):
-    parts = (
-        ("DINOv2 ViT-L/14, positions of 37 x 37 patches", vision_parameters(v), 2),
-        ("Llama-3.1-8B", llm_parameters(m), 2),
-        ("projection", v.C * m.D, 4),
-        (f"adapters, rank {RANK}", vision_adapters(v) + llm_adapters(m), 4),
-    )
-    rows = [(name, f"{n:,}", each, f"{n * each / 1e9:.3f}") for name, n, each in parts]
-    show("Sizes", ("part", "parameters", "bytes each", "GB"), rows)
-    print(
-        f"\nKeys and values: {kv_bytes(m):,} bytes a token, "
-        f"{(1 + v.N) * kv_bytes(m) / 1e6:.1f} MB an image of {1 + v.N}."
-    )
-
-
-def inference_row(K, name, machine, v, m):
-    passes = list(WAYS[name](K, QUESTION, v, m))
-    tokens = sum(p.tokens for p in passes)
-    read = sum(moved(p, v, m) for p in passes) / 1e9
-    took = seconds(passes, v, m, machine.rate, machine.bandwidth)
-    cache = max(p.cache for p in passes) * kv_bytes(m) / 1e9
-    logits = max(p.scores for p in passes) * 4 / 1e9
-    tera = operations(passes, v, m) / 1e12
-    numbers = [f"{tokens:,}", f"{tera:,.1f}", f"{read:,.0f}", f"{took:.2f}"]
-    return [f"{K}, {name}", len(passes), *numbers, f"{cache:.2f}", f"{logits:.2f}"]
-
-
-def show_inference(machine, v, m):
-    heads = ["keypoints, way", "passes", "tokens", "TFLOP", "GB read", "s", "cache, GB"]
-    rows = [inference_row(K, name, machine, v, m) for K in (1, 17, 68) for name in WAYS]
-    show("Inference, Llama-3.1-8B", [*heads, "logits, GB"], rows)
-    q = QUESTION
-    one = sum(steps(q - SHARED))
-    again = 1 + v.N + q + answer() - END - 1
-    new, trunk = BRANCHES * steps(q - SHARED)[0], 1 + v.N + SHARED
-    print(
-        f"\nA keypoint more: {one} tokens, plain {again}, {again / one:.1f} times as many; "
-        f"an image: {trunk / one:.1f}.\n"
-        f"{BRANCHES} questions at once: {new} tokens, {trunk + BRANCHES * one:,} in the cache; "
-        f"scores of a layer {4 * m.H * new * (trunk + new) / 1e6:.0f} MB.\n"
-        f"One token for three digits: {len(steps(q, 1))} passes for {len(steps(q))}, "
-        f"{sum(steps(q - SHARED, 1))} tokens for {one}."
-    )
-
-
-def training_row(n, v, m):
-    """A line of n conversations about one image."""
-    tokens = pair_tokens(v, n)
-    own, tree = training(v, m, [ROUNDS] * n), training(v, m, [ROUNDS] * n, shared=True)
-    each, together = sum(own) / 1e12 / n, sum(tree) / 1e12 / n
-    again = (sum(tree) + tree.layers) / 1e12 / n
-    kept = activations(v, m, tokens) / 1e9
-    less = activations(v, m, tokens, True) / 1e9
-    scores = 4 * m.H * tokens**2 / 1e9 if n > 1 else 0
-    flop = [f"{each:.1f}", f"{together:.1f}", f"{each / together:.2f}", f"{again:.1f}"]
-    return [n, f"{tokens:,}", *flop, f"{kept:.2f}", f"{less:.2f}", f"{scores:.2f}"]
+def show_answers(machine, v, m):
+    """What answers to the keypoints of an image take."""
+    K = 17
+    for name, way in WAYS.items():
+        passes = list(way(K, QUESTION, v, m))
+        tera = operations(passes, v, m) / 1e12
+        read = sum(moved(p, v, m) for p in passes) / 1e9
+        cache = max(p.cache for p in passes) * kv_bytes(m) / 1e9
+        print(
+            f"{K} keypoints, {name}: {len(passes)} passes, {tera:,.1f} TFLOP, {read:,.0f} GB read, "
+            f"{cache:.2f} GB in the cache"
+        )
 
 
 def show_training(machine, v, m):
-    heads = ["conversations", "tokens", "TFLOP each", "image once", "times fewer", "checkpointed"]
-    heads += ["kept, GB", "checkpointed, GB", "scores, GB"]
-    rows = [training_row(n, v, m) for n in (1, 4, 17)]
-    show(f"Training, conversations of {ROUNDS} rounds about one image", heads, rows)
+    """What sharing an image saves."""
     one = training(v, m, [ROUNDS])
     print(
-        f"\nOne: {(one.layers + one.rest) / 1e12:.2f} TFLOP forward, {one.backward / 1e12:.2f} "
-        f"backward, {one.layers / 1e12:.2f} to compute layers again.\n"
-        f"Kept: {llm_bytes(m):,} bytes of a token in a layer of the language model, "
-        f"{vision_bytes(v):,} in one of the encoder."
+        f"A conversation of {ROUNDS} rounds: {sum(one) / 1e12:.1f} TFLOP, with "
+        f"--checkpoint-activations {(sum(one) + one.layers) / 1e12:.1f}."
     )
+    for n in (4, 17):
+        shared = training(v, m, [ROUNDS] * n, shared=True)
+        print(
+            f"{n} about one image, --share-image: {n * sum(one) / sum(shared):.1f} times fewer "
+            f"operations, {activations(v, m, pair_tokens(v, n)) / 1e9:.1f} GB of activations."
+        )
 
 
 def show_memory(machine, v, m):
@@ -437,7 +395,7 @@ def show_memory(machine, v, m):
         rows.append((f"activations, {tokens:,} tokens", kept, less))
         rows.append((f"sum, {tokens:,} tokens", whole + kept, whole + less))
     show(
-        "Memory of a GPU, micro-batch 1, --tune lora",
+        "Memory of a GPU, Llama-3.1-8B, micro-batch 1, --tune lora",
         ("GB", "plain", "--checkpoint-activations"),
         [(name, f"{kept:.2f}", f"{less:.2f}") for name, kept, less in rows],
     )
@@ -502,44 +460,21 @@ def show_test_part(machine, v, m):
     show(f"Test part: {len(test)} categories, {mean:.1f} keypoints each", heads, rows)
 
 
-def show_bench():
-    """What docs/cost.md's measurements on two CPU cores compare with, fp32."""
-    v, m, K, q, rate = SMALL, M135, 17, 58, 136e9
-    passes, trunk = list(single(K, q, v, m, block=128)), 1 + v.N + SHARED
-    one, size = sum(steps(q - SHARED)), len(steps(q))
-    pairs = chain(trunk) + K * chain(one, trunk)
-    tree = Pass(1, trunk + K * one, pairs, 60 * K, trunk + 6 * K, 0)
-    digits = [p for i, p in enumerate(passes[1:]) if i % size]
-    works = (
-        ("17 keypoints, only pairs of the tree", [tree]),
-        ("17 keypoints, pairs as its kernels see them", passes),
-        ("- image", passes[:1]),
-        ("- questions", passes[1::size]),
-        ("- digits", digits),
-        ("17 keypoints, plain", plain(K, q, v, m)),
-        ("4 keypoints, plain", plain(4, q, v, m)),
-    )
-    counts = [(name, operations(work, v, m)) for name, work in works]
-    counts.append(("pair of 4 rounds, 553 tokens", sum(training(v, m, [ROUNDS], 60))))
-    title = (
-        f"{llm_parameters(m) / 1e6:.0f} million parameters and ViT-S/14, questions of {q} tokens, "
-        f"{rate / 1e9:.0f} GFLOP/s"
-    )
-    rows = [(name, f"{n / 1e9:,.0f}", f"{n / rate:.2f}") for name, n in counts]
-    show(title, ("work", "GFLOP", "s at that rate"), rows)
-
-
 def arguments():
     p = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    p.add_argument("--peak", type=float, default=155, help="TFLOP/s of a GPU, dense bf16")
-    p.add_argument("--share", type=float, default=0.4, help="of it, reached at inference")
-    p.add_argument("--bandwidth", type=float, default=768, help="GB/s of its memory")
-    p.add_argument("--link", type=float, default=25, help="GB/s between GPUs")
-    p.add_argument("--memory", type=float, default=48, help="GB")
-    p.add_argument("--gpus", type=int, default=4)
+    add = p.add_argument
+    add("--gpus", type=read_positive, default=4, metavar="N", help="number of GPUs")
+    add("--peak", type=read_positive_float, default=155, metavar="TFLOPS",
+        help="TFLOP/s of a GPU: dense, bf16, as its data sheet says")
+    add("--share", type=read_positive_float, default=0.4, metavar="SHARE",
+        help="part of the peak that inference reaches")
+    add("--bandwidth", type=read_positive_float, default=768, metavar="GB/S",
+        help="GB/s between a GPU and its memory")
+    add("--link", type=read_positive_float, default=25, metavar="GB/S", help="GB/s between GPUs")
+    add("--memory", type=read_positive_float, default=48, metavar="GB", help="memory of a GPU")
     return p.parse_args()
 
 
@@ -550,13 +485,12 @@ def main():
     print(
         f"{a.gpus} GPUs of {a.memory:.0f} GB, {a.peak:.0f} TFLOP/s (bf16, dense), "
         f"{a.bandwidth:.0f} GB/s; {a.share:.0%} of the peak at inference.\n"
-        f"1 GB: 10^9 bytes. Questions of {QUESTION} tokens, answers of {answer()}."
+        f"1 GB: 10^9 bytes. Questions of {QUESTION} tokens, answers of {answer()}.\n"
     )
-    parts = (show_sizes, show_inference, show_training, show_memory, show_published, show_test_part)
+    parts = (show_answers, show_training, show_memory, show_published, show_test_part)
     for part in parts:
         part(machine, LARGE, LLAMA8B)
-    show_bench()
 
 
 if __name__ == "__main__":
-    main()
+    launch.run("scripts.growth", main)

@@ -20,8 +20,8 @@ class Row(NamedTuple):
     # Of train.py, of eval.py
     trained: str = ""
     asked: str = ""
-    # PCK@0.20 of the paper's model, in percent, on split 1
-    paper: float | None = None
+    # How the paper measured it, as study.paper.find_published takes it; None if it did not
+    paper: dict | None = None
     # The row whose answers are counted anew, or whose model is asked, instead of its own
     of: str = ""
     # Trained first with this instruction, which trains the projection alone

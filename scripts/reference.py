@@ -105,7 +105,7 @@ BATCH = 15
 WORDS = [consonant + vowel for consonant in "bcdfghjklmnpqrstvwxz" for vowel in "aeiou"]
 
 
-# ------------------------------------------------------- models of random weights
+# Models of random weights.
 
 
 def random_like(tensor, gain, dtype=torch.float32):
@@ -183,7 +183,7 @@ def make_keypoints(n, tokens, tokenizer):
     return [data.Keypoint(words(3), words(rest)) for _ in range(n)]
 
 
-# --------------------------------------------------------------------- the reference
+# The reference.
 
 
 class Reference(torch.nn.Module):

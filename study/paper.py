@@ -35,8 +35,9 @@ def find_published(**how):
 
     how: entries of "default" in paper.json that have another value. protocol: a name of
     study.pairs; split: 1 to 5; trained, asked: the instructions of training and evaluation;
-    texts: "detailed", or what of Table 6 is simple, "simple" being both; decoding, cumulative,
-    image_size: as for eval.py. Empty if the paper did not measure this way.
+    texts: "detailed", "vague", or what of Table 6 is simple, "simple" being both; decoding,
+    cumulative, image_size: as for eval.py; rounds, k, tune: as for train.py; first: the instruction
+    of a pre-training. Empty if the paper did not measure this way.
     """
     paper = json.loads(FILE.read_bytes())
     unknown = how.keys() - paper["default"].keys()

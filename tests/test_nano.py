@@ -17,6 +17,7 @@ import data
 from capellm import CapeLLM
 from drawings.dataset import write_dataset
 from nano import pretrain
+from nano.muon import make_orthogonal
 from study.controls import prepare_controls
 from study.measure import Asking, measure
 from study.metrics import average_records
@@ -144,6 +145,16 @@ def test_pretraining_continues_as_if_never_interrupted(tmp_path, monkeypatch, on
     again = CapeLLM.from_pretrained(tmp_path / "once" / "model")
     assert again.config.image_size == pretrain.SIZE
     assert not any(p.isnan().any() for p in again.parameters())
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (24, 8), (8, 24)])
+def test_updates_are_nearly_orthogonal(shape):
+    """The singular values come near 1, the singular vectors stay."""
+    U, S, V = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    S = torch.linspace(0.2, 1, len(S))
+    found = U.T @ make_orthogonal(U * S @ V) @ V.T
+    assert ((found.diag() > 0.6) & (found.diag() < 1.3)).all()
+    assert (found - found.diag().diag()).abs().max() < 1e-4
 
 
 def test_stretched_images_keep_their_points():

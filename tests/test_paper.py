@@ -51,6 +51,14 @@ def test_who_has_missed_descriptions_in_training_misses_them_less():
         assert all(used[column] > new[column] for column in new)
 
 
+@pytest.mark.parametrize("how", [{"k": 1}, {"k": 8}, {"tune": "frozen"}, {"tune": "full"}])
+def test_the_mean_of_other_trainings_is_that_of_their_columns(how):
+    """Tables 12 and 15, which give all of them."""
+    numbers = find_published(**how)
+    assert numbers.pop("mPCK") == pytest.approx(np.mean(list(numbers.values())), abs=1e-4)
+    assert len(numbers) == len(T)
+
+
 def test_numbers_that_the_paper_does_not_have():
     assert find_published(texts=None) == find_published(trained="names") == {}
     assert find_published(texts="simple", asked="list") == {}
