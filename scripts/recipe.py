@@ -26,6 +26,8 @@ class Row(NamedTuple):
     of: str = ""
     # Trained first with this instruction, which trains the projection alone
     first: str = ""
+    # Trained with this vision encoder, pre-trained beside nano's language model
+    vision: str = ""
     # Measured beside the answers, as `eval.py --compare` names it, and shown instead of them
     parts: tuple = ()
 

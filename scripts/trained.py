@@ -18,6 +18,9 @@ OUT = Path("out/trained")
 STEPS, BATCH, LIMIT = 200, 16, 200
 VAGUE = "--descriptions descriptions/vague"
 CURVES = ("base", "rounds-dynamic", "rounds-locllm", "tune-frozen", "tune-full")
+TOKEN = "--output-format token"
+# Of Table 14: each encoder learns to see, then to answer with nano's language model. One process.
+PRETRAINING = ("--llm", "nano/llm", "--eyes", 700, "--words", 0, "--names", 0, "--rounds", 1200)
 
 
 def instructed(name, table):
@@ -84,13 +87,31 @@ ROWS = (
     instructed("list", "Table 10"),
     instructed("diverse", "Table 11"),
     instructed("outline", "Table 11"),
+    instructed("diverse-outline", "Table 11"),
     Row("k-1", "Table 12", "--k 1", paper={"k": 1}),
     Row("k-2", "Table 12", "--k 2", paper={"k": 2}),
     Row("k-6", "Table 12", "--k 6", paper={"k": 6}),
     Row("k-8", "Table 12", "--k 8", paper={"k": 8}),
     instructed("steps", "Table 13"),
+    Row(
+        "steps-true-category",
+        "Table 13",
+        asked="--true-category",
+        paper={"trained": "steps", "asked": "steps"},
+        of="instruction-steps",
+    ),
+    Row("vision-dinov2", "Table 14", paper={}, vision="dinov2"),
+    Row("vision-hiera", "Table 14", paper={"vision": "hiera"}, vision="hiera"),
     Row("tune-frozen", "Table 15", "--tune frozen", paper={"tune": "frozen"}),
     Row("tune-full", "Table 15", "--tune full", paper={"tune": "full"}),
+    Row("tune-everything", "Table 15", "--tune everything"),
+    Row("token", "Table 17", TOKEN, paper={"output": "token"}),
+    Row(
+        "token-steps",
+        "Table 17",
+        f"{TOKEN} --instruction steps",
+        paper={"output": "token", "trained": "steps", "asked": "steps"},
+    ),
     Row("first-direct-qa", "Table 18", paper={"first": "direct-qa"}, first="direct-qa"),
     Row("first-steps-qa", "Table 18", paper={"first": "steps-qa"}, first="steps-qa"),
 )
@@ -102,6 +123,11 @@ def train(row):
         return recipe.checkpoint(OUT / row.of / "run", STEPS)
     folder, init = OUT / row.name, "nano"
     settings = ["--data", FIGURES, "--batch", BATCH, "--micro-batch", 4, "--save-every", 50]
+    if row.vision:
+        init = folder / "pretrain" / "model"
+        if not init.is_dir():
+            more = ["--vision", row.vision, "--data", FIGURES, "--out", init.parent]
+            recipe.run("-m", "nano.pretrain", *PRETRAINING, *more)
     if row.first:
         more = ["--init", init, "--instruction", row.first]
         init = recipe.train(folder / "first", STEPS, *settings, *more)
