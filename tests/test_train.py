@@ -561,7 +561,15 @@ def test_training_lowers_the_loss(folder, init, tmp_path, monkeypatch):
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 1
 
 
-def test_validation_is_eval_py_on_the_checkpoint(folder, init, tmp_path, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_validation_is_eval_py_on_the_checkpoint(folder, init, tmp_path, monkeypatch, dtype):
+    """Also in bf16, as on GPUs, where adapters that are folded in lose part of themselves."""
+    original = CapeLLM.from_pretrained
+
+    def load(folder, _, *arguments, **options):
+        return original(folder, dtype, *arguments, **options)
+
+    monkeypatch.setattr(CapeLLM, "from_pretrained", load)
     run(monkeypatch, folder, init[0.3], tmp_path / "out", steps=3, val_every=2)
     log = read_log(tmp_path / "out")
     assert ["val" in r for r in log] == [False, True, True]
@@ -573,7 +581,7 @@ def test_validation_is_eval_py_on_the_checkpoint(folder, init, tmp_path, monkeyp
         with pytest.raises(SystemExit):
             evaluation.main()
         results = json.loads((out / "results.json").read_text())
-        expected = {n: pytest.approx(results[n], abs=1e-3) for n in (*metrics.PCK, "mPCK")}
+        expected = {n: pytest.approx(results[n], abs=6e-5) for n in (*metrics.PCK, "mPCK")}
         assert log[step - 1]["val"] == expected
 
 
