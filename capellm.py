@@ -24,7 +24,7 @@ from lora import add_lora, merge_lora
 from study import density, keypoint_token, share_image
 from study.category import name_category
 from study.encoders import load_encoder
-from support.folders import CapeLLMConfig, fill_tensors, is_saved, read_folder
+from support.folders import CapeLLMConfig, fill_tensors, is_saved, read_model_config
 from support.passes import check_length, draw_numbers
 from support.tokenizer import Tokenizer
 
@@ -268,7 +268,7 @@ class CapeLLM(nn.Module):
     @classmethod
     def from_pretrained(cls, folder, dtype=None, device="cpu", merge=True) -> "CapeLLM":
         """A model folder; merge folds adapters into fp32 backbones, for inference."""
-        config = read_folder(folder)
+        config = read_model_config(folder)
         model = cls.assemble(config, dtype, device)
         model.load_adapter(folder)
         if merge:

@@ -25,9 +25,8 @@ from support.coco import Instance, find_annotations, read_coco
 # F401: others read descriptions through this file.
 from support.descriptions import Keypoint, describe, read_descriptions, read_mp100  # noqa: F401
 from support.passes import check_pair_length
+from support.photos import PIXEL_MEAN, PIXEL_STD
 
-MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 MAX_TOKENS = 2048  # of [BOS; V; T], as in the authors' published code: the paper does not say
 IGNORE = -100  # the label of a token that carries no loss
 HERE = Path(__file__).parent
@@ -64,7 +63,8 @@ def crop(image: Image.Image, affine, size) -> torch.Tensor:
         image, affine = image.reduce(reduce), affine / reduce
     bilinear = Image.Resampling.BILINEAR
     image = image.transform((size, size), Image.Transform.AFFINE, affine.ravel(), bilinear)
-    return (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 - MEAN) / STD
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return (pixels - PIXEL_MEAN) / PIXEL_STD
 
 
 def to_image(points, affine, size) -> np.ndarray:
@@ -90,7 +90,7 @@ def load_crop(instance: Instance, size, scale=1.0, angle=0.0):
         stored = affine * factor
         # A JPEG much larger than the crop is decoded at 1/2, 1/4 or 1/8: still fine enough.
         if side > 2 * size:
-            stored = stored / photos.draft(image, size / side)
+            stored = stored / photos.draft_jpeg(image, size / side)
         pixels = crop(image.convert("RGB"), stored, size)
     points = to_crop(instance.keypoints[:, :2], affine, size)
     return pixels, np.concatenate([points, instance.keypoints[:, 2:]], 1)
@@ -174,10 +174,10 @@ def write_turn(tokenizer, codec, turn, words, point=None) -> Conversation:
 
 def encode_text(tokenizer, template, words, start, codec=None, point=None):
     """Token ids of a template; start: nothing stands before it. codec, point: fill in {point}."""
-    # The words are data: no special token comes out of them.
     # The user gave no description.
     if words.get("description") == "":
         template = template.replace(TELL, TELL_NOTHING).replace(BECAUSE, ".")
+    # The words are data: no special token comes out of them.
     first, *rest = template.split("{point}")
     first = first.format(**words)
     # Text follows `ASSISTANT:` after a space, coordinates follow at once.

@@ -24,11 +24,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from llama import KVCache
+from llama import ALL, KVCache
 from support.passes import count_room, count_round, find_common, split_into_passes
 from support.tensors import find_float64_device, send
 
-ALL = slice(None)
 # Contrastive search: digits that are compared, and alpha. Table 9 states alpha only.
 CANDIDATES = 5
 ALPHA = 0.6
@@ -73,7 +72,7 @@ DECODING = {
     "top-3": partial(keep_likeliest, k=3),
     "top-5": partial(keep_likeliest, k=5),
     "nucleus": partial(keep_likeliest, mass=0.92),
-    "contrastive": None,  # reads hidden states, too: see `contrast`
+    "contrastive": None,  # reads hidden states, too: see `choose_by_contrast`
 }
 
 
@@ -191,7 +190,7 @@ class Tree:
             if step:
                 branch, ends = self.read_digits(branch, digits[-1], ends, step == K, repeated)
             if self.contrastive:
-                digits.append(self.contrast(ends)[branch])
+                digits.append(self.choose_by_contrast(ends)[branch])
             else:
                 digits.append(draw_digits(ends.log_p[branch], self.decoding, draws[:, step]))
             log_probability = log_probability + ends.log_p[branch, digits[-1]]
@@ -199,7 +198,7 @@ class Tree:
         return list(map(Decoded, digits, log_probability.exp().tolist()))
 
     def read(self, rows, tokens, lengths):
-        ends = extend(self.model, self.cache, rows, tokens, lengths, self.contrastive)
+        ends = extend_branches(self.model, self.cache, rows, tokens, lengths, self.contrastive)
         if self.contrastive:
             self.hidden = torch.cat([self.hidden, ends.hidden])
         return ends
@@ -208,7 +207,7 @@ class Tree:
         """Read each answer's digit (n,) behind its branch (n,). Returns branches and ends anew."""
         codec, parent = self.model.codec, branch
         if repeated:
-            # Answers that agree go on as one branch. To count those that differ waits for a GPU.
+            # Answers that agree go on as one branch. Counting the branches waits for a GPU.
             forks = torch.stack([branch, digits], 1)
             forks, branch = forks.unique(dim=0, return_inverse=True)
             parent, digits = forks.unbind(1)
@@ -219,17 +218,17 @@ class Tree:
         lengths = [tokens.shape[1]] * len(tokens)
         return branch, self.read(ends.rows[parent], tokens.flatten(), lengths)
 
-    def contrast(self, ends):
+    def choose_by_contrast(self, ends):
         """Contrastive search (Su et al. 2022, Eq. 5): a digit (n,) for each branch.
 
-        Of the likeliest digits v it takes that with the largest (1 - alpha) p(v) - alpha max_j
+        It takes, of the likeliest digits v, the one with the largest (1 - alpha) p(v) - alpha max_j
         cos(h_v, h_j). h_v: the hidden state of v, were it next; h_j: those of its ancestors.
         """
         model, length, rows = self.model, self.cache.length, ends.rows
         log_p, digits = ends.log_p.topk(CANDIDATES)
         tokens = send(model.codec.ids, digits.device)[digits.flatten()]
         candidates = rows.repeat_interleave(CANDIDATES, 0)
-        h = extend(model, self.cache, candidates, tokens, [1] * len(tokens)).hidden
+        h = extend_branches(model, self.cache, candidates, tokens, [1] * len(tokens)).hidden
         self.cache.truncate(length)
         cosine = F.normalize(h.float(), dim=-1) @ F.normalize(self.hidden.float(), dim=-1).T
         cosine = cosine.view(len(rows), CANDIDATES, -1).masked_fill(~rows[:, None], -1)
@@ -244,7 +243,7 @@ class Ends(NamedTuple):
     log_p: torch.Tensor  # (n, base), of the digit that follows
 
 
-def extend(model, cache, rows, tokens, lengths, all_hidden=False) -> Ends:
+def extend_branches(model, cache, rows, tokens, lengths, all_hidden=False) -> Ends:
     """Read M new tokens at the ends of n branches.
 
     rows (n, S): what the ends see; tokens (M,): chains of these n lengths. log_p is of the digit

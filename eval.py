@@ -22,12 +22,13 @@ import data
 from capellm import CapeLLM
 from decode import DECODING
 from study import compare, controls, paper, report
-from study.conclude import conclude
+from study.conclude import conclude_evaluation
 from study.images import choose_images
-from study.measure import Asking, count_tokens, measure
+from study.measure import Asking, count_chain_tokens, measure_instance
 from study.paper import Way
 from support import eval_options, launch, records
-from support.folders import read_folder
+from support.fingerprints import fingerprint_evaluation
+from support.folders import read_model_config
 from support.pictures import draw_sheet
 
 # The arguments that decide an answer: a resumed evaluation has the same.
@@ -47,7 +48,7 @@ def describe_inputs(model_folder, images, device):
     """What, beside arguments, decides an answer."""
     return {
         "precision": str(choose_dtype(device)).removeprefix("torch."),
-        "weights, words, annotations": records.fingerprint(
+        "weights, words, annotations": fingerprint_evaluation(
             model_folder, images.described, images.instances
         ),
     }
@@ -67,7 +68,7 @@ def load_model(folder, instruction, image_size, device):
     return model, size
 
 
-def ask(model, size, images, positions, prepared, asking, file):
+def measure_share(model, size, images, positions, prepared, asking, file):
     """Measure some of the images: {key: record}, and texts that say what is wrong with which.
 
     size: the side of the crops in pixels; positions: of the instances; prepared: of
@@ -84,11 +85,11 @@ def ask(model, size, images, positions, prepared, asking, file):
     for n in positions:
         instance, control = images.instances[n], prepared[n] if prepared else None
         keypoints = images.described[instance.category]
-        record = measure(model, instance, keypoints, look, asking, control)
+        record = measure_instance(model, instance, keypoints, look, asking, control)
         if record:
             if asking.cumulative:
-                record["tokens"] = count_tokens(model, keypoints, instance.name, size)
-            found[records.key_of(instance)] = record
+                record["tokens"] = count_chain_tokens(model, keypoints, instance.name, size)
+            found[records.make_key(instance)] = record
             records.write_line(file, record)
     return found, unreadable
 
@@ -113,7 +114,7 @@ def pick_measured(found, images, unreadable):
     return measured
 
 
-def write_sheet(path, images, measured):
+def write_answer_sheet(path, images, measured):
     """Draw {position of an instance: its record}. Returns texts, what is wrong with which."""
     sheet = [(images.instances[n], record) for n, record in measured.items()]
     page, faults = draw_sheet(sheet, data.load_crop)
@@ -121,20 +122,20 @@ def write_sheet(path, images, measured):
     return [f"left empty in {path.name}: {fault}" for fault in faults]
 
 
-def tabulate(to_average, to_compare, out):
+def print_summary(to_average, to_compare, out):
     """Print, and write if there is a folder `out`, a table of earlier evaluations' folders."""
     if to_average:
         same = [name for name in DECIDES if name not in MAY_DIFFER]
         name, found = "average", compare.average_evaluations(to_average, ["precision", *same])
-        text = report.write_average(found)
+        text = report.format_average(found)
     else:
         name, found = "compare", compare.compare_evaluations(to_compare)
-        text = report.write_comparison(found)
+        text = report.format_comparison(found)
     print(text, end="")
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        records.write_text(out / f"{name}.json", json.dumps(found.numbers, indent=1))
-        records.write_text(out / f"{name}.md", text)
+        records.write_text_file(out / f"{name}.json", json.dumps(found.numbers, indent=1))
+        records.write_text_file(out / f"{name}.md", text)
 
 
 def measure_images(a, images, prepared, settings, process):
@@ -154,14 +155,14 @@ def measure_images(a, images, prepared, settings, process):
         label = label_progress(len(images.chosen) - len(todo), world)
         bar = tqdm(todo[rank::world], label, disable=rank > 0, unit="image")
         with records.open_part(a.out, earlier.free + rank, settings) as file:
-            found, unreadable = ask(model, size, images, bar, prepared, asking, file)
-    found, unreadable = records.gather(found, unreadable, world)
+            found, unreadable = measure_share(model, size, images, bar, prepared, asking, file)
+    found, unreadable = records.gather_records(found, unreadable, world)
     return earlier.records | found, unreadable
 
 
 def conclude_images(a, images, measured, favoured):
     """The numbers of {position of an image: its record}, and their report."""
-    trained = read_folder(a.model).instruction
+    trained = read_model_config(a.model).instruction
     way = Way(
         trained=trained,
         asked=a.instruction or trained,
@@ -173,15 +174,15 @@ def conclude_images(a, images, measured, favoured):
     )
     published = paper.find_counterpart(way, images, a.split, a.part)
     about = {name: getattr(a, name) for name in ("model", "data", "split", "part", "limit")}
-    numbers = about | conclude(measured, images, a.split, published)
-    return numbers, report.write_report(numbers, way, len(images.pool), favoured)
+    numbers = about | conclude_evaluation(measured, images, a.split, published)
+    return numbers, report.format_report(numbers, way, len(images.pool), favoured)
 
 
 def main():
     a = eval_options.read_options(__doc__.split("\n")[0], DECODING)
     eval_options.check_options(a)
     if a.average or a.compare:
-        tabulate(a.average, a.compare, a.out)
+        print_summary(a.average, a.compare, a.out)
         return
     process = launch.setup()
     if process.world > 1 and process.device.type == "cpu":
@@ -209,7 +210,7 @@ def main():
         lines = {images.keys[n]: record for n, record in measured.items()} | found
         records.write_results(a.out, numbers, text, faults, lines.values())
     if a.sheet:
-        faults += write_sheet(a.out / "sheet.png", images, measured)
+        faults += write_answer_sheet(a.out / "sheet.png", images, measured)
     # The exit code is 1 if there are any.
     sys.exit("\n".join(f"eval.py: {fault}" for fault in faults) or 0)
 

@@ -19,11 +19,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from support.attention import attend, split_mask
+from support.attention import ALL, attend, split_mask
 from support.configs import fill_config, read_config
 from support.weights import load_weights, skip_initialisation
-
-ALL = slice(None)
 
 
 class RMSNorm(nn.Module):
@@ -44,7 +42,7 @@ def rotate(x, cos, sin):
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-def inverse_frequencies(config: "Config") -> torch.Tensor:
+def compute_frequencies(config: "Config") -> torch.Tensor:
     """Angle per position of each rotated pair, (head_dim/2,) fp32, on the CPU in any context.
 
     Llama 3.1 divides the slow ones by `factor`, leaves the fast ones, and blends between
@@ -61,7 +59,7 @@ def inverse_frequencies(config: "Config") -> torch.Tensor:
     return freqs
 
 
-class Pass(NamedTuple):
+class Shared(NamedTuple):
     """What all layers share in one forward pass of T new tokens that see S tokens."""
 
     cos: torch.Tensor  # (1 or B, 1, T, d/2)
@@ -132,7 +130,7 @@ class Llama(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         # Not a buffer: Module.to(bfloat16) would round it, and a meta device would lose it.
-        self.frequencies = inverse_frequencies(config)
+        self.frequencies = compute_frequencies(config)
         for p in self.parameters():
             if p.dim() == 2:
                 nn.init.normal_(p, std=0.02)
@@ -160,7 +158,7 @@ class Llama(nn.Module):
         # A single token behind the cache sees everything: it needs no mask either.
         if mask is None and past > 0 and new > 1:
             mask = torch.ones(new, past + new, dtype=torch.bool, device=x.device).tril(past)
-        shared = Pass(angles.cos(), angles.sin(), split_mask(mask), causal, cache)
+        shared = Shared(angles.cos(), angles.sin(), split_mask(mask), causal, cache)
         *layers, last = self.model.layers
         for i, layer in enumerate(layers):
             x = layer(x, i, shared)

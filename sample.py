@@ -78,7 +78,7 @@ def parse_arguments():
     return args
 
 
-def format_table(names, points):
+def format_answers(names, points):
     """Lines to print: each keypoint with its place in the photo's pixels and its probability."""
     width = max(len("keypoint"), *map(len, names))
     lines = [f"{'keypoint':<{width}}  {'x':>7}  {'y':>7}  probability"]
@@ -113,11 +113,11 @@ def main():
             photo, keypoints, box, args.decoding, args.cumulative, args.seed, args.category
         )
         picture = draw_keypoints(photo, points, names, frame)
-        lines = format_table(names, points)
+        lines = format_answers(names, points)
         rows = zip(names, points, strict=True)
         numbers = {"keypoints": [{"name": name, **point._asdict()} for name, point in rows]}
     else:
-        finding = figure5.measure_density(
+        finding = figure5.make_finding(
             model, photo, box, keypoint, truth, category=args.category, listed=keypoints
         )
         picture = figure5.draw_density(photo, box, keypoint.name, finding.p, finding.truth)

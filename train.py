@@ -78,11 +78,11 @@ def train(learner: Learner, pairs, passes, division, options, settings, validati
             # A batch of pairs in micro-batches, whose gradients add up.
             measured = accumulate_gradients(learner, passes, division, noted)
             if not math.isfinite(measured.loss + measured.gradient):
-                batches.refuse(step, measured, pairs, division)
+                batches.end_run(step, measured, pairs, division)
 
             parallel.clip_gradients(learner.parameters.values(), measured.gradient, options.clip)
             # AdamW. Its learning rate rises over 3% of the steps, then falls along half a cosine.
-            lr = options.lr * schedule(step, options.steps)
+            lr = options.lr * scale_lr(step, options.steps)
             for group in learner.optimiser.param_groups:
                 group["lr"] = lr
             learner.optimiser.step()
@@ -99,7 +99,7 @@ def train(learner: Learner, pairs, passes, division, options, settings, validati
                 bar.update()
             is_last = step == options.steps or measured.signals > 0
             if step % options.save_every == 0 or "val" in record or is_last:
-                save(learner, options, settings, division, step, best)
+                save_run(learner, options, settings, division, step, best)
             if is_last:
                 break
     return step, noted
@@ -137,7 +137,7 @@ def accumulate_gradients(learner: Learner, passes, division, noted) -> Measured:
     return Measured(loss, digits, tokens, gradient, stop_signals, losses, waited)
 
 
-def schedule(step: int, steps: int, warmup=0.03) -> float:
+def scale_lr(step: int, steps: int, warmup=0.03) -> float:
     """Factor on the learning rate: linear warm-up (Section 4.1), then half a cosine down to 0."""
     start = max(1, round(warmup * steps))
     if step < start:
@@ -162,7 +162,7 @@ def validate(model: CapeLLM, validation: Validation) -> dict[str, float]:
     return {name: round(means[name], 4) for name in (*metrics.PCK, "mPCK")}
 
 
-def save(learner, options, settings, division, step, best):
+def save_run(learner, options, settings, division, step, best):
     """Write a checkpoint, remove old ones, draw the curves: rank 0, with what the others send."""
     model, rank, world = learner.model, division.rank, division.world
     out = options.out
@@ -183,7 +183,7 @@ def open_model(options, device) -> CapeLLM:
     """
     whole = WHOLE_PARTS[options.tune]
     dtype = torch.bfloat16 if device.type == "cuda" and "llm" not in whole else torch.float32
-    # What will be sharded starts on the CPU, where processes share a file's pages.
+    # What will be sharded starts on the CPU, since processes share a file's pages.
     start = torch.device("cpu") if options.fsdp else device
     if options.init:
         model = CapeLLM.from_pretrained(options.init, dtype, start, merge=False)
@@ -222,7 +222,7 @@ def choose_trained(model, tune, instruction):
 
 def make_learner(model: CapeLLM, lr, share_image, fsdp, device, world) -> Learner:
     """AdamW for what is trained; biases and norms, of full training alone, do not decay."""
-    loss, synchronise = parallel.distribute(model, share_image, fsdp, device, world)
+    loss, synchronise = parallel.distribute_model(model, share_image, fsdp, device, world)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = [p for p in trained.values() if p.dim() > 1]
     others = [p for p in trained.values() if p.dim() < 2]

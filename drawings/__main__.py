@@ -7,7 +7,7 @@
 import argparse
 from pathlib import Path
 
-from drawings.dataset import write_dataset, write_sheet
+from drawings.dataset import write_dataset, write_overview
 from support.launch import run
 
 
@@ -21,7 +21,7 @@ def main():
     if not (args.out or args.sheet):
         parser.error("nothing to do: give --out FOLDER or --sheet FILE.png")
     if args.sheet:
-        write_sheet(args.sheet, args.seed)
+        write_overview(args.sheet, args.seed)
     if args.out:
         write_dataset(args.out, args.seed, args.per_category)
 

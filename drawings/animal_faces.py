@@ -15,7 +15,7 @@ from drawings.shapes import (
     WHITE,
     Figure,
     Texture,
-    View,
+    Viewpoint,
     ball,
     leave_unboxed,
     limb,
@@ -260,7 +260,7 @@ def build_animal_face(rng, look=PLAIN_FACE):
             aside.append(build_tusk(look, tip, side))
     (left_outer, left_inner), (right_outer, right_inner) = corners[1], corners[-1]
     keypoints = np.array([right_outer, right_inner, left_inner, left_outer, *mouth])
-    view = View(
+    view = Viewpoint(
         yaw=rng.uniform(-0.9, 0.9),
         pitch=rng.uniform(-0.5, 0.4),
         roll=rng.uniform(-0.7, 0.7),

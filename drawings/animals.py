@@ -17,7 +17,7 @@ from drawings.shapes import (
     WHITE,
     Figure,
     Frame,
-    View,
+    Viewpoint,
     ball,
     find_direction,
     limb,
@@ -296,7 +296,7 @@ def build_quadruped(rng, look):
     parts += made
     mostly_from_the_side = rng.random() < 0.85
     yaw = pick_yaw(rng, 20, 125) if mostly_from_the_side else rng.uniform(-0.4, 0.4)
-    view = View(yaw=yaw, pitch=rng.normal(0.12, 0.2), roll=rng.uniform(-0.5, 0.5))
+    view = Viewpoint(yaw=yaw, pitch=rng.normal(0.12, 0.2), roll=rng.uniform(-0.5, 0.5))
     return parts, points | points_of_head, view
 
 

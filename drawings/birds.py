@@ -14,7 +14,7 @@ from drawings.shapes import (
     Figure,
     Frame,
     Texture,
-    View,
+    Viewpoint,
     ball,
     limb,
     line,
@@ -247,7 +247,7 @@ def build_bird(rng, look=PLAIN_BIRD):
     parts += made
     if rng.random() < 0.5 and not spread:
         parts.insert(0, build_perch(rng, foot))
-    view = View(
+    view = Viewpoint(
         yaw=pick_yaw(rng, 25, 130),
         pitch=rng.normal(0.08, 0.2),
         roll=rng.uniform(-0.6, 0.6),

@@ -15,7 +15,7 @@ from drawings.shapes import (
     Figure,
     Texture,
     ball,
-    contrast,
+    choose_contrast,
     limb,
     line,
     mirror_parts,
@@ -45,9 +45,9 @@ class Cloth:
 
 def choose_cloth(rng):
     colour, texture, other = pick_colour(rng), pick_texture(rng, 0.45), pick_colour(rng)
-    trim = contrast(colour, 0.7) if rng.random() < 0.7 else pick_colour(rng)
+    trim = choose_contrast(colour, 0.7) if rng.random() < 0.7 else pick_colour(rng)
     skin = WEARERS_SKINS[rng.integers(5)] if rng.random() < 0.65 else None
-    edge, lining = contrast(colour), shade(colour, 0.5)
+    edge, lining = choose_contrast(colour), shade(colour, 0.5)
     return Cloth(colour, edge, lining, texture, other, trim, skin)
 
 
@@ -89,7 +89,7 @@ def find_bones(angle, bend):
     return stack_points(-np.sin(radians), np.cos(radians), 0)
 
 
-# ------------------------------------------------------------------ arms and sleeves
+# Arms and sleeves.
 
 
 class ArmStyle(NamedTuple):
@@ -174,7 +174,7 @@ def build_arm(cloth, cut, sleeves, bones, style):
     return parts + made, outer, inner
 
 
-# ------------------------------------------------------------------ the upper body
+# The upper body.
 
 
 @dataclass
@@ -360,7 +360,7 @@ def build_open_front(rng, cloth, cut):
     parts += right + mirror_parts(right)
     for t in np.linspace(0.08, 0.9, rng.integers(3, 7)):
         button = (top + t * (foot - top)) * MIRROR + (0.018, 0, 0.005)
-        dark = contrast(cloth.colour, 0.3)
+        dark = choose_contrast(cloth.colour, 0.3)
         parts.append(ball(button, (0.01, 0.01, 0.006), dark, bias=0.02))
     return parts, cut.trace_neckline(np.array((-0.62, 0.62))), placket
 
@@ -411,7 +411,7 @@ def build_garment(rng, strap=False, sleeves=None, dress=False, coat=False):
     cut = choose_cut(rng, strap, sleeves is not None, dress, coat)
     parts = [
         cut.make_panel(-1, cloth.lining, bias=-0.03),
-        line(cut.trace_neckline(ACROSS, -1), 0.014, contrast(cloth.lining, 0.7), bias=-0.02),
+        line(cut.trace_neckline(ACROSS, -1), 0.014, choose_contrast(cloth.lining, 0.7), bias=-0.02),
     ]
     if cloth.skin is not None:
         parts += build_wearer(rng, cloth, cut, dress)
@@ -431,7 +431,7 @@ def build_garment(rng, strap=False, sleeves=None, dress=False, coat=False):
     return drape(rng, cloth, parts, (neckline, right_side, [hem], left_side, rest))
 
 
-# ------------------------------------------------------------------ below the waist
+# Below the waist.
 
 
 def build_waistband(rng, cloth, width, depth):

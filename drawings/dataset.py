@@ -16,7 +16,7 @@ from tqdm import tqdm
 from drawings.scene import draw_category
 from support.descriptions import read_mp100
 
-CELL, COLUMNS, ROWS = 200, 8, 5  # of a sheet, in pixels
+SHEET_CELL, SHEET_COLUMNS, SHEET_ROWS = 200, 8, 5  # of a sheet, in pixels
 
 
 def name_folder(category):
@@ -105,23 +105,23 @@ def choose_for_sheet(categories):
     for category in categories:
         firsts.setdefault(category["definition"], category)
     others = [category for category in categories if category not in firsts.values()]
-    chosen = [*firsts.values(), *others[::7]][: COLUMNS * ROWS]
+    chosen = [*firsts.values(), *others[::7]][: SHEET_COLUMNS * SHEET_ROWS]
     return sorted(chosen, key=lambda category: category["id"])
 
 
-def write_sheet(path, seed=0):
+def write_overview(path, seed=0):
     """Save a contact sheet of 40 categories with a small dot on each visible keypoint."""
-    page = Image.new("RGB", (COLUMNS * CELL, ROWS * CELL), "white")
+    page = Image.new("RGB", (SHEET_COLUMNS * SHEET_CELL, SHEET_ROWS * SHEET_CELL), "white")
     for i, category in enumerate(choose_for_sheet(read_mp100()["categories"])):
         image, keypoints, _ = draw_category(category, seed, 0)
-        factor = (CELL - 8) / max(image.size)
+        factor = (SHEET_CELL - 8) / max(image.size)
         size = [round(side * factor) for side in image.size]
         image = image.resize(size, Image.Resampling.LANCZOS)
         pen = ImageDraw.Draw(image)
         for x, y in keypoints[keypoints[:, 2] > 0, :2] * factor:
             pen.ellipse([x - 2, y - 2, x + 2, y + 2], fill="red", outline="white")
-        row, column = divmod(i, COLUMNS)
-        left = column * CELL + (CELL - image.width) // 2
-        top = row * CELL + (CELL - image.height) // 2
+        row, column = divmod(i, SHEET_COLUMNS)
+        left = column * SHEET_CELL + (SHEET_CELL - image.width) // 2
+        top = row * SHEET_CELL + (SHEET_CELL - image.height) // 2
         page.paste(image, (left, top))
     page.save(path)

@@ -31,7 +31,7 @@ def make_box(low, high, colour, texture=None, bias=0.0):
     return make_slab(top, np.array((0, y1 - y0, 0)), colour, texture, bias)
 
 
-# ------------------------------------------------------------------ chairs
+# Chairs.
 
 
 @dataclass
@@ -155,7 +155,7 @@ def build_swivel_chair(rng):
     return Figure(parts, np.concatenate((wheels, (low, high), corners)), view)
 
 
-# ------------------------------------------------------------------ sofa, bed, table
+# Sofa, bed, table.
 
 
 def build_feet(places, up, radius, top_radius, wood):

@@ -4,7 +4,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drawings.shapes import BLACK, Figure, Texture, View, ball, limb, line, make_eye, polygon, shade
+from drawings.shapes import (
+    BLACK,
+    Figure,
+    Texture,
+    Viewpoint,
+    ball,
+    limb,
+    line,
+    make_eye,
+    polygon,
+    shade,
+)
 from drawings.variety import tint
 
 LEFT_AND_RIGHT = (-1, 1)  # its left is up in the image
@@ -72,7 +83,7 @@ def build_insect_legs(rng, legs, coat):
 
 def choose_insect_view(rng):
     """From above; it mostly heads to the right."""
-    return View(
+    return Viewpoint(
         yaw=rng.normal(0, 0.25),
         pitch=rng.normal(0, 0.25),
         roll=rng.uniform(-1.3, 1.3) + np.pi * (rng.random() < 0.2),

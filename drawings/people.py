@@ -12,7 +12,7 @@ from drawings.shapes import (
     Figure,
     Frame,
     Texture,
-    View,
+    Viewpoint,
     ball,
     find_direction,
     leave_unboxed,
@@ -42,7 +42,7 @@ def choose_tint(rng, colours):
     return tint(rng, colours[rng.integers(len(colours))])
 
 
-# ------------------------------------------------------------------ faces
+# Faces.
 
 # A face of average width and height. The subject's left half where both are alike.
 BROW = np.array(
@@ -234,7 +234,7 @@ def build_human_face_68(rng):
     for side in (-1, 1):
         parts += build_eye_and_brow(rng, face, side)
     parts += build_nose_and_mouth(rng, face)
-    view = View(
+    view = Viewpoint(
         yaw=rng.uniform(-0.75, 0.75),
         pitch=rng.normal(0, 0.22),
         roll=rng.uniform(-1, 1),
@@ -254,7 +254,7 @@ def build_human_face_19(rng):
     return figure._replace(keypoints=np.stack([*brows, *right_eye, *left_eye, *nose, *mouth, chin]))
 
 
-# ------------------------------------------------------------------ a person
+# A person.
 
 PERSON_POINTS = (
     "nose",
@@ -393,7 +393,7 @@ def build_human_body(rng):
             f"{name} knee": knee,
             f"{name} ankle": ankle,
         }
-    view = View(
+    view = Viewpoint(
         yaw=rng.uniform(-1.3, 1.3),
         pitch=rng.normal(0.05, 0.12),
         roll=rng.normal(0, 0.25) + rng.choice([0, 0, 0, 1.4, -1.4]),  # two in five lie
@@ -401,7 +401,7 @@ def build_human_body(rng):
     return Figure(parts, np.array([points[name] for name in PERSON_POINTS]), view)
 
 
-# ------------------------------------------------------------------ a hand
+# A hand.
 
 
 class Finger(NamedTuple):
@@ -506,7 +506,7 @@ def build_human_hand(rng):
     keypoints = np.array(points)
     if side < 0:
         parts, keypoints = mirror_parts(parts), keypoints * MIRROR
-    view = View(
+    view = Viewpoint(
         yaw=rng.normal(0, 0.4) + np.pi * back,
         pitch=rng.normal(0, 0.25),
         roll=rng.uniform(-1.1, 1.1),

@@ -80,7 +80,7 @@ class Drawing(NamedTuple):
     box: np.ndarray  # (4,): x, y, w, h in pixels
 
 
-# ------------------------------------------------------------------ pose
+# Pose.
 
 
 def choose_canvas(rng, extent, boxed):
@@ -107,7 +107,7 @@ def choose_box(rng, extent, canvas):
     return np.concatenate([corner, np.minimum(high + margin[1], canvas.size) - corner])
 
 
-# ------------------------------------------------------------------ paint
+# Paint.
 
 
 def paint_polygon(pen, outline, colour):
@@ -236,7 +236,7 @@ def paint_background(size, rng):
     return image
 
 
-# ------------------------------------------------------------------ hide
+# Hide.
 
 
 def find_hidden_by(projection, keypoints):
@@ -301,7 +301,7 @@ def find_hidden(projections, keypoints):
     return hidden
 
 
-# ------------------------------------------------------------------ an image
+# An image.
 
 
 def measure_extent(projections):

@@ -46,7 +46,7 @@ class Part:
     boxed: bool = True  # whether the object's box encloses it
 
 
-class View(NamedTuple):
+class Viewpoint(NamedTuple):
     """Angles in radians, as `rotation` takes them."""
 
     yaw: float
@@ -59,10 +59,10 @@ class Figure(NamedTuple):
 
     parts: list
     keypoints: np.ndarray  # (K, 3), in MP-100's order
-    view: View
+    view: Viewpoint
 
 
-# ------------------------------------------------------------------ the four shapes
+# The four shapes.
 
 
 def ball(centre, radii, colour, turn=None, bias=0.0, texture=None):
@@ -102,7 +102,7 @@ def round_corners(points):
     return curve.transpose(1, 0, 2).reshape(-1, 3)
 
 
-# ------------------------------------------------------------------ colours and places
+# Colours and places.
 
 
 def shade(colour, factor):
@@ -110,7 +110,7 @@ def shade(colour, factor):
     return tuple(int(min(255, max(0, c * factor))) for c in colour)
 
 
-def contrast(colour, factor=0.55):
+def choose_contrast(colour, factor=0.55):
     """A tone that can be seen on the colour: darker on a light one, lighter on a dark one."""
     if np.mean(colour) > 90:
         return shade(colour, factor)
@@ -170,7 +170,7 @@ def make_eye(at, radius):
     ]
 
 
-# ------------------------------------------------------------------ projection
+# Projection.
 
 
 class Projection(NamedTuple):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from drawings.shapes import Texture, View, shade
+from drawings.shapes import Texture, Viewpoint, shade
 
 SIDES = (1, -1)  # the subject's left is at positive x
 PATTERNS = ("stripes", "bands", "spots", "patches", "check", "dots")
@@ -42,7 +42,7 @@ def pick_yaw(rng, least, most):
 
 def pick_view(rng, yaw, pitch, roll):
     """Yaw and roll up to so many degrees to either side, pitch between two numbers of degrees."""
-    return View(
+    return Viewpoint(
         yaw=np.radians(rng.uniform(-yaw, yaw)),
         pitch=np.radians(rng.uniform(*pitch)),
         roll=np.radians(rng.uniform(-roll, roll)),

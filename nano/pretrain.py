@@ -376,8 +376,8 @@ def find_phase(step, eyes, words, names, rounds):
     if step < eyes:
         return Phase(False, False, min(1.0, (step + 1) / 20), described)
     if step < eyes + words:
-        return Phase(True, False, train.schedule(step - eyes, words), described)
-    factor = train.schedule(step - eyes - words, rounds) / 2
+        return Phase(True, False, train.scale_lr(step - eyes, words), described)
+    factor = train.scale_lr(step - eyes - words, rounds) / 2
     return Phase(True, True, factor, described)
 
 

@@ -13,7 +13,7 @@ import torch
 from study import density
 from study.metrics import METRICS, average_records, bootstrap, find_definitions, find_intervals
 
-# Of credible regions: how much of the mass each holds.
+# How much of the mass the credible regions hold.
 LEVELS = (0.5, 0.68, 0.9, 0.95)
 GAIN = "PCK-optimal minus greedy"
 
@@ -31,24 +31,25 @@ def compare_with_truths(model, pixels, keypoints, truths, greedy, thresholds, rn
     for keypoint, truth, answer in zip(keypoints, truths.tolist(), greedy.tolist(), strict=True):
         found = density.compute_density(model, pixels, keypoint, **question)
         p = found.p
-        samples, bandwidth = density.drawn(p, torch.Generator().manual_seed(rng.getrandbits(32)))
+        generator = torch.Generator().manual_seed(rng.getrandbits(32))
+        samples, bandwidth = density.draw_samples(p, generator)
         u = rng.random()
-        points["mode"].append(density.mode(p))
-        points["mean"].append(density.mean(p))
-        points["median"].append(density.median(p))
-        points["PCK-optimal"].append([density.best(p, t)[0] for t in thresholds])
-        smoothed = density.mode(density.sample_density(samples, bandwidth))
+        points["mode"].append(density.find_mode(p))
+        points["mean"].append(density.find_mean(p))
+        points["median"].append(density.find_median(p))
+        points["PCK-optimal"].append([density.find_best_point(p, t)[0] for t in thresholds])
+        smoothed = density.find_mode(density.smooth_samples(samples, bandwidth))
         points[f"mode of {density.SAMPLES} samples, smoothed"].append(smoothed)
         of_keypoint = {
             "truth": truth,
             "greedy": answer,
-            "entropy": density.entropy(p),
+            "entropy": density.compute_entropy(p),
             "spread": found.spread,
             "prefixes": found.prefixes,
         }
         if density.has_answer(truth):
-            of_keypoint["nll"] = density.nll(p, truth)
-            of_keypoint["level"] = density.level(p, truth, u)
+            of_keypoint["nll"] = density.compute_nll(p, truth)
+            of_keypoint["level"] = density.compute_level(p, truth, u)
         numbers[keypoint.name] = of_keypoint
     return points, numbers
 
@@ -133,17 +134,17 @@ def fit_gaussians(keypoints, definition):
     centres = np.array([keypoint["greedy"] for keypoint in keypoints])
     truths = np.array([keypoint["truth"] for keypoint in keypoints])
     definition = np.array(definition)
-    one = density.best_sigma(centres, truths)
+    one = density.find_best_sigma(centres, truths)
     sigmas = {}
     for name in np.unique(definition):
         of = definition == name
-        sigmas[str(name)] = density.best_sigma(centres[of], truths[of])
+        sigmas[str(name)] = density.find_best_sigma(centres[of], truths[of])
     each = np.array([sigmas[name] for name in definition])[:, None]
     return {
-        "Gaussian": (one, density.gaussian_nll(centres, truths, one).numpy()),
+        "Gaussian": (one, density.compute_gaussian_nll(centres, truths, one).numpy()),
         "Gaussian of each definition": (
             sigmas,
-            density.gaussian_nll(centres, truths, each).numpy(),
+            density.compute_gaussian_nll(centres, truths, each).numpy(),
         ),
     }
 

@@ -1,6 +1,6 @@
 """Several evaluations side by side: the mean over splits, and differences on the same images.
 
-    average_evaluations([Path("results/1"), Path("results/2")], same=("data", "decoding"))
+    average_evaluations([Path("out/split-1"), Path("out/split-2")], same=("data", "decoding"))
     compare_evaluations([Path("out/base"), Path("out/top-3")]).numbers["top-3"]["difference"]
 
 Both read what eval.py --out wrote. Numbers only: `study.report` puts them into words.

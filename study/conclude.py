@@ -1,6 +1,6 @@
 """What an evaluation found, in numbers: what results.json holds beside the settings.
 
-    numbers = conclude(measured, images, split=1)
+    numbers = conclude_evaluation(measured, images, split=1)
     numbers["mPCK"], numbers["definitions"]["animal_body"]["mPCK"], numbers["intervals"]["mPCK"]
 
 `study.report` puts the numbers into words.
@@ -16,12 +16,12 @@ from study.metrics import METRICS, average_records, find_definitions, find_inter
 from support.descriptions import read_mp100
 
 
-def conclude(measured, images, split, published=None):
+def conclude_evaluation(measured, images, split, published=None):
     """All numbers of an evaluation.
 
     measured: {position of an instance: its record}, as of study.measure; images: the
-    study.images.Images that it is of; published: the paper's numbers beside it. Averages are of
-    all images, and under "groups", "definitions" and "categories" of those of each. Records get
+    study.images.Images that it is of; published: the paper's numbers beside it. Averages are over
+    all images, and under "groups", "definitions" and "categories" over those of each. Records get
     their scores over pairs, "pairs". Raises ValueError if no pair has a keypoint that both images
     show.
     """

@@ -14,10 +14,11 @@ import torch
 
 import data
 from study.metrics import find_definitions
+from support.coco import PARTS
+from support.photos import PIXEL_MEAN, PIXEL_STD
 
 # Mid-grey, normalised as pixels are.
-GREY = (0.5 - data.MEAN) / data.STD
-PARTS = ("train", "val", "test")
+COVER_COLOUR = (0.5 - PIXEL_MEAN) / PIXEL_STD
 
 
 class Control(NamedTuple):
@@ -130,9 +131,9 @@ def draw_covers(bbox, size, shares, rng):
                 yield shares.pop(0), mask.copy()
 
 
-def cover(pixels, mask):
+def cover_pixels(pixels, mask):
     """pixels (3, S, S), grey under the mask (S, S)."""
-    return torch.where(torch.from_numpy(mask).to(pixels.device), GREY.to(pixels), pixels)
+    return torch.where(torch.from_numpy(mask).to(pixels.device), COVER_COLOUR.to(pixels), pixels)
 
 
 def find_covered(mask, points):

@@ -1,10 +1,10 @@
 """What a model thinks of every place: p(x, y) of one keypoint (Eq. 6, Section 4.4).
 
     found = compute_density(model, pixels, keypoint)
-    mode(found.p), region(found.p, 0.9).sum(), best(found.p, radius=0.1)
+    find_mode(found.p), find_region(found.p, 0.9).sum(), find_best_point(found.p, radius=0.1)
 
 p lies on the grid of all answers: p[i, j] is the mass of the answer (i / 1000, j / 1000). The paper
-draws answers and smooths them (`sample_density`). Here the tree of digits is enumerated instead: x
+draws answers and smooths them (`smooth_samples`). Here the tree of digits is enumerated instead: x
 has 1 + 10 + 100 prefixes, and behind each of its 1000 values stand as many of y. Improbable
 prefixes are not read. `compute_density` gets the model as an argument; the functions behind it take
 any p (1000, 1000) that sums to 1.
@@ -16,15 +16,15 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from decode import extend
+from decode import extend_branches
 from llama import KVCache
 
 # Values of a coordinate.
-SIDE = 1000
+GRID = 1000
 # Prefixes in one pass through the model.
-BATCH = 128
+PREFIXES_AT_ONCE = 128
 # Values of x whose y are read together: this bounds the cache.
-GROUP = 32
+X_AT_ONCE = 32
 # Answers that are drawn and smoothed, as in Figure 5: the paper does not say how many.
 SAMPLES = 100
 
@@ -68,17 +68,17 @@ def compute_density(model, pixels, keypoint, cut=1e-4, category=None, listed=Non
     certain = torch.ones(1, dtype=torch.float64)
     x = read_coordinate(model, cache, rows, [question], certain, cut, followed=True)
     p_x = x.mass[0]  # (1000,)
-    p = p_x[:, None].repeat(1, SIDE) / SIDE
+    p = p_x[:, None].repeat(1, GRID) / GRID
     spread = float(p_x[p_x < cut].sum())
     prefixes = x.prefixes
 
     # All digits of x but the last are in the cache: row_of[prefix] is what follows them.
-    row_of = torch.zeros(SIDE, dtype=torch.long)
+    row_of = torch.zeros(GRID, dtype=torch.long)
     row_of[x.codes] = torch.arange(len(x.codes))
     likely = (p_x >= cut).nonzero()[:, 0]
     length = cache.length
-    for i in range(0, len(likely), GROUP):
-        values = likely[i : i + GROUP]
+    for i in range(0, len(likely), X_AT_ONCE):
+        values = likely[i : i + X_AT_ONCE]
         feed = [[codec.ids[value % codec.base]] + codec.comma for value in values.tolist()]
         parents = row_of[values // codec.base].to(x.rows.device)
         y = read_coordinate(model, cache, x.rows[parents], feed, p_x[values], cut, followed=False)
@@ -94,7 +94,7 @@ def count_branch_tokens(codec, question):
     # Of x: prefixes without their last digit, and the longest ones. Of y: what one group needs.
     inner = sum(codec.base**k for k in range(codec.K - 1))
     longest = codec.base ** (codec.K - 1)
-    y = (GROUP * inner + BATCH) * (1 + len(codec.comma))
+    y = (X_AT_ONCE * inner + PREFIXES_AT_ONCE) * (1 + len(codec.comma))
     return len(question) + inner + longest + y
 
 
@@ -121,7 +121,7 @@ def read_coordinate(model, cache, rows, feed, mass, cut, followed):
     coordinate. Returns a Coordinate.
     """
     codec, base = model.codec, model.codec.base
-    values = torch.zeros(len(rows), SIDE, dtype=torch.float64)
+    values = torch.zeros(len(rows), GRID, dtype=torch.float64)
     # A prefix is a branch and the digits behind it, here written as a number.
     branch = torch.arange(len(rows))
     code = torch.zeros(len(rows), dtype=torch.long)
@@ -157,12 +157,12 @@ def read_digit(model, cache, rows, feed, keep):
     p = [torch.empty(0, model.codec.base, dtype=torch.float64)]
     ends = [rows[:0]]
     length = cache.length
-    for i in range(0, len(feed), BATCH):
-        part = feed[i : i + BATCH]
+    for i in range(0, len(feed), PREFIXES_AT_ONCE):
+        part = feed[i : i + PREFIXES_AT_ONCE]
         tokens = [token for branch in part for token in branch]
         lengths = [len(branch) for branch in part]
-        seen = pad_rows(rows[i : i + BATCH], cache.length)
-        _, end, log_p = extend(model, cache, seen, tokens, lengths)
+        seen = pad_rows(rows[i : i + PREFIXES_AT_ONCE], cache.length)
+        _, end, log_p = extend_branches(model, cache, seen, tokens, lengths)
         p.append(log_p.exp().cpu())
         if keep:
             ends.append(end)
@@ -176,51 +176,51 @@ def pad_rows(rows, length):
     return F.pad(rows, (0, length - rows.shape[1]))
 
 
-def mode(p):
+def find_mode(p):
     """The likeliest answer (x, y)."""
-    return point(int(p.argmax()))
+    return find_point(int(p.argmax()))
 
 
-def point(n):
+def find_point(n):
     """The n-th answer as (x, y)."""
-    return n // SIDE / SIDE, n % SIDE / SIDE
+    return n // GRID / GRID, n % GRID / GRID
 
 
-def mean(p):
+def find_mean(p):
     """The expected (x, y), which minimises the mean squared distance."""
-    values = torch.arange(SIDE, dtype=p.dtype) / SIDE
+    values = torch.arange(GRID, dtype=p.dtype) / GRID
     return float(p.sum(1) @ values), float(p.sum(0) @ values)
 
 
-def median(p):
+def find_median(p):
     """The least x, and the least y, with half of the mass at or below it."""
     half = 0.5 * p.sum()
     x = int((p.sum(1).cumsum(0) < half).sum())
     y = int((p.sum(0).cumsum(0) < half).sum())
-    return x / SIDE, y / SIDE
+    return x / GRID, y / GRID
 
 
-def region(p, q):
+def find_region(p, q):
     """The credible region, a mask (1000, 1000): the fewest answers that hold the mass q."""
     mass, order = p.flatten().sort(descending=True)
     chosen = mass.cumsum(0) - mass < q
     return torch.zeros_like(chosen).scatter(0, order, chosen).view(p.shape)
 
 
-def entropy(p):
-    """The `nll` to expect of truths drawn from p.
+def compute_entropy(p):
+    """The NLL to expect of truths drawn from p, as `compute_nll` has it.
 
     0 if p is even, -log(10^6) = -13.8 if one answer holds all.
     """
-    return float(torch.special.entr(p).sum()) - 2 * math.log(SIDE)
+    return float(torch.special.entr(p).sum()) - 2 * math.log(GRID)
 
 
 def has_answer(truth):
     """Whether an answer stands for the place (x, y): it lies inside the crop, in [0, 0.9995)."""
-    return all(0 <= value < 1 - 0.5 / SIDE for value in truth)
+    return all(0 <= value < 1 - 0.5 / GRID for value in truth)
 
 
-def cell(truth):
+def find_cell(truth):
     """The answer (i, j) that stands for a place (x, y). ValueError if the place has none."""
     if not has_answer(truth):
         raise ValueError(
@@ -228,29 +228,29 @@ def cell(truth):
             "it has no density"
         )
     # The last number below 0.9995 is 999.5 after rounding.
-    i, j = (min(int(SIDE * value + 0.5), SIDE - 1) for value in truth)
+    i, j = (min(int(GRID * value + 0.5), GRID - 1) for value in truth)
     return i, j
 
 
-def nll(p, truth):
+def compute_nll(p, truth):
     """-log of the density at the true (x, y), in nats, per unit of area (that of the crop is 1).
 
     0 if p is even. ValueError if the truth lies outside the crop.
     """
-    return float(-(p[cell(truth)] * SIDE**2).log())
+    return float(-(p[find_cell(truth)] * GRID**2).log())
 
 
-def level(p, truth, u):
+def compute_level(p, truth, u):
     """The q from which on the credible region of mass q holds the true (x, y).
 
     Over truths drawn from p it is even in (0, 1). u: drawn from [0, 1), it orders the truth among
-    equally likely answers, of which a region holds some. ValueError as in `nll`.
+    equally likely answers, of which a region holds some. ValueError as in `compute_nll`.
     """
-    at = p[cell(truth)]
+    at = p[find_cell(truth)]
     return float(p[p > at].sum() + u * at * (p == at).sum())
 
 
-def best(p, radius):
+def find_best_point(p, radius):
     """The answer (x, y) with the most mass closer than radius, and this mass.
 
     radius is relative to the crop; with radius = t the mass is the expected PCK@t of a square crop.
@@ -258,8 +258,8 @@ def best(p, radius):
     a convolution of p with a disc.
     """
     # Rounded: 1000 * 0.07 is 70.00000000000001.
-    radius = round(SIDE * radius, 6)
-    reach = min(math.ceil(radius), SIDE)
+    radius = round(GRID * radius, 6)
+    reach = min(math.ceil(radius), GRID)
     width = 2 * reach + 1
     offsets = torch.arange(-reach, reach + 1, dtype=p.dtype)
     disc = (offsets[:, None].hypot(offsets) < radius).to(p.dtype)
@@ -275,9 +275,9 @@ def best(p, radius):
     # The transform rounds: equal masses differ by less than 1e-9.
     found = (mass > mass.max() - 1e-9).nonzero()
     found = found + torch.tensor([part.start for part in window])
-    x, y = (found - SIDE * torch.tensor(mean(p), dtype=p.dtype)).T
+    x, y = (found - GRID * torch.tensor(find_mean(p), dtype=p.dtype)).T
     x, y = found[int(x.hypot(y).argmin())].tolist()
-    return (x / SIDE, y / SIDE), float(mass.max())
+    return (x / GRID, y / GRID), float(mass.max())
 
 
 def find_window(p, padded, disc):
@@ -288,8 +288,8 @@ def find_window(p, padded, disc):
     """
     width = len(disc)
     guesses = []
-    for place in (mode(p), median(p)):
-        i, j = cell(place)
+    for place in (find_mode(p), find_median(p)):
+        i, j = find_cell(place)
         guesses.append((padded[i : i + width, j : j + width] * disc).sum())
     window = []
     for axis in (1, 0):
@@ -300,12 +300,12 @@ def find_window(p, padded, disc):
     return tuple(window)
 
 
-def sample_density(samples, bandwidth):
+def smooth_samples(samples, bandwidth):
     """Kernel density estimate of samples (n, 2): a Gaussian around each, cut off at the crop.
 
     bandwidth: the Gaussians' standard deviation.
     """
-    values = torch.arange(SIDE, dtype=torch.float64) / SIDE
+    values = torch.arange(GRID, dtype=torch.float64) / GRID
     samples = torch.as_tensor(samples, dtype=torch.float64).view(-1, 2)
 
     def smooth(centres):
@@ -317,31 +317,31 @@ def sample_density(samples, bandwidth):
     return smooth(x).T @ smooth(y) / len(samples)
 
 
-def gaussian(centre, sigma):
+def make_gaussian(centre, sigma):
     """The heatmap that others assume: a Gaussian around (x, y), cut off at the crop."""
-    return sample_density([centre], sigma)
+    return smooth_samples([centre], sigma)
 
 
-def drawn(p, generator, n=SAMPLES):
+def draw_samples(p, generator, n=SAMPLES):
     """n answers (n, 2) drawn from p, as if the model had sampled them, and a bandwidth for them.
 
     The bandwidth is that of Scott's rule, at least one step of the grid.
     """
     at = p.flatten().multinomial(n, replacement=True, generator=generator)
-    samples = torch.stack([at // SIDE, at % SIDE], 1).double() / SIDE
+    samples = torch.stack([at // GRID, at % GRID], 1).double() / GRID
     deviation = float(samples.var(0).mean()) ** 0.5
-    return samples, max(deviation * n ** (-1 / 6), 1 / SIDE)
+    return samples, max(deviation * n ** (-1 / 6), 1 / GRID)
 
 
-def gaussian_nll(centres, truths, sigma):
-    """`nll` of `gaussian` for many at once, (n,).
+def compute_gaussian_nll(centres, truths, sigma):
+    """`compute_nll` of `make_gaussian` for many at once, (n,).
 
     centres, truths: (n, 2), the truths inside the crop; sigma: a number or (n, 1).
     """
     centres = torch.as_tensor(centres, dtype=torch.float64)
     truths = torch.as_tensor(truths, dtype=torch.float64)
     sigma = torch.as_tensor(sigma, dtype=torch.float64)
-    truths = (SIDE * truths + 0.5).floor().clamp(max=SIDE - 1) / SIDE
+    truths = (GRID * truths + 0.5).floor().clamp(max=GRID - 1) / GRID
     # The crop ends half a step of the grid beyond its first and its last value.
     low = torch.special.log_ndtr((-0.0005 - centres) / sigma)
     high = torch.special.log_ndtr((0.9995 - centres) / sigma)
@@ -350,14 +350,14 @@ def gaussian_nll(centres, truths, sigma):
     return (exponent + (sigma * math.tau**0.5).log() + log_inside).sum(1)
 
 
-def best_sigma(centres, truths):
-    """The standard deviation with the least mean `gaussian_nll`, from 0.001 to 10.
+def find_best_sigma(centres, truths):
+    """The standard deviation with the least mean `compute_gaussian_nll`, from 0.001 to 10.
 
     Golden-section search over its logarithm.
     """
 
     def cost(log_sigma):
-        return float(gaussian_nll(centres, truths, math.exp(log_sigma)).mean())
+        return float(compute_gaussian_nll(centres, truths, math.exp(log_sigma)).mean())
 
     low, high = math.log(0.001), math.log(10)
     ratio = (5**0.5 - 1) / 2

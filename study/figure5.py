@@ -1,6 +1,6 @@
 """Figure 5: the density of a keypoint's place beside a Gaussian heatmap, and the numbers with it.
 
-    finding = measure_density(model, image, box, keypoint)
+    finding = make_finding(model, image, box, keypoint)
     draw_density(image, box, keypoint.name, finding.p).save("density.png")
     print("\\n".join(format_finding(finding)))
 
@@ -101,7 +101,7 @@ def to_pixels(places, box):
     return data.to_image(places, data.crop_affine(box, 1), 1).tolist()
 
 
-def measure_density(model, image, box, keypoint, truth=None, **question):
+def make_finding(model, image, box, keypoint, truth=None, **question):
     """The density of one keypoint's place, and what follows from it: a Finding.
 
     model: CapeLLM; image: PIL image; box: x, y, w, h in its pixels; truth: x, y in its pixels,
@@ -110,22 +110,23 @@ def measure_density(model, image, box, keypoint, truth=None, **question):
     pixels, _ = model.look(image, box)
     (greedy,) = model.answer(pixels, [keypoint], **question).coordinates
     found = density.compute_density(model, pixels, keypoint, **question)
-    best, expected = density.best(found.p, 0.05)
-    places = (greedy, density.mode(found.p), density.median(found.p), density.mean(found.p), best)
+    p = found.p
+    best, expected = density.find_best_point(p, 0.05)
+    places = (greedy, density.find_mode(p), density.find_median(p), density.find_mean(p), best)
     numbers = {"keypoint": keypoint.name}
     for name, place in zip(PLACES, to_pixels(places, box), strict=True):
         numbers[name] = place
     numbers["expected PCK@0.05"] = expected
-    numbers["entropy"] = density.entropy(found.p)
+    numbers["entropy"] = density.compute_entropy(p)
     numbers["spread"] = found.spread
     numbers["prefixes"] = found.prefixes
     relative = None
     if truth is not None:
         relative = to_relative(truth, box)
         numbers["truth"] = truth
-        numbers[NLL] = density.nll(found.p, relative)
-        numbers[RIVAL] = float(density.gaussian_nll([greedy], [relative], SIGMA))
-    return Finding(keypoint.name, found.p, relative, numbers)
+        numbers[NLL] = density.compute_nll(p, relative)
+        numbers[RIVAL] = float(density.compute_gaussian_nll([greedy], [relative], SIGMA))
+    return Finding(keypoint.name, p, relative, numbers)
 
 
 def format_finding(finding):
@@ -154,7 +155,7 @@ def draw_density(image, box, name, p, truth=None):
     """Figure 5: the crop under p, and under a Gaussian of fixed variance. Returns an RGB image.
 
     image: PIL image; box: x, y, w, h in its pixels; p: (1000, 1000), see density.py; truth: x, y
-    relative to the crop, shown as a cross. The Gaussian is around the truth where it is known, else
+    relative to the crop, shown as a cross. The Gaussian is around the truth if it is known, else
     around the best answer for PCK@0.05. Each half is coloured from 0 to its own peak, at the
     resolution of two digits, 1% of the crop.
     """
@@ -179,17 +180,17 @@ def draw_density(image, box, name, p, truth=None):
 def choose_panels(p, truth):
     """What the two halves show: the density and the Gaussian."""
     if truth is None:
-        centre, expected = density.best(p, 0.05)
+        centre, expected = density.find_best_point(p, 0.05)
         around = f"the best point for PCK@0.05 (expected: {expected:.0%})"
     else:
         centre = truth
         around = "the truth, the cross"
-    share = density.region(p, 0.9).double().mean()
+    share = density.find_region(p, 0.9).double().mean()
     region = f"90% of the mass lies in {share:.1%} of the crop"
     gaussian = f"sigma {SIGMA:.1%} of the crop, around {around}"
     return (
         Panel("CapeLLM: p(x, y) over its digits", p, region),
-        Panel("Gaussian of fixed variance", density.gaussian(centre, SIGMA), gaussian),
+        Panel("Gaussian of fixed variance", density.make_gaussian(centre, SIGMA), gaussian),
     )
 
 
@@ -205,7 +206,7 @@ def crop_grey(image, box, side):
 
 def paint_heat(photo, mass):
     """The photo (S, S, 1) under the colours of a mass (1000, 1000), clear where there is none."""
-    heat = Image.fromarray(mass.T.float().numpy()).reduce(density.SIDE // 100)
+    heat = Image.fromarray(mass.T.float().numpy()).reduce(density.GRID // 100)
     heat = np.asarray(heat.resize(photo.shape[:2], Image.Resampling.BICUBIC))
     heat = (heat / heat.max()).clip(0)[..., None]
     stops = [stop for stop, _ in HEAT]

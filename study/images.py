@@ -9,7 +9,7 @@ from typing import NamedTuple
 import data
 from study import pairs
 from support.descriptions import describe
-from support.records import key_of
+from support.records import make_key
 
 
 class Images(NamedTuple):
@@ -57,5 +57,5 @@ def choose_images(
         pool = sorted(supports)
     count = min(limit or len(pool), len(pool))
     chosen = [pool[n * len(pool) // count] for n in range(count)]
-    keys = [key_of(instance) for instance in instances]
+    keys = [make_key(instance) for instance in instances]
     return Images(instances, names, described, supports, pool, chosen, keys)

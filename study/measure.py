@@ -1,6 +1,6 @@
 """What eval.py measures of one image: answers, controls, occlusion, densities.
 
-    record = measure(model, instance, keypoints, look, Asking(decoding="top-3"))
+    record = measure_instance(model, instance, keypoints, look, Asking(decoding="top-3"))
     record["PCK@0.20"], record["controls"]["other text"]["PCK@0.20"]
 
 The record of an image holds numbers and texts only, so that it can be written as a line of JSON.
@@ -45,7 +45,7 @@ class Question(NamedTuple):
     how: dict
 
 
-def measure(model, instance, keypoints, look, asking, control=None):
+def measure_instance(model, instance, keypoints, look, asking, control=None):
     """The record of one instance, a dict; None if its image cannot be read.
 
     keypoints: all of its category; look: instance -> pixels (3, S, S) or None; control: a
@@ -148,7 +148,7 @@ def measure_occlusion(model, pixels, question, shares, rng):
     truths = find_truths(question.instance)
     size = pixels.shape[-1]
     for share, mask in controls.draw_covers(question.instance.bbox, size, shares, rng):
-        places, _ = answer_question(model, controls.cover(pixels, mask), question)
+        places, _ = answer_question(model, controls.cover_pixels(pixels, mask), question)
         label = f"{100 * share:g}% covered"
         found[label] = score_places(question, places)
         seen = ~controls.find_covered(mask, truths)
@@ -185,7 +185,7 @@ def find_truths(instance):
     return data.to_crop(labelled, data.crop_affine(instance.bbox, 1), 1)
 
 
-def count_tokens(model, keypoints, category, size):
+def count_chain_tokens(model, keypoints, category, size):
     """The tokens of an image, of all its questions and their answers.
 
     Beyond data.MAX_TOKENS cumulative inference starts anew on the way.

@@ -17,11 +17,11 @@ from support.descriptions import read_mp100
 # mPCK is the mean over these.
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25)
 PCK = [f"PCK@{t:.2f}" for t in THRESHOLDS]
-# Of one image.
+# What is measured of one image.
 METRICS = [*PCK, "mPCK", "AUC", "NME"]
-# Of many images.
+# What is averaged over many images.
 COLUMNS = [*PCK, "mPCK", "mPCK over categories", "AUC", "NME"]
-# Of the bootstrap.
+# How often the bootstrap draws.
 RESAMPLES = 1000
 
 
@@ -41,7 +41,7 @@ def measure_distances(instance, coordinates):
 def score_distances(distances, size):
     """{metric: value} of one image.
 
-    distances: (n,) in pixels, n > 0, of its keypoints from their truths; or (n, 5), where each
+    distances: (n,) in pixels, n > 0, of its keypoints from their truths; or (n, 5), if each
     threshold has answers of its own: AUC and NME are means over the five. size: the longer side of
     the box in pixels. A keypoint counts for PCK@t if its distance is less than t * size.
     AUC: the area under PCK@t for t in (0, 0.25), as a share of the area there is: a keypoint at
@@ -61,7 +61,7 @@ def score_answers(instance, coordinates):
     return score_distances(measure_distances(instance, coordinates), max(instance.bbox[2:]))
 
 
-class Table(NamedTuple):
+class ScoreTable(NamedTuple):
     """Scores of n images. values: (n, len(METRICS)); weight: (n,), how often an image counts;
     category: (n,) ids."""
 
@@ -70,19 +70,19 @@ class Table(NamedTuple):
     category: np.ndarray
 
 
-def tabulate(categories, scores):
+def tabulate_scores(categories, scores):
     values = np.array([[s[metric] for metric in METRICS] for s in scores])
     weight = np.array([s.get("weight", 1) for s in scores], float)
-    return Table(values, weight, np.array(categories))
+    return ScoreTable(values, weight, np.array(categories))
 
 
 def average_scores(categories, scores):
     """{column: mean over images, "categories" and "instances": how many}.
 
-    categories: their ids; scores: {metric: value}, each of one image, and where an image counts
-    more than once "weight".
+    categories: their ids; scores: {metric: value}, each of one image, and "weight" if an
+    image counts more than once.
     """
-    table = tabulate(categories, scores)
+    table = tabulate_scores(categories, scores)
     over_images = np.average(table.values, 0, table.weight)
     _, position = np.unique(table.category, return_inverse=True)
     mpck = table.values[:, METRICS.index("mPCK")]
@@ -119,7 +119,7 @@ def bootstrap(mean, n):
 
 def find_intervals(records):
     """{metric: [low, high]}: 95% confidence intervals of the means over images."""
-    table = tabulate([r["category"] for r in records], records)
+    table = tabulate_scores([r["category"] for r in records], records)
 
     def mean(draw):
         return np.average(table.values[draw], 0, table.weight[draw])

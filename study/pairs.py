@@ -1,8 +1,8 @@
 """Support-query pairs: how earlier methods count images (Table 2).
 
 These methods see a support image with its keypoints, then answer for a query image of the same
-category. Which images are paired is drawn at random, and of a pair the keypoints that both show
-are scored. CapeLLM needs no support: it answers an image once, and `score_pairs` counts the answer
+category. Which images are paired is drawn at random, and a pair is scored by the keypoints that
+both show. CapeLLM needs no support: it answers an image once, and `score_pairs` counts the answer
 for each of its pairs.
 """
 
@@ -19,7 +19,7 @@ from support.coco import find_annotations
 # The two protocols of Table 2.
 QUERY_IMAGES = "only query images"
 PAIRS = "support-query pairs"
-# Of a category, and the queries of an episode, which has one support: as published.
+# Episodes of a category, and queries of an episode, which has one support: as published.
 EPISODES = 200
 QUERIES = 15
 
@@ -27,7 +27,7 @@ QUERIES = 15
 def read_order(folder, split, part, instances):
     """{category: positions of its instances}, in the order in which episodes draw from them.
 
-    instances: of data.read_split. Published is: categories in the order of the annotation file,
+    instances: of data.read_split. As published: categories in the order of the annotation file,
     instances in the order in which they are read. Here they are read image by image, and in an
     image as annotated. Unusable instances are left out before, and categories without others, too.
     """

@@ -1,7 +1,7 @@
 """Evaluations in words: tables in Markdown that a terminal shows well, and a few sentences.
 
-    print(write_report(numbers, way, pool=340))  # of one evaluation: what eval.py prints
-    print(write_average(average), write_comparison(comparison))  # of several, see study.compare
+    print(format_report(numbers, way, pool=340))  # of one evaluation: what eval.py prints
+    print(format_average(average), format_comparison(comparison))  # of several, see study.compare
 
 All numbers come from study.metrics, study.calibration and study.compare: nothing is computed here.
 """
@@ -13,12 +13,12 @@ from study.calibration import GAIN, LEVELS
 from study.metrics import COLUMNS, PCK
 from support import descriptions
 
-# Of the first column of a table.
-WIDTH = 45
+# The width of the first column of a table.
+LABEL_WIDTH = 45
 PAPER = "- paper, default config, MP-100 photographs"
 
 
-def write_table(corner, titles, rows, width=WIDTH):
+def format_table(corner, titles, rows, width=LABEL_WIDTH):
     """A Markdown table of rows (label, cells): texts, aligned right, under these titles.
 
     A row with fewer cells than titles leaves the last columns empty.
@@ -32,7 +32,7 @@ def write_table(corner, titles, rows, width=WIDTH):
     return table
 
 
-def write_scores(rows):
+def format_scores(rows):
     """The table of rows (label, {column: fraction}), in percent; columns may be missing.
 
     "instances" is the number of images behind a row.
@@ -44,7 +44,7 @@ def write_scores(rows):
         for column in COLUMNS:
             cells.append(f"{100 * scores[column]:.1f}" if column in scores else "")
         lines.append((label, cells))
-    return write_table("in percent", titles, lines)
+    return format_table("in percent", titles, lines)
 
 
 def split_intervals(intervals):
@@ -54,7 +54,7 @@ def split_intervals(intervals):
     return [("- 95% interval, from", low), ("- 95% interval, to", high)]
 
 
-def write_report(numbers, way, pool, favoured=()):
+def format_report(numbers, way, pool, favoured=()):
     """What eval.py prints of one evaluation.
 
     numbers: what results.json holds of it; way: its study.paper.Way; pool: how many images there
@@ -73,10 +73,10 @@ def write_report(numbers, way, pool, favoured=()):
         )
     if numbers["limit"] and numbers["limit"] < pool:
         sentences.append("A quick look (--limit), not the result of the whole part.")
-    parts = ["\n".join(sentences) + "\n", write_scores(list_averages(numbers))]
+    parts = ["\n".join(sentences) + "\n", format_scores(list_averages(numbers))]
     if "density" in numbers:
-        parts.append(write_points(numbers["density"]["points"]))
-        parts.append(write_densities(numbers["density"]))
+        parts.append(format_points(numbers["density"]["points"]))
+        parts.append(format_densities(numbers["density"]))
     if favoured:
         parts.append(
             "Not in training: `mean`, from other parts or these images, is favoured on "
@@ -122,16 +122,16 @@ def name_group(name, categories):
     return f"{name} (1 category)" if categories == 1 else f"{name} ({categories} categories)"
 
 
-def write_points(points):
+def format_points(points):
     """The points that follow from densities; points: of study.calibration.average_points."""
     rows = [*points.items(), *split_intervals(points[GAIN]["intervals"])]
     return (
         "Points that follow from densities. PCK-optimal: for each threshold its own; AUC and NME "
-        f"are means over them.\n\n{write_scores(rows)}"
+        f"are means over them.\n\n{format_scores(rows)}"
     )
 
 
-def write_densities(found):
+def format_densities(found):
     """Densities beside Gaussians; found: of study.calibration.compare_with_gaussians.
 
     "prefixes": how many were read for a density, on average.
@@ -147,7 +147,7 @@ def write_densities(found):
         f"these truths best. {found['spread']:.1%} of the mass is known by blocks only.\n\n"
     )
     titles = [f"{'NLL':>8}", f"{'entropy':>8}", *(f"{f'in {100 * q:.0f}%':>8}" for q in LEVELS)]
-    return text + write_table("nats; percent", titles, list_densities(found)) + f"\n{cost}"
+    return text + format_table("nats; percent", titles, list_densities(found)) + f"\n{cost}"
 
 
 def list_densities(found):
@@ -174,7 +174,7 @@ def format_nats(nll, entropy, holds):
     return [f"{nll:.2f}", f"{entropy:.2f}", *(f"{100 * holds[q]:.1f}" for q in LEVELS)]
 
 
-def write_average(average):
+def format_average(average):
     """The table of a study.compare.Average: splits, and their mean."""
     how, numbers = average.how, average.numbers
     words = [how["data"], f"{how['part']} part", how["protocol"], how["decoding"]]
@@ -189,10 +189,10 @@ def write_average(average):
         rows.append((label, scores))
         if scores["paper"]:
             rows.append((PAPER, scores["paper"]))
-    return f"{text}\n{write_scores(rows)}"
+    return f"{text}\n{format_scores(rows)}"
 
 
-def write_comparison(comparison):
+def format_comparison(comparison):
     """The table of a study.compare.Comparison."""
     how = comparison.how
     text = (
@@ -220,7 +220,7 @@ def write_comparison(comparison):
             cells.append(format_interval((low, high)))
         rows.append((label, cells))
     width = max(len(label) for label in ("in percent", *comparison.numbers))
-    return text + write_table("in percent", titles, rows, width)
+    return text + format_table("in percent", titles, rows, width)
 
 
 def format_interval(interval):

@@ -12,7 +12,7 @@ from data import IGNORE
 from decode import grow_tree
 
 
-class Read(NamedTuple):
+class ReadTokens(NamedTuple):
     """Hidden states (B, T, D), and of every branch's token, in order, its image and place (n,)."""
 
     hidden: torch.Tensor
@@ -20,7 +20,7 @@ class Read(NamedTuple):
     place: torch.Tensor
 
 
-def read_branches(model, V, branches) -> Read:
+def read_branches(model, V, branches) -> ReadTokens:
     """Read whole trees at once. V (B, N, D): image tokens; branches: token ids, for each image."""
     trunk = 1 + V.shape[1]
     lengths = [[len(ids) for ids in tree] for tree in branches]
@@ -39,13 +39,13 @@ def read_branches(model, V, branches) -> Read:
         mask[i, 0, trunk:end, :end], positions[i, trunk:end] = grow_tree(rows, lengths[i])
         image += [i] * len(tokens)
         place += range(trunk, end)
-    # Where every tree is a chain, the causal kernel needs no mask.
+    # If every tree is a chain, the causal kernel needs no mask.
     chains = all(len(tree) == 1 for tree in branches)
     mask = None if chains else mask.to(model.device)
     x = model.sequence(V, ids.to(model.device))
     hidden = model.llm(x, positions.to(model.device), mask)
     image, place = (torch.tensor(v, device=model.device) for v in (image, place))
-    return Read(hidden, image, place)
+    return ReadTokens(hidden, image, place)
 
 
 def compute_loss(model, pixels, branches):

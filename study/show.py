@@ -18,14 +18,14 @@ from support import launch
 from support.descriptions import DESCRIPTIONS, read_descriptions, read_mp100
 from support.tokenizer import Tokenizer
 
-PLACES = ((0.123, 0.456), (0.323, 0.456))
+EXAMPLE_POINTS = ((0.123, 0.456), (0.323, 0.456))
 # With this seed `random` replaces the description of one of two keypoints.
 SEED = 1
 
 
 def show_conversation(tokenizer, keypoints, instruction, category):
     """The text of a conversation about the first two keypoints."""
-    rounds = list(zip(keypoints, PLACES, strict=False))
+    rounds = list(zip(keypoints, EXAMPLE_POINTS, strict=False))
     codec, rng, visible = Codec(tokenizer), random.Random(SEED), keypoints[:2]
     ids, labels, _ = write_conversation(
         tokenizer, codec, rounds, instruction, category, keypoints, visible, rng

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 ALL = slice(None)
-BLOCK = 128  # rows of a mask that attend together on a CPU
+BLOCK_ROWS = 128  # rows of a mask that attend together on a CPU
 
 
 class MaskBlock(NamedTuple):
@@ -39,8 +39,8 @@ def split_mask(mask):
     if mask is None or mask.device.type != "cpu":
         return [MaskBlock(ALL, ALL, mask)]
     blocks = []
-    for start in range(0, mask.shape[-2], BLOCK):
-        rows = slice(start, start + BLOCK)
+    for start in range(0, mask.shape[-2], BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
         part = mask[..., rows, :]
         seen = part.flatten(0, -2).any(0)
         columns = ALL if seen.all() else seen.nonzero()[:, 0]

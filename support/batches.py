@@ -14,13 +14,13 @@ that a pass needs little padding; `d` has 60 tokens, `b` has 10:
     >>> passes = fill_passes(groups, sizes=[1, 1, 2, 2])
     >>> passes
     [['d'], ['f'], ['a', 'c'], ['e', 'b']]
-    >>> deal(passes, rank=0, world=2)                           # dealt there ...
+    >>> deal_passes(passes, rank=0, world=2)                    # dealt there ...
     [['d'], ['e', 'b']]
-    >>> deal(passes, rank=1, world=2)                           # ... and back: an equal load
+    >>> deal_passes(passes, rank=1, world=2)                    # ... and back: an equal load
     [['f'], ['a', 'c']]
 
 With --share-image, pairs of one view (an image and its augmentation) are a group and stay together
-where they fit, so that a pass computes their image once. Here `d` and `b` are of one view, `f` and
+if they fit, so that a pass computes their image once. Here `d` and `b` are of one view, `f` and
 `a` of another:
 
     >>> fill_passes([["f", "a"], ["d", "b"], ["c"], ["e"]], sizes=[1, 1, 2, 2])
@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import torch
 
-from support.launch import some
+from support.launch import list_first
 from support.parallel import gather_lists
 from support.signals import ignore_signals
 
@@ -52,7 +52,7 @@ class Division(NamedTuple):
     def list_own_sizes(self):
         """Pairs in each pass of this process; an empty pass has 0."""
         sizes = list_pass_sizes(self.batch, self.world, self.micro_batch)
-        return deal(sizes, self.rank, self.world)
+        return deal_passes(sizes, self.rank, self.world)
 
 
 class Place(NamedTuple):
@@ -66,7 +66,7 @@ class Pass(NamedTuple):
     """What goes through the model at once."""
 
     pixels: torch.Tensor  # (B, 3, S, S)
-    conversations: list  # one an image or, where images are shared, a list of them an image
+    conversations: list  # one an image or, if images are shared, a list of them an image
     tokens: int  # of all conversations
 
 
@@ -100,14 +100,14 @@ class Stream(torch.utils.data.Dataset):
 def list_pass_sizes(batch, world, micro_batch):
     """Pairs in each pass of a step, of all processes.
 
-    Each process has as many passes, as even in size as can be. Where processes outnumber pairs,
+    Each process has as many passes, as even in size as can be. If processes outnumber pairs,
     some passes are empty.
     """
     passes = world * math.ceil(batch / (world * micro_batch))
     return [(batch + i) // passes for i in range(passes)]
 
 
-def deal(passes, rank, world):
+def deal_passes(passes, rank, world):
     """The passes of one process, dealt in turn, there and back.
 
     Sorted by length they are an equal load, and at any one time all processes compute passes of
@@ -124,7 +124,7 @@ def deal(passes, rank, world):
 def fill_passes(groups, sizes):
     """Fill passes of these sizes with the pairs of the groups, in the order given.
 
-    A pass takes the first group that fits whole into the room left. Only where none does, it takes
+    A pass takes the first group that fits whole into the room left. Only if none does, it takes
     what fits of the first group; the rest of that group stays first in line.
     """
     waiting, passes = list(groups), []
@@ -165,11 +165,11 @@ def plan_passes(pairs, division, step):
     while True:
         groups = group_by_view(stream, islice(places, division.batch))
         shortest = groups[-1][-1]
-        for own in deal(fill_passes(groups, sizes), division.rank, division.world):
+        for own in deal_passes(fill_passes(groups, sizes), division.rank, division.world):
             yield own or [shortest]
 
 
-def collate(pairs):
+def collate_pairs(pairs):
     """A Pass of pairs, each an image and its conversation."""
     pixels = torch.stack([pair.pixels for pair in pairs])
     conversations = [pair.conversation for pair in pairs]
@@ -186,12 +186,12 @@ def collate_views(pairs):
     return Pass(torch.stack([*pixels.values()]), [*branches.values()], tokens)
 
 
-def refuse(step, measured, pairs, division):
-    """End a run whose loss or gradient is not finite, before its weights are not.
+def end_run(step, measured, pairs, division):
+    """End a run whose loss or gradient is not finite, before it spoils the weights.
 
-    One process says it, and names samples: of the passes, in all processes, whose losses are not
-    finite; where only the gradient is not, of all passes. measured: a step's loss, gradient, and
-    losses, one a pass of this process.
+    One process reports it and names samples: those of the passes, of all processes, whose losses
+    are not finite; if only the gradient is not, those of all passes. measured: a step's loss,
+    gradient, and losses, one for each pass of this process.
     """
     what = f"loss is {measured.loss}"
     chosen = [not math.isfinite(loss) for loss in measured.losses]
@@ -207,10 +207,11 @@ def refuse(step, measured, pairs, division):
     names = gather_lists(names, division.world)
     if division.rank > 0:
         sys.exit(2)
-    distinct = list(dict.fromkeys(names))
-    raise ValueError(f"the {what} at step {step + 1}, from {some(distinct)}: look at these, or "
-                     "continue with a lower --lr from the last checkpoint in another --out with "
-                     "--init")
+    samples = list_first(list(dict.fromkeys(names)))
+    raise ValueError(
+        f"the {what} at step {step + 1}, from {samples}: look at these, or continue with a lower "
+        "--lr from the last checkpoint in another --out with --init"
+    )
 
 
 def name_sample(pairs, i):
@@ -240,7 +241,7 @@ def load_passes(pairs, division, step, share_image, workers, device):
     loader = torch.utils.data.DataLoader(
         Stream(pairs),
         batch_sampler=plan_passes(pairs, division, step),
-        collate_fn=collate_views if share_image else collate,
+        collate_fn=collate_views if share_image else collate_pairs,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=prepare_worker,

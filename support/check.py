@@ -17,17 +17,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from support import photos
-from support.coco import Instance, find_annotations, read_coco
+from support.coco import PARTS, Instance, find_annotations, read_coco
 from support.descriptions import DESCRIPTIONS, describe
-from support.launch import some
+from support.launch import list_first
 from support.pictures import draw_contact_sheet
 
-# Marks that end a file, or nearly.
+# Marks near the end of a whole file.
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 OF_IMAGES = ("missing", "unreadable", "other size")
 OF_ANNOTATIONS = ("empty box", "no keypoint", "keypoint outside")
-COLUMNS = ("instances", "usable", *OF_IMAGES, *OF_ANNOTATIONS)
-PARTS = ("train", "val", "test")
+COUNTED = ("instances", "usable", *OF_IMAGES, *OF_ANNOTATIONS)
 
 
 class Fault(NamedTuple):
@@ -38,7 +37,7 @@ class Fault(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """Instances that can be used, and the table of `write_table`."""
+    """Instances that can be used, and the table of `format_counts`."""
 
     instances: list
     table: str
@@ -68,8 +67,8 @@ def check_images(instances, skip_missing=False) -> Checked:
     printing the table, unless skip_missing leaves them out.
     """
     faults = find_faults(instances)
-    table = write_table(instances, faults)
-    complaint = write_complaint(faults)
+    table = format_counts(instances, faults)
+    complaint = format_complaint(faults)
     if complaint and not skip_missing:
         if int(os.environ.get("RANK", 0)) == 0:
             print(table)
@@ -80,7 +79,7 @@ def check_images(instances, skip_missing=False) -> Checked:
 
 
 def find_faults(instances):
-    """{image: Fault, or None where it is as annotated}."""
+    """{image: Fault, or None if it is as annotated}."""
     files = {i.image: i.size for i in instances}
     quiet = int(os.environ.get("RANK", 0)) > 0
     with ThreadPool(16) as pool, warnings.catch_warnings(action="ignore"):
@@ -146,7 +145,7 @@ def list_columns(instance, faults):
     return columns
 
 
-def write_table(instances, faults):
+def format_counts(instances, faults):
     """A Markdown table that counts instances: all, and each category with a problem.
 
     Below it stand the annotations at fault and the factors of scaled images.
@@ -165,28 +164,28 @@ def write_table(instances, faults):
         fault = faults[i.image]
         if fault and fault.problem == "scaled":
             scaled[category][fault.text] += 1
-    lines = [f"| {'':30} | {' | '.join(COLUMNS)} |"]
-    lines.append(f"|{'-' * 32}|" + "".join("-" * len(c) + "-:|" for c in COLUMNS))
+    lines = [f"| {'':30} | {' | '.join(COUNTED)} |"]
+    lines.append(f"|{'-' * 32}|" + "".join("-" * len(c) + "-:|" for c in COUNTED))
     for row, numbers in counts.items():
-        if row == "all" or any(numbers[problem] for problem in COLUMNS[2:]):
-            cells = [f"{numbers[column]:{len(column)}}" for column in COLUMNS]
+        if row == "all" or any(numbers[problem] for problem in COUNTED[2:]):
+            cells = [f"{numbers[column]:{len(column)}}" for column in COUNTED]
             lines.append(f"| {row:30} | {' | '.join(cells)} |")
     for column in OF_ANNOTATIONS:
         if at_fault[column]:
-            lines.append(f"{column}: annotations {some(at_fault[column])}")
+            lines.append(f"{column}: annotations {list_first(at_fault[column])}")
     for row, factors in scaled.items():
         shown = ", ".join(f"{factor} ({n})" for factor, n in factors.most_common(5))
         lines.append(f"{row}: stored images are the annotated ones {shown}; annotations follow")
     return "\n".join(lines)
 
 
-def write_complaint(faults):
+def format_complaint(faults):
     """What is wrong with the images, in one line, or ""."""
     parts = []
     for problem in OF_IMAGES:
         texts = [fault.text for fault in faults.values() if fault and fault.problem == problem]
         if texts:
-            parts.append(f"{len(texts)} of {len(faults)} images {problem}: {some(texts)}")
+            parts.append(f"{len(texts)} of {len(faults)} images {problem}: {list_first(texts)}")
     return "; ".join(parts)
 
 
@@ -215,7 +214,7 @@ def main(load_crop):
     for part in list_parts(a.check, a.split):
         instances, _ = read_folders([a.check], a.split, part, a.descriptions)
         found = find_faults(instances)
-        print(f"{part}\n{write_table(instances, found)}\n")
+        print(f"{part}\n{format_counts(instances, found)}\n")
         good = [i for i in instances if can_be_used(i, found)]
         if not good:
             path = find_annotations(a.check, a.split, part)
@@ -226,7 +225,7 @@ def main(load_crop):
         a.out.parent.mkdir(parents=True, exist_ok=True)
         draw_contact_sheet(usable, load_crop).save(a.out)
         print(f"one image of each category: {a.out}")
-    complaint = write_complaint(faults)
+    complaint = format_complaint(faults)
     if complaint:
         wrong.insert(0, complaint)
     if wrong:
@@ -234,7 +233,7 @@ def main(load_crop):
 
 
 def list_parts(folder, split):
-    """The parts that a data folder holds annotations of; FileNotFoundError where there are none."""
+    """The parts that a data folder holds annotations of; FileNotFoundError if there are none."""
     parts = []
     for part in PARTS:
         try:

@@ -5,7 +5,6 @@ resuming needs, beside it. Only rank 0 writes. Nothing is half-written: a file o
 beside its name and then renamed.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ KEEP = 3  # newest checkpoints; the best is kept beside them
 
 @contextmanager
 def explain_unwritten(path):
-    """OSError naming the path and the remedy, where writing it fails in this block."""
+    """OSError naming the path and the remedy, if writing it fails in this block."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -133,34 +132,6 @@ def read_newest_state(out, settings):
     return found[-1], read_state(found[-1], settings)
 
 
-def compute_fingerprint(parts):
-    """A short text that differs when one of the parts does: bytes, or anything that has a text."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else str(part).encode())
-    return digest.hexdigest()[:12]
-
-
-def fingerprint_weights(folders):
-    """Of model folders: the names and sizes of their files, and the first MiB of each."""
-    parts = []
-    for folder in folders:
-        for path in sorted(Path(folder).iterdir()):
-            if path.suffix in (".json", ".safetensors", ".model"):
-                with open(path, "rb") as file:
-                    parts += [path.name, path.stat().st_size, file.read(2**20)]
-    return compute_fingerprint(parts)
-
-
-def fingerprint_instances(instances):
-    """Of annotations and of the sizes of their image files."""
-    parts = []
-    for i in instances:
-        size = i.image.stat().st_size
-        parts += [i.id, i.image.name, i.category, i.bbox, i.keypoints.tobytes(), size]
-    return compute_fingerprint(parts)
-
-
 def read_log(out):
     """The lines of log.jsonl, {"step": ...}; a line that a crash cut short is left out."""
     file, records = Path(out) / "log.jsonl", []
@@ -185,7 +156,7 @@ def describe_step(step, lr, measured, batch, began):
     """A line of log.jsonl about a step of `batch` pairs that began at a time.
 
     measured: its loss, digits, tokens and the seconds waited. waiting: the share of the time that
-    went by until images were loaded.
+    was spent waiting for images.
     """
     seconds = time.time() - began
     return {

@@ -1,4 +1,4 @@
-"""COCO keypoint annotations, each checked and named where it cannot be used."""
+"""COCO keypoint annotations, each checked, and named if it cannot be used."""
 
 import json
 import unicodedata
@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from support.launch import some
+from support.launch import list_first
+
+PARTS = ("train", "val", "test")
 
 
 class Instance(NamedTuple):
@@ -16,11 +18,11 @@ class Instance(NamedTuple):
     id: int
     image: Path
     category: int
-    keypoints: np.ndarray  # (K, 3): x, y in pixels of the image, and v > 0 where labelled
+    keypoints: np.ndarray  # (K, 3): x, y in pixels of the image, and v > 0 if labelled
     bbox: tuple  # x, y, w, h in pixels, clipped to the image
     size: tuple = ()  # the image's width and height as annotated
     name: str = ""  # of the category
-    labels: tuple = ()  # the keypoints' names in the annotations, where given
+    labels: tuple = ()  # the keypoints' names in the annotations, if given
 
     @property
     def usable(self):
@@ -31,7 +33,7 @@ class Instance(NamedTuple):
 def find_annotations(folder, split=1, part="train"):
     """annotations/mp100_split{split}_{part}.json, or one's own annotations/{part}.json.
 
-    FileNotFoundError where neither is there.
+    FileNotFoundError if neither is there.
     """
     annotations = Path(folder) / "annotations"
     path = annotations / f"mp100_split{split}_{part}.json"
@@ -41,7 +43,7 @@ def find_annotations(folder, split=1, part="train"):
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: a data folder holds images/ and annotations/{path.name}, "
-            f"or annotations/{part}.json where the data is not MP-100's"
+            f"or annotations/{part}.json if the data is not MP-100's"
         )
     return path
 
@@ -91,7 +93,7 @@ def read_coco(path, folder) -> list[Instance]:
 
 
 def read_category(category):
-    """Its name, and the names of its keypoints, where the file has them."""
+    """Its name, and the names of its keypoints, if the file has them."""
     id, name = category["id"], category["name"]
     if not isinstance(name, str) or list_control_characters(f"{id} {name}"):
         raise ValueError(f"{name!r} names category {id!r}")
@@ -121,7 +123,7 @@ def read_instance(annotation, categories, images, folder):
     name, labels = categories[category]
     found = list_control_characters(f"{id} {image['file_name']}")
     if found:
-        raise ValueError(f"control characters in its id or its image's name: {some(found)}")
+        raise ValueError(f"control characters in its id or its image's name: {list_first(found)}")
     box = np.asarray(annotation["bbox"])
     points = np.asarray(annotation["keypoints"])
     if box.dtype.kind not in "iuf" or points.dtype.kind not in "iuf":

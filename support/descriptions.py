@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from support.coco import list_control_characters
-from support.launch import some
+from support.launch import list_first
 
 DESCRIPTIONS = Path(__file__).parent.parent / "descriptions"
 
@@ -43,7 +43,7 @@ def read_descriptions(path) -> list[Keypoint]:
             raise ValueError(f"{place}: expected 'name: description', found {line[:60]!r}")
         found = list_control_characters(line)
         if found:
-            raise ValueError(f"{place}: control characters ({some(found)}); keep plain text")
+            raise ValueError(f"{place}: control characters ({list_first(found)}); keep plain text")
         first = lines.setdefault(simplify_name(name), number)
         if first != number:
             raise ValueError(f"{place}: {name!r} stands on line {first} already; names must differ")
@@ -67,7 +67,7 @@ def read_mp100():
 def describe(instances, names, folder=DESCRIPTIONS):
     """{category id: list[Keypoint]}, each from `<definition or category name>.txt`.
 
-    Raises FileNotFoundError or ValueError where a file is missing or does not fit the annotations.
+    Raises FileNotFoundError or ValueError if a file is missing or does not fit the annotations.
     """
     # Two MP-100 categories share the name `face`: id and name together find the definition.
     definitions = {(c["id"], c["name"]): c["definition"] for c in read_mp100()["categories"]}
@@ -78,7 +78,7 @@ def describe(instances, names, folder=DESCRIPTIONS):
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise FileNotFoundError(
-            f"{some(missing)} {verb} missing: a category needs a description file of its "
+            f"{list_first(missing)} {verb} missing: a category needs a description file of its "
             "definition's or its own name, with one 'name: description' line a keypoint"
         )
     described = {id: read_descriptions(path) for id, path in paths.items()}
@@ -96,7 +96,7 @@ def describe(instances, names, folder=DESCRIPTIONS):
 
 
 def compare_names(path, keypoints, instance):
-    """ValueError where a file names other keypoints than the annotations, or in another order.
+    """ValueError if a file names other keypoints than the annotations, or in another order.
 
     Case and underscores do not count. Annotations that name none, or number them, say nothing.
     """

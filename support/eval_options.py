@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from study.instructions import INSTRUCTIONS
+from support.coco import PARTS
 from support.descriptions import DESCRIPTIONS
 
 
@@ -15,7 +16,7 @@ def read_options(description, decodings):
     add("--data", metavar="FOLDER", help="annotations/ and images/ in MP-100's layout")
     add("--split", type=int, default=1, choices=range(1, 6),
         help="MP-100 split: the one the model was trained on (default: %(default)s)")
-    add("--part", default="test", choices=["train", "val", "test"], help="default: %(default)s")
+    add("--part", default="test", choices=PARTS, help="default: %(default)s")
     add("--limit", type=int, metavar="N", help="a quick look: N images spread over the part")
     add("--pairs", action="store_true",
         help="count images as support-query pairs do (Table 2), not each once")

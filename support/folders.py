@@ -37,7 +37,7 @@ def is_saved(name, config):
     return name.startswith(added) or name.endswith((".lora_A", ".lora_B", ".new_row"))
 
 
-def read_folder(folder) -> CapeLLMConfig:
+def read_model_config(folder) -> CapeLLMConfig:
     """The configuration in a model folder, with the backbones' folders found.
 
     FileNotFoundError or ValueError name the file.

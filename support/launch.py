@@ -28,7 +28,7 @@ def setup():
         torch.cuda.set_device(device)
     if world > 1:
         backend = "nccl" if device.type == "cuda" else "gloo"
-        # Long: who is done first waits for the others, and where one fails torchrun ends all.
+        # Long: a process that is done waits for the others, and if one fails torchrun ends all.
         torch.distributed.init_process_group(backend, timeout=timedelta(days=7))
     return Process(rank, world, device)
 
@@ -77,7 +77,7 @@ def read_exit_code(end):
     return 1
 
 
-def some(texts):
+def list_first(texts):
     """The first few of some texts, for a message."""
     shown = ", ".join(texts[:SHOWN])
     if len(texts) > SHOWN:

@@ -24,7 +24,7 @@ class Loss(torch.nn.Module):
         self.model, self.share_image = model, share_image
 
     def forward(self, pixels, conversations):
-        """conversations: one an image, or, where images are shared, a list of them an image."""
+        """conversations: one an image, or, if images are shared, a list of them an image."""
         # A language model trained in whole is fp32; a GPU multiplies it in bf16 all the same.
         device = self.model.device.type
         use_bf16 = device == "cuda" and "llm" in self.model.config.whole
@@ -39,14 +39,14 @@ class Distributed(NamedTuple):
     synchronise: Callable  # of a bool
 
 
-def distribute(model, share_image, fsdp, device, world):
+def distribute_model(model, share_image, fsdp, device, world):
     """The module to call for a loss, and `synchronise`.
 
     synchronise(False): the next backward pass keeps its gradients to this process.
     """
     loss = Loss(model, share_image)
     if fsdp:
-        shard(model, device, world)
+        shard_model(model, device, world)
         if "llm" in model.config.whole:
             # Gradients are as large as the model: they are added to shards in each pass.
             return Distributed(loss, do_nothing)
@@ -72,7 +72,7 @@ def do_nothing(_):
     pass
 
 
-def shard(model, device, world):
+def shard_model(model, device, world):
     """Move the model to the device, layer by layer, and keep this process's shard of each layer."""
     mesh = dist.device_mesh.init_device_mesh(device.type, (world,))
     for layer in list_layers(model):

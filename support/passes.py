@@ -7,7 +7,7 @@ import torch
 
 # Questions in one pass: each pass reads all weights, but attention grows with the square.
 BRANCHES = 32
-# Answers that one pass decides on, where questions repeat.
+# Answers that one pass decides on, if questions repeat.
 ANSWERS = 128
 
 
@@ -43,7 +43,7 @@ def count_round(codec, question):
 def count_room(codec, questions, chain, candidates):
     """How many tokens the cache must hold behind the trunk at once.
 
-    chain: how many a chain of all rounds may have, 0 where there is none; candidates: how many
+    chain: how many a chain of all rounds may have, 0 if there is none; candidates: how many
     digits are tried behind an answer.
     """
     distinct = sorted({tuple(question) for question in questions}, key=len)

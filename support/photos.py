@@ -5,8 +5,12 @@ import warnings
 from contextlib import contextmanager
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 
+# DINOv2 expects pixels in [0, 1] minus this mean, divided by this deviation.
+PIXEL_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+PIXEL_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 # What Pillow raises at a damaged file.
 DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error,
@@ -63,8 +67,8 @@ def spread_over_bytes(image):
 def open_annotated(instance):
     """The image of an Instance, open, as it is stored.
 
-    Raises FileNotFoundError or ValueError naming the file and the annotation, also where its size
-    is not the annotated one times some factor, and where it proves damaged while it is read.
+    Raises FileNotFoundError or ValueError naming the file and the annotation, also if its size is
+    not the annotated one times some factor, and if it proves damaged while it is read.
     """
     try:
         with Image.open(instance.image) as image:
@@ -84,8 +88,8 @@ def open_annotated(instance):
     raise ValueError(f"{instance.image} is {fault}")
 
 
-def draft(image, scale):
-    """Decode an open JPEG smaller, yet not below this scale; return by what it was divided."""
+def draft_jpeg(image, scale):
+    """Decode an open JPEG at a reduced size, not below this scale; return the divisor."""
     full = max(image.size)
     wanted = [max(1, int(side * scale)) for side in image.size]
     image.draft("RGB", tuple(wanted))
@@ -94,9 +98,9 @@ def draft(image, scale):
 
 
 def find_factor(stored, annotated):
-    """By what the stored (width, height) is larger than the annotated one.
+    """How many times larger the stored (width, height) is than the annotated one.
 
-    None where that is not the same both ways, but for rounding to pixels. Without an annotated
+    None if the factor is not the same both ways, up to rounding to pixels. Without an annotated
     size the factor is 1.
     """
     if not annotated or tuple(stored) == tuple(annotated):
@@ -120,7 +124,7 @@ def hint_at_rotation(image, annotated):
 
 
 def describe_other_size(image, annotated):
-    """What is wrong with the size of an image, "" where its annotations fit or can be scaled."""
+    """What is wrong with the size of an image, "" if its annotations fit or can be scaled."""
     if find_factor(image.size, annotated):
         return ""
     hint = hint_at_rotation(image, annotated) or ": correct the annotation or the image"

@@ -10,8 +10,9 @@ from colorsys import hsv_to_rgb
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
+
+from support.photos import PIXEL_MEAN, PIXEL_STD
 
 # Pillow's lines and discs have hard edges: all is drawn so many times larger, then averaged.
 SMOOTH = 2
@@ -24,18 +25,14 @@ NAMED = 20
 # The sheet of an evaluation, in pixels: the side of a tile, the space between tiles, the heights
 # of its key, of a row's title and of what is written below a tile; and how many tiles make a row.
 TILE, GAP, KEY, TITLE, CAPTION = 272, 14, 34, 30, 58
-SHOWN = 4
-TRUTH, ANSWER = (50, 150, 255), (255, 140, 0)
-
-# What data.crop normalises pixels with, (3, 1, 1).
-MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+TILES_IN_ROW = 4
+TRUTH_COLOUR, ANSWER_COLOUR = (50, 150, 255), (255, 140, 0)
 
 # The contact sheet: the height of the line above a tile, and a tile's side, in pixels.
 LINE, THUMB = 14, 160
 
 
-# ------------------------------------------------------------------ a photo with its keypoints
+# A photo with its keypoints.
 
 
 class Style(NamedTuple):
@@ -156,13 +153,13 @@ def place_labels(points, sizes, canvas, radius):
         centres = point + directions * (distances + size / 2)
         options = np.concatenate([centres - size / 2, centres + size / 2], 1)  # (144, 4)
         outside = np.maximum(-options[:, :2], 0) + np.maximum(options[:, 2:] - canvas, 0)
-        hidden = overlap(options, taken).sum(1)
+        hidden = measure_overlap(options, taken).sum(1)
         cost = rings + 4 * hidden / radius**2 + 10 * outside.sum(1) / radius
         taken = np.concatenate([taken, options[cost.argmin(), None]])
     return taken[len(points) :]
 
 
-def overlap(a, b):
+def measure_overlap(a, b):
     """The areas that rectangles a (A, 4) and b (B, 4) have in common: (A, B)."""
     low = np.maximum(a[:, None, :2], b[:, :2])
     high = np.minimum(a[:, None, 2:], b[:, 2:])
@@ -195,7 +192,7 @@ def add_legend(picture, names, colours, unit):
     return page
 
 
-# ------------------------------------------------------------------ sheets of many images
+# Sheets of many images.
 
 
 class Sheet(NamedTuple):
@@ -208,7 +205,7 @@ class Sheet(NamedTuple):
 def draw_sheet(measured, load_crop):
     """The best, median and worst of an evaluation's images, truth joined to answer (Figure 3).
 
-    measured: a list of (Instance, record), where a record holds "NME", "PCK@0.20" and
+    measured: a list of (Instance, record); a record holds "NME", "PCK@0.20" and
     "predictions": {name: (x, y) in pixels} of the labelled keypoints, in order; load_crop:
     data.load_crop. An image that cannot be read leaves its tile empty. Returns a Sheet.
     """
@@ -222,7 +219,7 @@ def draw_sheet(measured, load_crop):
     faults = []
     for row, (title, shown) in enumerate(rows.items()):
         top = KEY + row * (TITLE + TILE + CAPTION)
-        write_text(pen, GAP, top + 14, title, 18)
+        draw_text(pen, GAP, top + 14, title, 18)
         for column, (instance, record) in enumerate(shown):
             left = GAP + column * (TILE + GAP)
             try:
@@ -232,16 +229,16 @@ def draw_sheet(measured, load_crop):
                 continue
             page.paste(tile, (SMOOTH * left, SMOOTH * (top + TITLE)))
             score = f"error {record['NME']:.3f}, PCK@0.20 {100 * record['PCK@0.20']:.0f}%"
-            write_text(pen, left, top + TITLE + TILE + 12, instance.name)
-            write_text(pen, left, top + TITLE + TILE + 30, score)
+            draw_text(pen, left, top + TITLE + TILE + 12, instance.name)
+            draw_text(pen, left, top + TITLE + TILE + 30, score)
     return Sheet(page.reduce(SMOOTH), faults)
 
 
 def choose_rows(measured):
-    """{"best": those of least error, "median": ..., "worst": ...}, up to SHOWN of each."""
+    """{"best": those of least error, "median": ..., "worst": ...}, up to TILES_IN_ROW of each."""
     ranked = sorted(measured, key=get_error)
     # From three images on, none is shown twice.
-    count = max(1, min(SHOWN, len(ranked) // 3))
+    count = max(1, min(TILES_IN_ROW, len(ranked) // 3))
     middle = (len(ranked) - count) // 2
     return {
         "best": ranked[:count],
@@ -255,7 +252,7 @@ def get_error(pair):
     return pair[1]["NME"]
 
 
-def write_text(pen, x, y, text, size=13, anchor="lm"):
+def draw_text(pen, x, y, text, size=13, anchor="lm"):
     """A line of text on a sheet, at a place and in a size of its final pixels."""
     font = ImageFont.load_default(SMOOTH * size)
     pen.text((SMOOTH * x, SMOOTH * y), text, "black", font, anchor)
@@ -263,11 +260,11 @@ def write_text(pen, x, y, text, size=13, anchor="lm"):
 
 def draw_key(pen, width):
     """What the colours of a sheet mean, and its errors."""
-    for x, colour, text in ((GAP, TRUTH, "truth"), (GAP + 70, ANSWER, "answer")):
+    for x, colour, text in ((GAP, TRUTH_COLOUR, "truth"), (GAP + 70, ANSWER_COLOUR, "answer")):
         pen.circle((SMOOTH * (x + 6), SMOOTH * 18), SMOOTH * 6, colour)
-        write_text(pen, x + 17, 18, text)
+        draw_text(pen, x + 17, 18, text)
     error = "error: mean distance / longer side of the box"
-    write_text(pen, width - GAP, 18, error, anchor="rm")
+    draw_text(pen, width - GAP, 18, error, anchor="rm")
 
 
 def draw_tile(instance, record, load_crop):
@@ -279,7 +276,7 @@ def draw_tile(instance, record, load_crop):
     labelled = np.ones((len(both), 1))
     instance = instance._replace(keypoints=np.concatenate([both, labelled], 1))
     pixels, points = load_crop(instance, SMOOTH * TILE, 1.1)
-    tile = to_image(pixels)
+    tile = make_picture(pixels)
     both = SMOOTH * TILE * points[:, :2]
     truths, answers = both[: len(truths)].tolist(), both[len(truths) :].tolist()
     pen = ImageDraw.Draw(tile)
@@ -287,16 +284,16 @@ def draw_tile(instance, record, load_crop):
         for truth, answer in zip(truths, answers, strict=True):
             pen.line([*truth, *answer], colour, SMOOTH * width)
     radius = 4 if len(truths) <= NAMED else 2.5
-    for points, colour in ((truths, TRUTH), (answers, ANSWER)):
+    for points, colour in ((truths, TRUTH_COLOUR), (answers, ANSWER_COLOUR)):
         for point in points:
             pen.circle(point, SMOOTH * (radius + 1), "black")
             pen.circle(point, SMOOTH * radius, colour)
     return tile
 
 
-def to_image(pixels):
+def make_picture(pixels):
     """Pixels (3, H, W), normalised as DINOv2 expects them, as a PIL image."""
-    colours = (255 * (pixels * STD + MEAN)).round().clamp(0, 255).byte()
+    colours = (255 * (pixels * PIXEL_STD + PIXEL_MEAN)).round().clamp(0, 255).byte()
     return Image.fromarray(colours.permute(1, 2, 0).numpy())
 
 
@@ -318,7 +315,7 @@ def draw_contact_sheet(instances, load_crop):
         title = f"{category} {first[category].name}"
         pen.text((left + 2, top + 1), title[: THUMB // 6], "black")
         pixels, points = load_crop(first[category], THUMB)
-        tile = to_image(pixels)
+        tile = make_picture(pixels)
         tile_pen = ImageDraw.Draw(tile)
         for x, y in THUMB * points[points[:, 2] > 0, :2]:
             tile_pen.ellipse((x - 2, y - 2, x + 2, y + 2), "red", "white")

@@ -2,56 +2,32 @@
 
 A record is what was measured of one image, a dict. Every process writes its records, one JSON line
 each, to a file of its own, instances.part*.jsonl, as soon as it has them; the first line holds the
-settings. At the end there are results.json, results.md and instances.jsonl instead. So an
+settings. At the end results.json, results.md and instances.jsonl replace these files. So an
 evaluation that is interrupted can be resumed, and one that is done can be resumed for more images.
 """
 
-import hashlib
 import json
 import os
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch.distributed as dist
+
+from support.files import write_whole
 
 PART = "instances.part"
 
 
 class Earlier(NamedTuple):
-    """records: {key: record} of what is answered; free: the number of a part file not yet there."""
+    """records: {key: record} of what is answered; free: the number of the next part file."""
 
     records: dict
     free: int
 
 
-def key_of(instance):
-    """What names an instance among all, in records, too."""
+def make_key(instance):
+    """What tells an instance from all others, in records, too."""
     return instance.category, instance.id, str(instance.image)
-
-
-def fingerprint(model_folder, described, instances):
-    """12 digits that change with the model's weights, the descriptions and the annotations.
-
-    Of a model folder config.json counts, of the adapter its size and first MiB, of the backbones
-    the names and sizes of their files.
-    """
-    digest = hashlib.sha256(repr(described).encode())
-    folder = Path(model_folder)
-    # If there is no model, loading it will say what is wrong.
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        config = (folder / "config.json").read_bytes()
-        with open(folder / "adapter.safetensors", "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            digest.update(config + file.read(2**20) + str(size).encode())
-        for backbone in ("vision", "llm"):
-            files = sorted((folder / json.loads(config)[backbone]).glob("*"))
-            sizes = [(f.name, f.stat().st_size) for f in files if f.is_file()]
-            digest.update(repr(sizes).encode())
-    for i in instances:
-        digest.update(f"{i.id} {i.image.name} {i.category} {i.bbox}".encode())
-        digest.update(i.keypoints.tobytes())
-    return digest.hexdigest()[:12]
 
 
 def continue_earlier(out, settings, resume, rank, world, device):
@@ -69,8 +45,8 @@ def continue_earlier(out, settings, resume, rank, world, device):
     return found[0]
 
 
-def gather(records, unreadable, world):
-    """The records of all processes, and sorted what is wrong with which images.
+def gather_records(records, unreadable, world):
+    """The records of all processes, and a sorted list of what is wrong with which images.
 
     Records, not averages: the processes have unequal shares of the images.
     """
@@ -89,8 +65,8 @@ def find_earlier(out, settings, resume):
     """What an evaluation in this folder, interrupted or done, has answered, as Earlier.
 
     settings: what decides an answer. Raises ValueError if an interrupted evaluation is there but
-    `resume` is not set, or if the evaluation to be resumed has other settings. An interrupted one
-    has replaced the one that is done, if their settings differ: then it alone is resumed.
+    `resume` is not set, or if the evaluation to be resumed has other settings. If an interrupted
+    evaluation and a finished one differ in their settings, the interrupted one alone is resumed.
     """
     parts = sorted(out.glob(f"{PART}*.jsonl"))
     if parts and not resume:
@@ -122,7 +98,7 @@ def read_part(file):
     try:
         return json.loads(lines[0])["settings"], parse_records(lines[1:])
     except (ValueError, KeyError, TypeError) as e:
-        raise damaged(file, e) from None
+        raise explain_damage(file, e) from None
 
 
 def read_finished(results, instances):
@@ -130,7 +106,7 @@ def read_finished(results, instances):
     try:
         return json.loads(results.read_bytes())["settings"], parse_records(read_lines(instances))
     except (ValueError, KeyError, TypeError) as e:
-        raise damaged(instances, e) from None
+        raise explain_damage(instances, e) from None
 
 
 def read_lines(file):
@@ -143,7 +119,7 @@ def parse_records(lines):
     return {(r["category"], r["id"], r["file"]): r for r in records}
 
 
-def damaged(file, e):
+def explain_damage(file, e):
     return ValueError(
         f"{file} is damaged ({type(e).__name__}: {e}): remove it; --resume asks again"
     )
@@ -187,23 +163,21 @@ def write_results(out, numbers, text, faults, records):
     list of faults; records: in the order in which they are written.
     """
     lines = [json.dumps(record) for record in records]
-    write_text(out / "instances.jsonl", "\n".join(lines))
+    write_text_file(out / "instances.jsonl", "\n".join(lines))
     items = [f"\n- {fault}\n" for fault in faults]
-    write_text(out / "results.md", text + "".join(items))
-    write_text(out / "results.json", json.dumps(numbers, indent=1))
+    write_text_file(out / "results.md", text + "".join(items))
+    write_text_file(out / "results.json", json.dumps(numbers, indent=1))
     for file in out.glob(f"{PART}*.jsonl"):
         file.unlink()
 
 
-def write_text(path, text):
+def write_text_file(path, text):
     """Write a text that ends with one line break, complete or not at all."""
-    partial = path.with_name(f"partial.{path.name}")
-    partial.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    partial.replace(path)
+    with write_whole(path) as partial:
+        partial.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
 
 
 def save_picture(path, picture):
     """Write a PIL image, complete or not at all."""
-    partial = path.with_name(f"partial.{path.name}")
-    picture.save(partial)
-    partial.replace(path)
+    with write_whole(path) as partial:
+        picture.save(partial)

@@ -1,4 +1,4 @@
-"""Where numbers are: sent to a device, or decided on in float64."""
+"""Send numbers to a device, and find the device that computes in float64."""
 
 import torch
 

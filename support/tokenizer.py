@@ -30,14 +30,14 @@ class Tokenizer:
     """A tiktoken or a sentencepiece vocabulary, told apart by the file's content.
 
     Special tokens never come out of text: `<|end_of_text|>` or `</s>` in a description is encoded
-    as those characters. ValueError naming the file where it is damaged or has no digits.
+    as those characters. ValueError naming the file if it is damaged or has no digits.
     """
 
     def __init__(self, file):
         content = Path(file).read_bytes()
         self.ranks = None
         try:
-            # Of tiktoken a line is a token in base64 and its rank.
+            # A line of a tiktoken file is a token in base64 and its rank.
             if re.match(rb"[A-Za-z0-9+/=]+ \d+\r?\n", content):
                 self.read_tiktoken(content, Path(file).name)
             else:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from study.instructions import INSTRUCTIONS
-from support import checkpoints, parallel
+from support import checkpoints, fingerprints, parallel
 from support.descriptions import DESCRIPTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -116,7 +116,7 @@ def add_machine_options(add):
     add("--checkpoint-activations", action="store_true",
         help="less memory: compute every layer again going backward")
     add("--fsdp", action="store_true",
-        help="shard weights and optimiser over the GPUs, where one cannot hold them")
+        help="shard weights and optimiser over the GPUs, if one cannot hold them")
 
 
 def check_options(options, world):
@@ -182,7 +182,7 @@ def describe_training(options, config):
 
 
 def fall_back_on_nano(options, rank, world):
-    """Where nothing is named and nothing is at hand, ask for the embedded nano model on drawings.
+    """If nothing is named and nothing is at hand, ask for the embedded nano model on drawings.
 
     The drawings are made first, by one process.
     """
@@ -215,9 +215,9 @@ def collect_settings(options, config, pairs, world):
         "instances": len(pairs.instances),
         "--digits": config.K,
         "--output-format": config.output,
-        "the model": checkpoints.fingerprint_weights(folders),
-        "the data": checkpoints.fingerprint_instances(pairs.instances),
-        "the descriptions": checkpoints.compute_fingerprint([pairs.described]),
+        "the model": fingerprints.fingerprint_weights(folders),
+        "the data": fingerprints.fingerprint_instances(pairs.instances),
+        "the descriptions": fingerprints.compute_fingerprint([pairs.described]),
     }
 
 

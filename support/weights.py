@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-SHOWN = 4  # names of tensors in a message
+from support.launch import list_first
 
 
 class skip_initialisation(torch.overrides.TorchFunctionMode):
@@ -25,7 +25,7 @@ def load_weights(model, folder, dtype=None, device="cpu", ignored=(), prefix="")
     dtype None: fp32 on the CPU, bf16 elsewhere. ignored: parts of names in the files that are not
     read; prefix: what names in the files may begin with and the model's do not. Every tensor is
     checked: what is missing, left over or misshapen raises ValueError by name. FileNotFoundError
-    where there are no safetensors.
+    if there are no safetensors.
     """
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
@@ -39,7 +39,7 @@ def load_weights(model, folder, dtype=None, device="cpu", ignored=(), prefix="")
                     if name in expected:
                         value = tensors.get_tensor(stored_name)
                         check_shape(name, value, expected[name], file)
-                        # Where nothing changes, this is the file's own pages, not a copy.
+                        # If nothing changes, this is the file's own pages, not a copy.
                         loaded[name] = value.to(device, dtype)
                     elif not any(part in name for part in ignored):
                         unexpected.append(name)
@@ -62,11 +62,8 @@ def check_shape(name, value, expected, file):
 
 def refuse_names(folder, problem, names):
     if names:
-        shown = ", ".join(names[:SHOWN])
-        if len(names) > SHOWN:
-            shown += f" and {len(names) - SHOWN} more"
         raise ValueError(
-            f"the weights in {folder} {problem} {shown}; "
+            f"the weights in {folder} {problem} {list_first(names)}; "
             "config.json and safetensors must be of the same model"
         )
 
@@ -83,7 +80,7 @@ def list_weight_files(folder):
     if pickles:
         raise ValueError(
             f"{folder} has its weights only as pickles ({pickles[0]}), which can run code and are "
-            "never loaded: convert them to safetensors where you trust them, with transformers: "
+            "never loaded: convert them to safetensors if you trust them, with transformers: "
             "AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW), or AutoModel for "
             "vision"
         )

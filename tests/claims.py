@@ -30,7 +30,7 @@ class Claim(NamedTuple):
     others: list
 
 
-# ------------------------------------------------------------------ the mean shapes
+# The mean shapes.
 
 
 def read_shapes(path):
@@ -64,7 +64,7 @@ AXES |= dict.fromkeys(("fly", "locust"), FROM_ABOVE)
 AXES["table"] = {"left": (0, 1), "front": (1, 0), "up": (0, -1)}
 
 
-# ------------------------------------------------------------------------ the words
+# The words.
 
 # Said of a keypoint and another
 PLACES = {
@@ -251,7 +251,7 @@ def read_claims(keypoints):
         yield from claim_ends(i, text, names)
 
 
-# ------------------------------------------------------------------------- the truth
+# The truth.
 
 
 def holds_part(here, there, amount, axes):

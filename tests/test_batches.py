@@ -63,7 +63,7 @@ def test_the_processes_share_each_steps_pairs(batch, world, micro):
     assert {len(share) for share in shares} == {math.ceil(batch / (world * micro))}
     assert max(map(max, shares)) - min(map(min, shares)) <= 1
     count = len(shares[0]) * world
-    dealt = [batches.deal(range(count), rank, world) for rank in range(world)]
+    dealt = [batches.deal_passes(range(count), rank, world) for rank in range(world)]
     assert sorted(n for share in dealt for n in share) == list(range(count))
 
 
@@ -176,7 +176,7 @@ def test_a_pass_holds_an_image_for_each_pair_or_for_each_view(folder, model, sha
     items = [stream[Place(0, i)] for i in range(8)]
     views = list(dict.fromkeys(item.view for item in items))
     if not share:
-        found = batches.collate(items)
+        found = batches.collate_pairs(items)
         assert found.conversations == [item.conversation for item in items]
         assert torch.equal(found.pixels, torch.stack([item.pixels for item in items]))
     else:
@@ -223,7 +223,7 @@ def test_shared_images_change_no_gradient(folder, model, rounds, world, micro):
     assert images < 10
     alone = []
     for i in range(10):
-        found = batches.collate([stream[Place(0, i)]])
+        found = batches.collate_pairs([stream[Place(0, i)]])
         alone.append((found.pixels, found.conversations, 1 / 10))
     loss, gradients = compute_gradients(model, True, shared)
     expected_loss, expected = compute_gradients(model, False, alone)

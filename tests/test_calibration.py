@@ -24,7 +24,7 @@ def test_what_follows_from_known_densities(monkeypatch):
     """Two hills, the lower one wider: the likeliest answer is not the best for every threshold."""
     known = {
         "a": mixture((0.3, (0.2, 0.2), 0.004), (0.7, (0.7, 0.6), 0.06)),
-        "b": density.gaussian((0.4, 0.9), 0.03),
+        "b": density.make_gaussian((0.4, 0.9), 0.03),
     }
 
     def answer_known(model, pixels, keypoint):
@@ -132,7 +132,7 @@ def list_inside(record):
 
 
 def nll_under_gaussian(keypoint, sigma):
-    return density.nll(density.gaussian(keypoint["greedy"], sigma), keypoint["truth"])
+    return density.compute_nll(density.make_gaussian(keypoint["greedy"], sigma), keypoint["truth"])
 
 
 def test_densities_compared_with_gaussians():

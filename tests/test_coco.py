@@ -223,7 +223,7 @@ def test_any_change_to_annotations_is_read_or_one_line(tmp_path_factory, changes
         instances, names = data.read_split(folder)
         described = data.describe(instances, names)
         everything, _ = check.read_folders([folder])
-        table = check.write_table(everything, check.find_faults(everything))
+        table = check.format_counts(everything, check.find_faults(everything))
     except (ValueError, FileNotFoundError) as error:
         text = str(error)
         assert "\n" not in text and (str(folder) in text or ".txt" in text)

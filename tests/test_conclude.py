@@ -6,7 +6,7 @@ import pytest
 
 from evaluations import record
 from study import metrics
-from study.conclude import conclude
+from study.conclude import conclude_evaluation
 from study.images import Images
 from support.descriptions import read_mp100
 
@@ -21,7 +21,7 @@ def test_averages_over_images_over_categories_and_by_training():
     records = [record(horse, value) for value in (1.0, 0.5, 0.0)] + [record(bed, 0.1)]
     records[3]["controls"]["mean"] = dict.fromkeys(metrics.METRICS, 0.7)
     images = images_of({horse: "horse_body", bed: "bed"})
-    found = conclude(dict(enumerate(records)), images, 1, {"PCK@0.20": 0.9698})
+    found = conclude_evaluation(dict(enumerate(records)), images, 1, {"PCK@0.20": 0.9698})
     assert found["mPCK"] == found["AUC"] == pytest.approx(1.6 / 4)
     assert found["mPCK over categories"] == pytest.approx((0.5 + 0.1) / 2)
     facts = read_mp100()
@@ -40,7 +40,7 @@ def test_averages_over_images_over_categories_and_by_training():
 
 
 def test_a_category_that_is_not_mp100s_is_a_group_and_a_definition_of_its_own():
-    found = conclude({0: record(500, 0.5)}, images_of({500: "kite"}), 1)
+    found = conclude_evaluation({0: record(500, 0.5)}, images_of({500: "kite"}), 1)
     assert found["groups"].keys() == {"not in MP-100"} and found["definitions"].keys() == {"kite"}
 
 
@@ -49,14 +49,14 @@ def test_images_count_as_pairs():
     scores = metrics.score_distances([1.0, 30.0], 100)
     records = {n: record(500, 0, size=100, distances=distances) | scores for n in (3, 8)}
     supports = {3: Counter({frozenset("a"): 5, frozenset("x"): 2}), 8: Counter({frozenset("b"): 3})}
-    found = conclude(records, images_of({500: "kite"}, supports), 1)
+    found = conclude_evaluation(records, images_of({500: "kite"}, supports), 1)
     assert found["protocol"] == "support-query pairs"
     assert (found["pairs"], found["pairs left out"], found["images"]) == (8, 2, 2)
     # Near "a" five pairs, far from "b" three.
     assert found["PCK@0.20"] == pytest.approx(5 / 8)
     assert records[3]["pairs"]["weight"] == 5 and records[8]["pairs"]["PCK@0.25"] == 0
     with pytest.raises(ValueError, match="no support-query pair has a keypoint that both show"):
-        conclude(records, images_of({500: "kite"}, dict.fromkeys((3, 8), Counter())), 1)
+        conclude_evaluation(records, images_of({500: "kite"}, dict.fromkeys((3, 8), Counter())), 1)
     none = {3: supports[3], 8: Counter({frozenset("x"): 3})}
-    conclude(records, images_of({500: "kite"}, none), 1)
+    conclude_evaluation(records, images_of({500: "kite"}, none), 1)
     assert records[8]["pairs"] is None

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import data
 import evaluations
 from study import controls
+from support.photos import PIXEL_MEAN, PIXEL_STD
 
 
 @pytest.fixture
@@ -93,9 +94,9 @@ def test_what_is_covered_is_grey_and_found():
     mask = np.zeros((10, 10), bool)
     mask[2:4, 6:9] = True
     pixels = torch.randn(3, 10, 10)
-    covered = controls.cover(pixels, mask)
+    covered = controls.cover_pixels(pixels, mask)
     assert torch.equal(covered[:, ~mask], pixels[:, ~mask])
-    grey = covered * data.STD + data.MEAN
+    grey = covered * PIXEL_STD + PIXEL_MEAN
     assert torch.allclose(grey[:, mask], torch.tensor(0.5))
     points = np.array([(0.65, 0.25), (0.25, 0.65), (0.89, 0.39), (0.91, 0.3), (1.65, 0.25)])
     assert controls.find_covered(mask, points).tolist() == [True, False, True, False, False]

@@ -17,6 +17,7 @@ from capellm import Codec
 from helpers import one_line, photo
 from study.instructions import INSTRUCTIONS
 from support import batches
+from support.photos import PIXEL_MEAN, PIXEL_STD
 
 # Crops
 
@@ -59,7 +60,7 @@ def test_the_crop_is_square_and_holds_the_box(box):
 
 def undo_normalisation(pixels):
     """(3, S, S), the values 0 ... 255 before."""
-    return (pixels * data.STD + data.MEAN) * 255
+    return (pixels * PIXEL_STD + PIXEL_MEAN) * 255
 
 
 def to_tensor(image):

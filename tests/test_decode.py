@@ -329,7 +329,7 @@ def test_the_density_holds_the_answers_probability(model):
         (1000 * torch.tensor(model.answer(pixels, [keypoint] * 160, "sampling")[0])).round().long()
     )
     for q in (0.3, 0.7):
-        inside = density.region(found.p, q)
+        inside = density.find_region(found.p, q)
         mass = float(found.p[inside].sum())
         assert (
             abs(float(inside[drawn[:, 0], drawn[:, 1]].double().mean()) - mass)

@@ -116,8 +116,8 @@ def test_a_smaller_cut_reads_more_and_spreads_less(model):
 def test_batches_and_groups_change_nothing(model, monkeypatch, batch, group):
     (keypoint,), pixels = keypoints(1, seed=5), photos(1, seed=5)[0]
     expected = density.compute_density(model, pixels, keypoint, 2e-3)
-    monkeypatch.setattr(density, "BATCH", batch)
-    monkeypatch.setattr(density, "GROUP", group)
+    monkeypatch.setattr(density, "PREFIXES_AT_ONCE", batch)
+    monkeypatch.setattr(density, "X_AT_ONCE", group)
     found = density.compute_density(model, pixels, keypoint, 2e-3)
     torch.testing.assert_close(found.p, expected.p, rtol=1e-3, atol=1e-12)
     assert found.prefixes == expected.prefixes
@@ -145,7 +145,7 @@ def test_the_question_of_a_density_is_that_of_answers(listing_model):
     assert float((alone - listed).abs().sum()) > 0.01
     for p, together in ((alone, asked[:1]), (listed, asked)):
         (place, *_), (probability, *_) = listing_model.answer(pixels, together)
-        assert float(p[density.cell(place)]) == pytest.approx(probability, rel=1e-3)
+        assert float(p[density.find_cell(place)]) == pytest.approx(probability, rel=1e-3)
 
 
 # What follows from p: a rectangle of even mass, a Gaussian far from the borders, atoms.
@@ -165,35 +165,36 @@ corner, side = st.integers(0, 900), st.integers(1, 100)
 def test_of_a_rectangle(rows, q):
     p, (x, y, w, h) = rectangle(*rows), rows
     centre = VALUES[x : x + w].mean(), VALUES[y : y + h].mean()
-    assert density.mean(p) == pytest.approx(centre)
+    assert density.find_mean(p) == pytest.approx(centre)
     middle = VALUES[x + (w - 1) // 2], VALUES[y + (h - 1) // 2]
-    assert density.median(p) == pytest.approx(middle, abs=0.0011)
-    assert density.entropy(p) == pytest.approx(math.log(w * h / 1e6))
-    u, v = density.mode(p)
+    assert density.find_median(p) == pytest.approx(middle, abs=0.0011)
+    assert density.compute_entropy(p) == pytest.approx(math.log(w * h / 1e6))
+    u, v = density.find_mode(p)
     assert x <= round(1000 * u) < x + w and y <= round(1000 * v) < y + h
-    region = density.region(p, q)
+    region = density.find_region(p, q)
     assert bool((p[region] > 0).all())
     assert q * w * h - 1e-6 <= int(region.sum()) <= q * w * h + 1 + 1e-6
-    assert density.nll(p, (u, v)) == pytest.approx(-math.log(1e6 / (w * h)))
-    assert density.nll(p, ((u + 0.5) % 0.9995, v)) == math.inf
+    assert density.compute_nll(p, (u, v)) == pytest.approx(-math.log(1e6 / (w * h)))
+    assert density.compute_nll(p, ((u + 0.5) % 0.9995, v)) == math.inf
 
 
 @pytest.mark.parametrize("centre, sigma", [((0.5, 0.5), 0.03), ((0.321, 0.654), 0.05)])
 def test_of_a_gaussian(centre, sigma):
-    p = density.gaussian(centre, sigma)
+    p = density.make_gaussian(centre, sigma)
     assert float(p.sum()) == pytest.approx(1)
-    assert density.mode(p) == density.median(p) == pytest.approx(centre)
-    assert density.mean(p) == pytest.approx(centre, abs=1e-6)
+    assert density.find_mode(p) == density.find_median(p) == pytest.approx(centre)
+    assert density.find_mean(p) == pytest.approx(centre, abs=1e-6)
     expected = math.log(2 * math.pi * math.e * sigma**2)
-    assert density.entropy(p) == pytest.approx(expected, abs=0.002)
+    assert density.compute_entropy(p) == pytest.approx(expected, abs=0.002)
     for q in (0.1, 0.5, 0.9):
-        area = float(density.region(p, q).sum()) / 1e6
+        area = float(density.find_region(p, q).sum()) / 1e6
         assert area == pytest.approx(-2 * math.pi * sigma**2 * math.log(1 - q), rel=0.01)
     for dx, dy in ((0, 0), (0.02, -0.05), (-0.1, 0.003)):
         expected = (dx**2 + dy**2) / (2 * sigma**2) + math.log(2 * math.pi * sigma**2)
-        assert density.nll(p, (centre[0] + dx, centre[1] + dy)) == pytest.approx(expected, abs=1e-4)
+        found = density.compute_nll(p, (centre[0] + dx, centre[1] + dy))
+        assert found == pytest.approx(expected, abs=1e-4)
     for radius in (0.05, 0.1):
-        point, mass = density.best(p, radius)
+        point, mass = density.find_best_point(p, radius)
         assert point == pytest.approx(centre, abs=0.0011)
         assert mass == pytest.approx(1 - math.exp(-(radius**2) / (2 * sigma**2)), rel=0.01)
 
@@ -202,11 +203,11 @@ def test_nll_rounds_as_answers_do_and_refuses_what_lies_outside():
     p = torch.rand(1000, 1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for x, y in ((0.1234, 0.1236), (0.9994, 0.0004), (0.5, 0.99949)):
         i, j = (int(float(f"{v:.3f}") * 1000 + 0.5) for v in (x, y))
-        assert density.nll(p, (x, y)) == pytest.approx(-math.log(1e6 * float(p[i, j])))
+        assert density.compute_nll(p, (x, y)) == pytest.approx(-math.log(1e6 * float(p[i, j])))
     for outside in ((-0.01, 0.5), (0.5, 0.9996), (math.nan, 0.5)):
         assert not density.has_answer(outside)
         with pytest.raises(ValueError, match="lies outside the crop"):
-            density.nll(p, outside)
+            density.compute_nll(p, outside)
 
 
 @settings(max_examples=50, deadline=None)
@@ -216,7 +217,7 @@ def test_places_with_an_answer_are_those_that_the_codec_can_write(model, value):
     assert density.has_answer((value, 0.5)) == density.has_answer((0.5, value)) == has_code
     if has_code:
         digits = "".join(map(str, model.codec.digits(value)))
-        assert density.cell((value, 0.5)) == (int(digits), 500)
+        assert density.find_cell((value, 0.5)) == (int(digits), 500)
 
 
 def mass_closer(p, place, radius):
@@ -237,7 +238,7 @@ def test_best_equals_trying_every_place(seed, radius):
     for i, j, m in zip(x, y, masses, strict=True):
         p[i, j] += m
         score += m * ((grid[:, None] - i) ** 2 + (grid - j) ** 2 < r**2)
-    (u, v), mass = density.best(p, radius)
+    (u, v), mass = density.find_best_point(p, radius)
     u, v = round(1000 * u), round(1000 * v)
     assert mass == pytest.approx(score.max(), abs=1e-9)
     assert score[u, v] == pytest.approx(score.max(), abs=1e-8)
@@ -254,9 +255,9 @@ def test_samples_smoothed_are_a_mean_of_gaussians():
     for u, v in samples:
         squared = (VALUES[:, None] - u) ** 2 + (VALUES - v) ** 2
         expected += np.exp(-squared / (2 * h**2)) / (2 * math.pi * h**2) / 3 / 1e6
-    np.testing.assert_allclose(density.sample_density(samples, h), expected, atol=1e-12)
+    np.testing.assert_allclose(density.smooth_samples(samples, h), expected, atol=1e-12)
     # Cut off at the crop, nothing is lost.
-    assert float(density.sample_density([(0, 0.999)], 0.05).sum()) == pytest.approx(1)
+    assert float(density.smooth_samples([(0, 0.999)], 0.05).sum()) == pytest.approx(1)
 
 
 def mixture(*parts):
@@ -264,7 +265,7 @@ def mixture(*parts):
     p = torch.full((1000, 1000), 1e-6, dtype=torch.float64)
     p *= 1 - sum(share for share, *_ in parts)
     for share, centre, sigma in parts:
-        p += share * density.gaussian(centre, sigma)
+        p += share * density.make_gaussian(centre, sigma)
     return p
 
 
@@ -276,10 +277,10 @@ def test_best_equals_trying_many_places_of_a_smooth_density(seed, radius):
     s, t = rng.uniform(0.02, 0.2, 2)
     share = rng.uniform(0.1, 0.4)
     p = mixture((share, (u, v), s), (0.9 - share, (v, 1 - u), t))
-    place, mass = density.best(p, radius)
+    place, mass = density.find_best_point(p, radius)
     assert mass_closer(p, place, radius) == pytest.approx(mass, abs=1e-9)
     around = (place + rng.normal(0, 0.02, (10, 2))).round(3).clip(0, 0.999).tolist()
-    for other in [density.mode(p), density.median(p), *around]:
+    for other in [density.find_mode(p), density.find_median(p), *around]:
         assert mass_closer(p, other, radius) <= mass + 1e-9
 
 
@@ -291,7 +292,8 @@ def test_levels_of_truths_drawn_from_a_density_are_even():
     rng, n = random.Random(5), 800
     generator = torch.Generator().manual_seed(0)
     drawn = p.flatten().multinomial(n, replacement=True, generator=generator).tolist()
-    levels = np.array([density.level(p, density.point(i), rng.random()) for i in drawn])
+    truths = [density.find_point(i) for i in drawn]
+    levels = np.array([density.compute_level(p, truth, rng.random()) for truth in truths])
     for q in (0.1, 0.25, 0.5, 0.55, 0.6, 0.68, 0.9, 0.95):
         assert abs((levels < q).mean() - q) < 4 * math.sqrt(q * (1 - q) / n)
 
@@ -308,13 +310,13 @@ def test_levels_are_of_credible_regions(seed):
     for cell, mass in zip(cells[:5].tolist(), masses, strict=False):
         above = sum(m for m in masses if m > mass)
         for u in (0, 0.5, 0.999):
-            found = density.level(p, density.point(cell), u)
+            found = density.compute_level(p, density.find_point(cell), u)
             assert found == pytest.approx(above + u * mass, abs=1e-12)
         for q in (above - 1e-6, above + 1e-6, min(above + mass, 1)):
-            inside = bool(density.region(p, q).flatten()[cell])
-            assert inside == (density.level(p, density.point(cell), 0) < q)
+            inside = bool(density.find_region(p, q).flatten()[cell])
+            assert inside == (density.compute_level(p, density.find_point(cell), 0) < q)
     with pytest.raises(ValueError, match="lies outside the crop"):
-        density.level(p, (0.5, 1), 0)
+        density.compute_level(p, (0.5, 1), 0)
 
 
 place = st.floats(0, 0.999)
@@ -329,10 +331,10 @@ def test_gaussians_at_once_equal_one_on_the_grid(centre, truth, sigma):
     if distance > 20 * sigma:
         direction = (np.array(truth) - centre) / distance
         truth = tuple((centre + 20 * sigma * direction).tolist())
-    expected = density.nll(density.gaussian(centre, sigma), truth)
-    two, _ = density.gaussian_nll([centre, centre], [truth, truth], [[sigma], [9]])
+    expected = density.compute_nll(density.make_gaussian(centre, sigma), truth)
+    two, _ = density.compute_gaussian_nll([centre, centre], [truth, truth], [[sigma], [9]])
     assert float(two) == pytest.approx(expected, abs=0.002)
-    one = density.gaussian_nll([centre], [truth], sigma)
+    one = density.compute_gaussian_nll([centre], [truth], sigma)
     assert float(one) == pytest.approx(expected, abs=0.002)
 
 
@@ -342,15 +344,15 @@ def test_best_sigma_is_that_of_the_errors(sigma):
     # Far from the borders there is a closed form.
     centres = rng.uniform(0.4, 0.6, (500, 2))
     truths = centres + rng.normal(0, sigma, (500, 2))
-    found = density.best_sigma(centres, truths)
+    found = density.find_best_sigma(centres, truths)
     assert found == pytest.approx(math.sqrt(np.mean((centres - truths) ** 2)), rel=0.005)
     # Around a corner three quarters are cut off.
     corners, truths = np.zeros((2000, 2)), abs(rng.normal(0, sigma, (2000, 2)))
-    assert density.best_sigma(corners, truths) == pytest.approx(sigma, rel=0.06)
+    assert density.find_best_sigma(corners, truths) == pytest.approx(sigma, rel=0.06)
 
 
 def draw(p, seed, n):
-    return density.drawn(p, torch.Generator().manual_seed(seed), n)
+    return density.draw_samples(p, torch.Generator().manual_seed(seed), n)
 
 
 def test_drawn_answers_follow_the_density_and_scotts_rule():
@@ -358,7 +360,8 @@ def test_drawn_answers_follow_the_density_and_scotts_rule():
     samples, bandwidth = draw(p, 1, n)
     left, expected = float((samples[:, 0] < 0.5).double().mean()), float(p[:500].sum())
     assert abs(left - expected) < 4 * math.sqrt(expected * (1 - expected) / n)
-    assert samples.mean(0).tolist() == pytest.approx(density.mean(p), abs=4 * 0.3 / math.sqrt(n))
+    tolerance = 4 * 0.3 / math.sqrt(n)
+    assert samples.mean(0).tolist() == pytest.approx(density.find_mean(p), abs=tolerance)
     x, y = samples.numpy().T
     deviation = math.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2)
     assert bandwidth == pytest.approx(deviation * n ** (-1 / (2 + 4)))
@@ -366,5 +369,5 @@ def test_drawn_answers_follow_the_density_and_scotts_rule():
     other, _ = draw(p, 2, n)
     assert torch.equal(samples, again) and not torch.equal(samples, other)
     # All samples are the same, but the bandwidth is not 0.
-    atom = density.sample_density(*draw(rectangle(7, 8, 1, 1), 0, 100))
-    assert density.mode(atom) == (0.007, 0.008)
+    atom = density.smooth_samples(*draw(rectangle(7, 8, 1, 1), 0, 100))
+    assert density.find_mode(atom) == (0.007, 0.008)

@@ -13,9 +13,9 @@ from PIL import Image
 
 import data
 from drawings.catalogue import TEMPLATES
-from drawings.dataset import write_dataset, write_image, write_sheet
+from drawings.dataset import write_dataset, write_image, write_overview
 from drawings.scene import draw_category, draw_template, find_hidden_by
-from drawings.shapes import View, ball, find_inside, limb, polygon, project, rotation
+from drawings.shapes import Viewpoint, ball, find_inside, limb, polygon, project, rotation
 
 CATEGORIES = data.read_mp100()["categories"]
 DEFINITIONS = {category["definition"] for category in CATEGORIES}
@@ -104,7 +104,7 @@ def sides(name):
 # Most subjects face the viewer unturned. Insects head to the right, seen from above; the front of a
 # table is at its right end, and its sides are those of who sits there. Turned head up and front to
 # the viewer, both have their left on the left.
-STRAIGHT = View(yaw=0.0, pitch=0.0, roll=0.0)
+STRAIGHT = Viewpoint(yaw=0.0, pitch=0.0, roll=0.0)
 TURNED = {
     "locust": STRAIGHT._replace(roll=-np.pi / 2),
     "fly": STRAIGHT._replace(roll=-np.pi / 2),
@@ -195,7 +195,7 @@ def test_what_is_refused(tmp_path, monkeypatch, capsys, arguments, message):
 
 
 def test_the_contact_sheet(tmp_path):
-    write_sheet(tmp_path / "sheet.png", seed=1)
+    write_overview(tmp_path / "sheet.png", seed=1)
     with Image.open(tmp_path / "sheet.png") as sheet:
         cells = np.asarray(sheet.convert("RGB")).reshape(5, 200, 8, 200, 3)
         red = (cells == (255, 0, 0)).all(-1).sum((1, 3))

@@ -142,7 +142,7 @@ def known(monkeypatch):
         assert category is None
         (of,) = [name for name, names in TEXTS.items() if [k.name for k in listed] == names]
         asked.append((keypoint.name, of))
-        p = density.gaussian(place_of(keypoint.name), SIGMA)
+        p = density.make_gaussian(place_of(keypoint.name), SIGMA)
         return density.Density(p, 0.25, 1000 * len(keypoint.name))
 
     monkeypatch.setattr(density, "compute_density", compute)

@@ -12,7 +12,7 @@ from study import density, figure5
 @pytest.mark.parametrize("x, y", [(0.25, 0.75), (0.6, 0.1)])
 def test_a_cross_marks_the_truth_in_both_halves_and_the_gaussian_is_around_it(x, y):
     photo = Image.new("RGB", (200, 100), "grey")
-    p = density.gaussian((0.8, 0.6), 0.02)
+    p = density.make_gaussian((0.8, 0.6), 0.02)
     truth = figure5.PANEL * np.array([x, y])
     page = np.asarray(figure5.draw_density(photo, (20, 10, 80, 80), "spot", p, (x, y)), float)
     plain = np.asarray(figure5.draw_density(photo, (20, 10, 80, 80), "spot", p), float)
@@ -42,7 +42,7 @@ def test_a_cross_marks_the_truth_in_both_halves_and_the_gaussian_is_around_it(x,
 @pytest.mark.parametrize("x, y", [(0.25, 0.75), (0.6, 0.1)])
 def test_heat_lies_where_the_mass_is(box, x, y):
     """The photo is grey, so warm pixels are heat. Also if the crop is larger than the photo."""
-    p = density.gaussian((x, y), 0.02)
+    p = density.make_gaussian((x, y), 0.02)
     picture = np.asarray(
         figure5.draw_density(Image.new("RGB", (200, 100), "grey"), box, "spot", p), float
     )

@@ -169,10 +169,10 @@ def test_operations_of_answers(model, way, K, monkeypatch):
     pixels, chained = torch.randn(3, 56, 56), way == "cumulative"
     found = count(lambda: model.answer(pixels, asked, cumulative=chained))
     if chained:
-        passes = list(growth.cumulative(K, q, V, m, block=attention.BLOCK))
+        passes = list(growth.cumulative(K, q, V, m, block=attention.BLOCK_ROWS))
     else:
         shared = len(os.path.commonprefix(questions))
-        passes = list(growth.single(K, q, V, m, block=attention.BLOCK, shared=shared))
+        passes = list(growth.single(K, q, V, m, block=attention.BLOCK_ROWS, shared=shared))
     assert lengths == [p.cache for p in passes]
     assert found - square(m, passes[0].tokens) == growth.operations(passes, V, m)
 
@@ -214,7 +214,7 @@ def test_operations_of_training(tiny_tokenizer, rounds, monkeypatch):
 
     But for the gradients that the first vision layer does not need.
     """
-    monkeypatch.setattr(attention, "BLOCK", 10**6)
+    monkeypatch.setattr(attention, "BLOCK_ROWS", 10**6)
     m = M._replace(V=tiny_tokenizer.vocab_size)
     model, codec = capellm_of(V, m, tiny_tokenizer, lora=True).train(), Codec(tiny_tokenizer)
     keypoint, place, conversations = data.Keypoint("eye", "It sees."), (0.123, 0.456), []

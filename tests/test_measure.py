@@ -8,9 +8,9 @@ import data
 import evaluations
 from evaluations import NAMES
 from study import controls
-from study.conclude import conclude
+from study.conclude import conclude_evaluation
 from study.images import Images
-from study.measure import Asking, measure
+from study.measure import Asking, measure_instance
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def test_who_looks_and_reads_is_right_and_falls_with_the_controls(folder):
     for i, control in zip(instances, prepared, strict=True):
         keypoints = described[i.category]
         records.append(
-            measure(Oracle(truths), i, keypoints, lambda i: Shown(i.id), Asking(), control)
+            measure_instance(Oracle(truths), i, keypoints, lambda i: Shown(i.id), Asking(), control)
         )
     images = Images(instances, {500: "kite", 501: "boat"}, described, None, [], [])
-    found = conclude(dict(enumerate(records)), images, 1)
+    found = conclude_evaluation(dict(enumerate(records)), images, 1)
     assert [found[name] for name in NAMES] == [1] * 5
     assert [found["definitions"]["kite"][name] for name in NAMES] == [1] * 5
     assert found["AUC"] > 0.999 and found["NME"] < 1e-3
@@ -78,7 +78,7 @@ def test_who_looks_and_reads_is_right_and_falls_with_the_controls(folder):
 
 def grey_at(pixels, point):
     x, y = (int(v * pixels.shape[-1]) for v in point)
-    return bool((pixels[:, y, x] == controls.GREY[:, 0, 0]).all())
+    return bool((pixels[:, y, x] == controls.COVER_COLOUR[:, 0, 0]).all())
 
 
 class Finder:
@@ -108,7 +108,7 @@ def test_occluded_keypoints_are_told_from_those_in_sight(folder):
     for i in instances:
         keypoints = described[i.category]
         model = Finder(i, keypoints)
-        record = measure(model, i, keypoints, look, Asking(seed=3, occlude=(0.6, 0.3)))
+        record = measure_instance(model, i, keypoints, look, Asking(seed=3, occlude=(0.6, 0.3)))
         for (pixels, asked, _), share in zip(model.calls[1:], ("30%", "60%"), strict=True):
             seen = [not grey_at(pixels, model.truths[k]) for k in asked]
             scores = record["controls"][f"{share} covered"]
@@ -121,7 +121,7 @@ def test_occluded_keypoints_are_told_from_those_in_sight(folder):
                 assert in_sight["PCK@0.05"] == 1
             falls += not all(seen)
         again = Finder(i, keypoints)
-        measure(again, i, keypoints, look, Asking(seed=3, occlude=(0.3, 0.6)))
+        measure_instance(again, i, keypoints, look, Asking(seed=3, occlude=(0.3, 0.6)))
         for (pixels, *_), (same, *_) in zip(model.calls, again.calls, strict=True):
             assert torch.equal(pixels, same)
     assert falls > 3
@@ -135,7 +135,7 @@ def test_how_to_answer_reaches_the_model_with_a_seed_for_each_image(folder):
         model = Finder(i, keypoints)
         told = len(seeds) < 3
         asking = Asking("top-3", cumulative=True, seed=5, true_category=told)
-        record = measure(model, i, keypoints, look, asking)
+        record = measure_instance(model, i, keypoints, look, asking)
         ((_, asked, how),) = model.calls
         seeds.append(how.pop("seed"))
         expected = {"decoding": "top-3", "cumulative": True}
@@ -152,7 +152,7 @@ def test_in_single_rounds_only_what_is_labelled_is_asked(folder):
     instances, described = evaluations.read_test(folder)
     for i in instances:
         model = Finder(i, described[i.category])
-        record = measure(model, i, described[i.category], look, Asking())
+        record = measure_instance(model, i, described[i.category], look, Asking())
         ((_, asked, how),) = model.calls
         assert [k.name for k in asked] == evaluations.list_labelled(i) == list(record["distances"])
         assert how["listed"] == described[i.category] and record["controls"] == {}
@@ -162,5 +162,5 @@ def test_an_image_that_cannot_be_read_has_no_record(folder):
     instances, described = evaluations.read_test(folder)
     i = instances[0]
     model = Finder(i, described[i.category])
-    assert measure(model, i, described[i.category], lambda i: None, Asking()) is None
+    assert measure_instance(model, i, described[i.category], lambda i: None, Asking()) is None
     assert not model.calls

@@ -19,7 +19,7 @@ from drawings.dataset import write_dataset
 from nano import pretrain
 from nano.muon import make_orthogonal
 from study.controls import prepare_controls
-from study.measure import Asking, measure
+from study.measure import Asking, measure_instance
 from study.metrics import average_records
 
 NANO = data.HERE / "nano"
@@ -45,7 +45,7 @@ def scores(model, tmp_path_factory):
     records = []
     for instance, control in zip(instances, prepared, strict=True):
         keypoints = described[instance.category]
-        records.append(measure(model, instance, keypoints, look, Asking(), control))
+        records.append(measure_instance(model, instance, keypoints, look, Asking(), control))
     found = average_records(records)
     return {"": found} | found["controls"]
 

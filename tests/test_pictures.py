@@ -78,7 +78,7 @@ def test_a_sheet_shows_truth_and_answer_where_they_are(instances):
     corner, side = 40 - 33, 66
     top = pictures.KEY + pictures.TITLE
     truths, answers = [(20, 30), (50, 60)], [(60, 20), (30, 60)]
-    for places, colour in ((truths, pictures.TRUTH), (answers, pictures.ANSWER)):
+    for places, colour in ((truths, pictures.TRUTH_COLOUR), (answers, pictures.ANSWER_COLOUR)):
         for place in places:
             x, y = (np.array(place) - corner) / side * pictures.TILE
             assert page.getpixel((pictures.GAP + int(x), top + int(y))) == colour
@@ -93,7 +93,7 @@ def test_rows_of_a_sheet_are_the_best_the_middle_and_the_worst():
         errors = np.random.default_rng(count).permutation(count)
         rows = pictures.choose_rows([(None, {"NME": error}) for error in errors.tolist()])
         shown = {title: [record["NME"] for _, record in row] for title, row in rows.items()}
-        n = min(pictures.SHOWN, max(1, count // 3))
+        n = min(pictures.TILES_IN_ROW, max(1, count // 3))
         assert shown["best"] == list(range(n))
         assert shown["worst"] == list(range(count - n, count))
         assert len(shown["median"]) == n
@@ -138,7 +138,7 @@ def test_pixels_become_the_colours_they_were(instances):
     """Undoing data.crop gives the image back, to the bit, where nothing is resampled."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8))
     pixels = data.crop(image, data.crop_affine((0, 0, 28, 28), 28), 28)
-    again = pictures.to_image(pixels)
+    again = pictures.make_picture(pixels)
     assert np.array_equal(np.asarray(again), np.asarray(image))
-    beyond = pictures.to_image(torch.tensor([-9.0, 0, 9]).view(3, 1, 1))
+    beyond = pictures.make_picture(torch.tensor([-9.0, 0, 9]).view(3, 1, 1))
     assert beyond.getpixel((0, 0)) == (0, 116, 255)

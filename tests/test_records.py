@@ -1,13 +1,9 @@
 """records.py: what is found again on disk, and what is refused."""
 
-import json
-
-import numpy as np
 import pytest
 
 from evaluations import read_json, read_lines
 from support import records
-from support.coco import Instance
 
 SETTINGS = {"seed": 0, "decoding": "greedy"}
 
@@ -114,35 +110,3 @@ def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
     write_part(None, 0, [3])
     assert records.continue_earlier(None, SETTINGS, False, 0, 1, "cpu") == ({}, 0)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_fingerprint_changes_with_words_and_annotations(tmp_path):
-    def instance(x=1.0, **more):
-        keypoints = np.array([[x, 2, 1]], np.float32)
-        return Instance(1, tmp_path / "a.png", 5, keypoints, (0.0, 0.0, 9.0, 9.0))._replace(**more)
-
-    described = {5: [("eye", "an eye")]}
-    first = records.fingerprint("nowhere", described, [instance()])
-    assert records.fingerprint("nowhere", described, [instance()]) == first and len(first) == 12
-    others = [
-        records.fingerprint("nowhere", {5: [("eye", "the eye")]}, [instance()]),
-        records.fingerprint("nowhere", described, [instance(x=1.5)]),
-        records.fingerprint("nowhere", described, [instance(bbox=(0.0, 0.0, 9.0, 8.0))]),
-        records.fingerprint("nowhere", described, [instance(image=tmp_path / "b.png")]),
-        records.fingerprint("nowhere", described, []),
-    ]
-    assert len({first, *others}) == 6
-
-
-def test_a_fingerprint_changes_with_the_model(tmp_path):
-    for backbone in ("vision", "llm"):
-        (tmp_path / backbone).mkdir()
-        (tmp_path / backbone / "model.safetensors").write_bytes(b"weights")
-    (tmp_path / "config.json").write_text(json.dumps({"vision": "vision", "llm": "llm"}))
-    (tmp_path / "adapter.safetensors").write_bytes(b"adapter")
-    found = {records.fingerprint(tmp_path, {}, [])}
-    (tmp_path / "adapter.safetensors").write_bytes(b"adopter")
-    found.add(records.fingerprint(tmp_path, {}, []))
-    (tmp_path / "llm" / "model.safetensors").write_bytes(b"longer weights")
-    found.add(records.fingerprint(tmp_path, {}, []))
-    assert len(found) == 3

@@ -6,7 +6,7 @@ import data
 from evaluations import record
 from study import calibration, metrics, report
 from study.compare import Average, Comparison
-from study.conclude import conclude
+from study.conclude import conclude_evaluation
 from study.images import Images
 from study.paper import Way
 from support.descriptions import DESCRIPTIONS, read_mp100
@@ -27,7 +27,7 @@ def is_aligned(table):
 
 
 def test_a_table_is_markdown_that_is_aligned():
-    table = report.write_table("what", ["  a", "bcde"], [("one", ["1", "2.5"]), ("two", ["3"])], 6)
+    table = report.format_table("what", ["  a", "bcde"], [("one", ["1", "2.5"]), ("two", ["3"])], 6)
     assert table.splitlines() == [
         "| what   |   a | bcde |",
         "|--------|----:|-----:|",
@@ -45,11 +45,11 @@ def numbers():
     records[3]["controls"]["mean"] = dict.fromkeys(metrics.METRICS, 0.7)
     images = Images([], {horse: "horse_body", bed: "bed"}, {}, None, [], [])
     about = {"model": "nano", "data": "d", "split": 1, "part": "test", "limit": None}
-    return about | conclude(dict(enumerate(records)), images, 1, {"PCK@0.20": 0.9698})
+    return about | conclude_evaluation(dict(enumerate(records)), images, 1, {"PCK@0.20": 0.9698})
 
 
 def test_a_report_shows_averages_intervals_and_the_paper(numbers):
-    text = report.write_report(numbers, WAY, pool=4)
+    text = report.format_report(numbers, WAY, pool=4)
     rows = find_rows(text)
     assert rows["in percent"] == ["images", *metrics.COLUMNS]
     assert rows["all (2 categories)"][:2] == ["4", "40.0"]
@@ -70,18 +70,18 @@ def test_a_report_shows_averages_intervals_and_the_paper(numbers):
 def test_a_report_of_one_group_has_no_rows_of_groups():
     images = Images([], {500: "kite"}, {}, None, [], [])
     about = {"model": "nano", "data": "d", "split": 1, "part": "test", "limit": None}
-    numbers = about | conclude({0: record(500, 0.5)}, images, 1)
-    rows = find_rows(report.write_report(numbers, WAY, pool=1))
+    numbers = about | conclude_evaluation({0: record(500, 0.5)}, images, 1)
+    rows = find_rows(report.format_report(numbers, WAY, pool=1))
     assert "not in MP-100 (1 category)" not in rows and report.PAPER not in rows
     assert rows["kite (1 category)"][1] == "50.0"
 
 
 def test_the_first_sentence_says_how_it_was_measured(numbers):
-    first = report.write_report(numbers, WAY, pool=9).splitlines()[0]
+    first = report.format_report(numbers, WAY, pool=9).splitlines()[0]
     part = "nano on d, split 1, test part: 4 of 9 images"
     assert first == f"{part}, single round, greedy, instruction base."
     way = Way("base", "list", "top-3", "confidence", 56, str(DESCRIPTIONS / "vague"), "names")
-    first = report.write_report(numbers, way, pool=9).splitlines()[0]
+    first = report.format_report(numbers, way, pool=9).splitlines()[0]
     how = "cumulative (confidence), top-3, 56 pixels, instruction list"
     assert first == f"{part}, {how}, {DESCRIPTIONS / 'vague'}, names of names."
 
@@ -96,8 +96,8 @@ def test_the_first_sentence_says_how_it_was_measured(numbers):
     ],
 )
 def test_sentences_say_what_is_particular(numbers, more, sentence):
-    plain = report.write_report(numbers, WAY, pool=9)
-    text = report.write_report(numbers | more, WAY, pool=9)
+    plain = report.format_report(numbers, WAY, pool=9)
+    text = report.format_report(numbers | more, WAY, pool=9)
     if sentence is None:
         assert text == plain
     else:
@@ -105,13 +105,13 @@ def test_sentences_say_what_is_particular(numbers, more, sentence):
 
 
 def test_favoured_definitions_are_named(numbers):
-    text = report.write_report(numbers, WAY, 4, ["bed", "sofa"])
+    text = report.format_report(numbers, WAY, 4, ["bed", "sofa"])
     assert text.endswith("`mean`, from other parts or these images, is favoured on bed, sofa.\n")
 
 
 def test_points_of_densities_are_shown_with_their_gain():
     points = calibration.average_points(draw_records(40))
-    text = report.write_points(points)
+    text = report.format_points(points)
     rows = find_rows(text)
     gain = points["PCK-optimal minus greedy"]
     assert rows["PCK-optimal minus greedy"][2] == f"{100 * gain['PCK@0.10']:.1f}"
@@ -121,7 +121,7 @@ def test_points_of_densities_are_shown_with_their_gain():
 
 def test_densities_are_shown_beside_gaussians():
     found = calibration.compare_with_gaussians(draw_records(16), NAMES) | {"prefixes": 3520.44}
-    text = report.write_densities(found)
+    text = report.format_densities(found)
     table = [row.strip("|").split("|") for row in text.splitlines() if row.startswith("| ")]
     labels = [label.strip() for label, *_ in table]
     assert labels[1:4] == ["exact density", "- 95% interval, from", "- 95% interval, to"]
@@ -137,7 +137,7 @@ def test_densities_are_shown_beside_gaussians():
     assert "Densities at 44 truths; 4 more" in text and is_aligned(text)
     assert "Read for a density: 3,520.4 prefixes" in text
     none = {"truths": 0, "truths outside of the crop": 3, "prefixes": 7.0}
-    assert "not compared" in report.write_densities(none)
+    assert "not compared" in report.format_densities(none)
 
 
 def test_an_average_shows_its_splits_in_order():
@@ -145,7 +145,7 @@ def test_an_average_shows_its_splits_in_order():
     how = {"data": "d", "part": "test", "protocol": "only query images", "decoding": "greedy"}
     how |= {"cumulative": None, "limit": 7}
     numbers = dict.fromkeys(metrics.COLUMNS, 0.3) | {"paper": {}, "splits": {2: split, 3: split}}
-    text = report.write_average(Average(how, numbers))
+    text = report.format_average(Average(how, numbers))
     assert text.startswith("d, test part, only query images, greedy, single round.\nA quick look")
     assert text.index("split 2") < text.index("split 3") < text.index("average of 2")
     rows = find_rows(text)
@@ -160,7 +160,7 @@ def test_a_comparison_marks_differences_that_leave_out_nothing():
     vague = {"difference": -0.05, "interval of the difference": [-0.1, 0.01]}
     numbers = {"base": scores, "a": scores | clear, "a, 30% covered": scores | vague}
     how = {"data": "d", "split": 1, "part": "test", "limit": None}
-    text = report.write_comparison(Comparison(how, "base", 4, numbers))
+    text = report.format_comparison(Comparison(how, "base", 4, numbers))
     assert text.startswith("d, split 1, test part: the same 4 images.\nDifference: in mPCK, from b")
     rows = find_rows(text)
     assert rows["base"] == ["4", "9", *["50.0"] * 4, "40.0 to 60.0", "", ""]

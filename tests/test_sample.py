@@ -155,11 +155,11 @@ def test_density_in_table_picture_and_json(call, work, model_folder, photo, caps
     keypoint = data.read_descriptions(work / "d.txt")[2]
     found = model.density(photo, keypoint, box)
     corner = [16 - 15, 21 - 15]  # of the square around the box
-    best, expected = density.best(found.p, 0.05)
+    best, expected = density.find_best_point(found.p, 0.05)
     places = {
-        "mode": density.mode(found.p),
-        "median": density.median(found.p),
-        "mean": density.mean(found.p),
+        "mode": density.find_mode(found.p),
+        "median": density.find_median(found.p),
+        "mean": density.find_mean(found.p),
         "best for PCK@0.05": best,
     }
     for name, place in places.items():

@@ -111,11 +111,11 @@ def are_equal(a, b):
 
 @pytest.mark.parametrize("steps", [2, 10, 100, 1234])
 def test_schedule(steps):
-    factors = [train.schedule(step, steps) for step in range(steps)]
+    factors = [train.scale_lr(step, steps) for step in range(steps)]
     warm = max(1, round(0.03 * steps))
     assert factors[:warm] == [(i + 1) / warm for i in range(warm)] and max(factors) == 1
-    assert train.schedule(steps, steps) == pytest.approx(0, abs=1e-12)
-    rest = np.array([train.schedule(step, steps) for step in range(warm, steps + 1)])
+    assert train.scale_lr(steps, steps) == pytest.approx(0, abs=1e-12)
+    rest = np.array([train.scale_lr(step, steps) for step in range(warm, steps + 1)])
     assert (np.diff(rest) < 0).all()
     # Half a cosine is odd about its middle, and flat at its ends.
     np.testing.assert_allclose(rest + rest[::-1], 1, atol=1e-12)
@@ -163,7 +163,7 @@ def test_resumed_equals_uninterrupted(folder, init, tmp_path, monkeypatch, optio
     assert len(states[0]) == 1 + 3 * len(whole[6])
     assert logs[0] == logs[1]
     assert [step for step, *_ in logs[0]] == [1, 2, 3, 4, 5, 6]
-    assert [lr for *_, lr in logs[0]] == [5e-4 * train.schedule(i, 6) for i in range(6)]
+    assert [lr for *_, lr in logs[0]] == [5e-4 * train.scale_lr(i, 6) for i in range(6)]
 
 
 @pytest.mark.parametrize(

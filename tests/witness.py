@@ -86,7 +86,7 @@ def witness_density(model):
     keypoints = data.read_descriptions(HERE / "descriptions" / f"{category['definition']}.txt")
     image, _, bbox = draw_category(category, SEED, 0)
     found = model.density(image, keypoints[0], tuple(bbox), category=category["name"])
-    places = [density.mode(found.p), density.median(found.p), density.mean(found.p)]
+    places = [density.find_mode(found.p), density.find_median(found.p), density.find_mean(found.p)]
     return {
         "p": hash_bytes(found.p),
         "spread": write_exactly(found.spread),

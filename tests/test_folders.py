@@ -1,0 +1,103 @@
+"""A model folder: read as it was written, and what is wrong with it named."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from helpers import one_line
+from support.folders import CapeLLMConfig, find_backbone, read_model_config, read_tensors
+
+
+def write_config(folder, **changes):
+    config = {"vision": "vision", "llm": "llm"} | changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_configuration_comes_back(tmp_path):
+    vision, llm = tmp_path / "vision", tmp_path / "llm"
+    lora = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["llm"]}
+    config = CapeLLMConfig(str(vision), str(llm), 112, 1, lora, True, "steps")
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert read_model_config(tmp_path) == config
+
+
+def test_entries_that_are_missing_are_the_paper_s(tmp_path):
+    write_config(tmp_path)
+    config = read_model_config(tmp_path)
+    assert (config.image_size, config.K, config.lora) == (224, 3, None)
+    assert (config.everything, config.instruction) == (False, "base")
+
+
+def test_a_backbone_inside_the_folder_comes_first(tmp_path, monkeypatch):
+    model, elsewhere = tmp_path / "model", tmp_path / "elsewhere"
+    (model / "vision").mkdir(parents=True)
+    for name in ("vision", "llm"):
+        (elsewhere / name).mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    assert find_backbone(model, "vision") == str(model / "vision")
+    assert find_backbone(model, "llm") == str(elsewhere / "llm")
+    assert find_backbone(model, str(elsewhere / "vision")) == str(elsewhere / "vision")
+
+
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"vision": "v"}', "cannot be read.*llm"),
+        ('{"vision": "v", "llm": "l", "depth": 3}', "cannot be read.*depth"),
+        ('{"vision": "v", "llm": "l", "instruction": "rhymes"}', "'rhymes' is not one of base"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_named(text, problem, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=problem) as error:
+        read_model_config(tmp_path)
+    assert str(tmp_path / "config.json") in one_line(error)
+
+
+def test_a_folder_without_a_configuration_is_no_model(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(FileNotFoundError, match="no model folder") as error:
+            read_model_config(folder)
+        assert str(folder) in one_line(error)
+
+
+EXPECTED = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
+
+
+def test_tensors_come_back(tmp_path):
+    tensors = {"a": torch.rand(2, 3), "b": torch.rand(4)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    found = read_tensors(tmp_path / "x.safetensors", EXPECTED, "cpu")
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(found[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "tensors, problem",
+    [
+        ({"a": torch.zeros(2, 3)}, r"b is missing \(1 such"),
+        (EXPECTED | {"c": torch.zeros(1)}, r"c is not expected \(1 such"),
+        (EXPECTED | {"b": torch.zeros(5)}, r"shape of b is \(5,\).* expected \(4,\)"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(tensors, problem, tmp_path):
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=problem) as error:
+        read_tensors(tmp_path / "x.safetensors", EXPECTED, "cpu")
+    assert "x.safetensors" in one_line(error)
+
+
+def test_a_file_that_is_missing_or_cut_is_named(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(FileNotFoundError, match="x.safetensors is missing"):
+        read_tensors(path, EXPECTED, "cpu")
+    save_file(EXPECTED, path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        read_tensors(path, EXPECTED, "cpu")
