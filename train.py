@@ -30,7 +30,7 @@ from support import batches, check, checkpoints, launch, parallel, signals, trai
 from support.folders import CapeLLMConfig
 
 # The adapters of Section 4.1, and the parts that have them (Table 15).
-LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["vision", "llm"]}
+PAPER_LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["vision", "llm"]}
 TUNED_PARTS = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": []}
 VALIDATION = 200  # images, spread evenly over the validation part
 
@@ -64,7 +64,7 @@ class Plan(NamedTuple):
     settings: dict  # what decides its result, for --resume
 
 
-class Measured(NamedTuple):
+class StepResult(NamedTuple):
     """Sums over all processes, then what this process did."""
 
     loss: float
@@ -112,7 +112,7 @@ def train(learner: Learner, pairs, passes, division, plan: Plan, validation, sta
     return step, noted
 
 
-def accumulate_gradients(learner: Learner, passes, division, noted) -> Measured:
+def accumulate_gradients(learner: Learner, passes, division, noted) -> StepResult:
     """Go forward and backward through this process's passes of a step.
 
     Gradients add up to those of the mean loss over the step's pairs, of all processes.
@@ -141,7 +141,7 @@ def accumulate_gradients(learner: Learner, passes, division, noted) -> Measured:
     if division.world > 1:
         dist.all_reduce(sums)
     loss, digits, tokens, gradient, stop_signals = sums.tolist()
-    return Measured(loss, digits, tokens, gradient, stop_signals, losses, waited)
+    return StepResult(loss, digits, tokens, gradient, stop_signals, losses, waited)
 
 
 def scale_lr(step: int, steps: int, warmup=0.03) -> float:
@@ -198,9 +198,9 @@ def open_model(init, vision, llm, tune, device, on_cpu=False) -> CapeLLM:
             )
         # A model trained with --tune frozen has no adapters in the vision encoder: add them.
         if tune == "lora":
-            model.adapt(LORA)
+            model.adapt(PAPER_LORA)
     else:
-        config = CapeLLMConfig(vision, llm, lora=LORA | {"parts": TUNED_PARTS[tune]})
+        config = CapeLLMConfig(vision, llm, lora=PAPER_LORA | {"parts": TUNED_PARTS[tune]})
         model = CapeLLM.assemble(config, dtype, start)
     if tune == "full":
         model.config.lora, model.config.everything = None, True
@@ -270,7 +270,7 @@ def make_pairs(options, model, instances, described) -> data.Pairs:
 
 def main():
     signals.leave_at_once()
-    options = train_options.read_options(__doc__.split("\n")[0], data.ROUNDS)
+    options = train_options.read_options(__doc__.split("\n")[0], data.GROUPINGS)
     rank, world, device = launch.setup()
     train_options.fall_back_on_nano(options, rank, world)
     train_options.check_options(options, world)
