@@ -189,7 +189,7 @@ class CapeLLM(nn.Module):
         """
         pixels, affine = self.look(image, box)
         found = self.answer(pixels, keypoints, decoding, cumulative, seed, category)
-        places = data.to_image(found.coordinates, affine, self.config.image_size).reshape(-1, 2)
+        places = data.map_to_image(found.coordinates, affine, self.config.image_size).reshape(-1, 2)
         return list(map(Point, places[:, 0].tolist(), places[:, 1].tolist(), found.probabilities))
 
     def density(self, image, keypoint, box=None, **question) -> density.Density:
@@ -197,10 +197,10 @@ class CapeLLM(nn.Module):
         return density.compute_density(self, self.look(image, box)[0], keypoint, **question)
 
     def look(self, image, box=None):
-        """Pixels (3, H, W) of a PIL image around a box, and the matrix of data.crop_affine."""
+        """Pixels (3, H, W) of a PIL image around a box, and the matrix of data.make_affine."""
         size = self.config.image_size
-        affine = data.crop_affine(box or (0, 0, *image.size), size)
-        return data.crop(image.convert("RGB"), affine, size).to(self.device), affine
+        affine = data.make_affine(box or (0, 0, *image.size), size)
+        return data.cut_crop(image.convert("RGB"), affine, size).to(self.device), affine
 
     @torch.inference_mode()
     def answer(self, pixels, keypoints, decoding="greedy", cumulative=False, seed=0,

@@ -23,13 +23,12 @@ from support import check, launch, photos
 from support.coco import Instance, find_annotations, read_coco
 
 # F401: others read descriptions through this file.
-from support.descriptions import Keypoint, describe, read_descriptions, read_mp100  # noqa: F401
+from support.descriptions import Keypoint, read_descriptions, read_mp100  # noqa: F401
 from support.passes import check_pair_length
 from support.photos import PIXEL_MEAN, PIXEL_STD
 
 MAX_TOKENS = 2048  # of [BOS; V; T], as in the authors' published code: the paper does not say
 IGNORE = -100  # the label of a token that carries no loss
-HERE = Path(__file__).parent
 
 
 def read_annotations(folder, split=1, part="train") -> list[Instance]:
@@ -43,7 +42,7 @@ def read_split(folder, split=1, part="train"):
     return instances, {i.category: i.name for i in instances}
 
 
-def crop_affine(bbox, size, scale=1.0, angle=0.0) -> np.ndarray:
+def make_affine(bbox, size, scale=1.0, angle=0.0) -> np.ndarray:
     """The 2x3 matrix from crop pixels to image pixels, for the box made square (longest side).
 
     bbox: x, y, w, h; size: the crop's side in pixels; scale > 1 shows more; angle in radians.
@@ -55,7 +54,7 @@ def crop_affine(bbox, size, scale=1.0, angle=0.0) -> np.ndarray:
     return np.array([[c, -d, cx - (c - d) * size / 2], [d, c, cy - (d + c) * size / 2]])
 
 
-def crop(image: Image.Image, affine, size) -> torch.Tensor:
+def cut_crop(image: Image.Image, affine, size) -> torch.Tensor:
     """Pixels (3, size, size), bilinear, normalised as DINOv2 expects."""
     # Much larger originals are averaged over boxes first.
     reduce = int(np.hypot(affine[0, 0], affine[1, 0]))
@@ -67,12 +66,12 @@ def crop(image: Image.Image, affine, size) -> torch.Tensor:
     return (pixels - PIXEL_MEAN) / PIXEL_STD
 
 
-def to_image(points, affine, size) -> np.ndarray:
+def map_to_image(points, affine, size) -> np.ndarray:
     """Relative crop coordinates (n, 2) to image pixels."""
     return np.asarray(points) * size @ affine[:, :2].T + affine[:, 2]
 
 
-def to_crop(points, affine, size) -> np.ndarray:
+def map_to_crop(points, affine, size) -> np.ndarray:
     """Image pixels (n, 2) to relative crop coordinates; inside the crop they lie in [0, 1)."""
     return (np.asarray(points) - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T / size
 
@@ -83,7 +82,7 @@ def load_crop(instance: Instance, size, scale=1.0, angle=0.0):
     Pixels are read as stored, EXIF rotation ignored: MP-100 was annotated on the raw pixels. An
     image stored larger or smaller than annotated, by one factor, is resampled as if it were not.
     """
-    affine = crop_affine(instance.bbox, size, scale, angle)
+    affine = make_affine(instance.bbox, size, scale, angle)
     with photos.open_annotated(instance) as image:
         factor = photos.find_factor(image.size, instance.size)
         side = max(instance.bbox[2:]) * scale * factor
@@ -91,8 +90,8 @@ def load_crop(instance: Instance, size, scale=1.0, angle=0.0):
         # A JPEG much larger than the crop is decoded at 1/2, 1/4 or 1/8: still fine enough.
         if side > 2 * size:
             stored = stored / photos.draft_jpeg(image, size / side)
-        pixels = crop(image.convert("RGB"), stored, size)
-    points = to_crop(instance.keypoints[:, :2], affine, size)
+        pixels = cut_crop(image.convert("RGB"), stored, size)
+    points = map_to_crop(instance.keypoints[:, :2], affine, size)
     return pixels, np.concatenate([points, instance.keypoints[:, 2:]], 1)
 
 
@@ -183,15 +182,15 @@ def encode_text(tokenizer, template, words, start, codec=None, point=None):
     # Text follows `ASSISTANT:` after a space, coordinates follow at once.
     if first and not start:
         first = f" {first}"
-    ids = list(encode(tokenizer, first, start))
+    ids = list(encode_cached(tokenizer, first, start))
     for part in rest:
-        ids += codec.point(*point) + encode(tokenizer, part.format(**words), False)
+        ids += codec.point(*point) + encode_cached(tokenizer, part.format(**words), False)
     return ids
 
 
 # The same questions are asked of thousands of images.
 @functools.lru_cache(16384)
-def encode(tokenizer, text, start):
+def encode_cached(tokenizer, text, start):
     return tokenizer.encode(text) if start else tokenizer.encode_continuation(text)
 
 
@@ -232,7 +231,7 @@ def group_locllm(indices, k, rng, lengths, room):
     return [rng.sample(list(indices), min(k, len(indices)))]
 
 
-ROUNDS = {"fixed": group_fixed, "dynamic": group_dynamic, "locllm": group_locllm}
+GROUPINGS = {"fixed": group_fixed, "dynamic": group_dynamic, "locllm": group_locllm}
 
 
 class View(NamedTuple):
@@ -281,7 +280,7 @@ class Pairs(torch.utils.data.Dataset):
         # Keypoints that are labelled and inside the plain crop.
         self.askable = []
         for i in instances:
-            points = to_crop(i.keypoints[:, :2], crop_affine(i.bbox, size), size)
+            points = map_to_crop(i.keypoints[:, :2], make_affine(i.bbox, size), size)
             inside = codec.has_code(points).all(1)
             self.askable.append(np.flatnonzero(inside & (i.keypoints[:, 2] > 0)).tolist())
             self.refuse_long(i, self.askable[-1], trunk)
@@ -318,7 +317,7 @@ class Pairs(torch.utils.data.Dataset):
                 continue
             c = instance.category
             rng = random.Random(f"{self.seed} {epoch} {c} {instance.id}")
-            make_groups = ROUNDS[self.rounds]
+            make_groups = GROUPINGS[self.rounds]
             groups = make_groups(self.askable[n], self.k, rng, self.lengths[c], self.room[c])
             seeds = [rng.random() for _ in groups]
             if self.share:

@@ -16,7 +16,7 @@ import data
 from capellm import CapeLLM
 from decode import DECODING
 from study import figure5
-from support.files import write_whole
+from support.files import ROOT, write_whole
 from support.launch import run
 from support.photos import open_image
 from support.pictures import draw_keypoints
@@ -49,7 +49,7 @@ def parse_arguments():
     )
     model = parser.add_argument_group("the model and how it answers")
     model.add_argument(
-        "--model", type=Path, default=data.HERE / "nano", metavar="FOLDER",
+        "--model", type=Path, default=ROOT / "nano", metavar="FOLDER",
         help="a model folder (default: nano)",
     )
     model.add_argument(

@@ -29,7 +29,7 @@ from support import batches, check, checkpoints, launch, parallel, signals, trai
 from support.folders import CapeLLMConfig
 
 # The adapters of Section 4.1. Table 15: the parts that have them, and those trained in whole.
-LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["vision", "llm"]}
+PAPER_LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["vision", "llm"]}
 TUNED_PARTS = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": ["llm"], "everything": []}
 WHOLE_PARTS = {"lora": [], "frozen": [], "full": ["vision"], "everything": ["vision", "llm"]}
 VALIDATION = 200  # images, spread evenly over the validation part
@@ -53,7 +53,7 @@ class Validation(NamedTuple):
     world: int  # processes that share the instances
 
 
-class Measured(NamedTuple):
+class StepResult(NamedTuple):
     """Sums over all processes, then what this process did."""
 
     loss: float
@@ -105,7 +105,7 @@ def train(learner: Learner, pairs, passes, division, options, settings, validati
     return step, noted
 
 
-def accumulate_gradients(learner: Learner, passes, division, noted) -> Measured:
+def accumulate_gradients(learner: Learner, passes, division, noted) -> StepResult:
     """Go forward and backward through this process's passes of a step.
 
     Gradients add up to those of the mean loss over the step's pairs, of all processes.
@@ -134,7 +134,7 @@ def accumulate_gradients(learner: Learner, passes, division, noted) -> Measured:
         dist.all_reduce(sums)
     loss, digits, tokens, stop_signals = sums.tolist()
     gradient = parallel.compute_norm(learner.parameters.values()).item()
-    return Measured(loss, digits, tokens, gradient, stop_signals, losses, waited)
+    return StepResult(loss, digits, tokens, gradient, stop_signals, losses, waited)
 
 
 def scale_lr(step: int, steps: int, warmup=0.03) -> float:
@@ -192,10 +192,10 @@ def open_model(options, device) -> CapeLLM:
         model = CapeLLM.assemble(CapeLLMConfig(options.vision, options.llm), dtype, start)
     for part in whole:
         merge_lora(getattr(model, part).float())
-    present = model.config.lora or LORA | {"parts": []}
+    present = model.config.lora or PAPER_LORA | {"parts": []}
     kept = [part for part in present["parts"] if part not in whole]
     model.config.lora, model.config.whole = present | {"parts": kept}, whole
-    model.adapt(LORA | {"parts": TUNED_PARTS[options.tune]})
+    model.adapt(PAPER_LORA | {"parts": TUNED_PARTS[options.tune]})
     if options.digits:
         model.config.K, model.codec = options.digits, Codec(model.tokenizer, options.digits)
     if options.output_format == "token" and model.config.output == "text":
@@ -266,7 +266,7 @@ def make_pairs(options, model, instances, described) -> data.Pairs:
 
 def main():
     signals.leave_at_once()
-    options = train_options.read_options(__doc__.split("\n")[0], data.ROUNDS)
+    options = train_options.read_options(__doc__.split("\n")[0], data.GROUPINGS)
     rank, world, device = launch.setup()
     train_options.fall_back_on_nano(options, rank, world)
     train_options.check_options(options, world)

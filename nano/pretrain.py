@@ -51,6 +51,7 @@ from study import instructions
 from study.hiera import Hiera, HieraConfig
 from study.share_image import read_branches
 from support import checkpoints, launch, parallel
+from support.descriptions import describe_categories
 from support.files import write_whole
 from support.folders import CapeLLMConfig
 from support.tokenizer import Tokenizer
@@ -96,7 +97,7 @@ LOG_EVERY, SAVE_EVERY = 20, 200  # steps
 def write_tokenizer(folder, texts):
     """Sentencepiece in Llama 2's form, from some texts; the template's phrases are pieces."""
     phrases = []
-    for template in (instructions.QUESTION, instructions.BARE):
+    for template in (instructions.BASE_QUESTION, instructions.BARE_QUESTION):
         phrases += template.replace("{description}", "{name}").split("{name}")
     phrases = dict.fromkeys(phrase.strip() for phrase in phrases)
     pieces = ["▁" + phrase.replace(" ", "▁") for phrase in phrases]
@@ -131,7 +132,7 @@ def describe_keypoints(folders):
         more, more_names = data.read_split(folder, 1, "train")
         instances += more
         names |= more_names
-    described = data.describe(instances, names)
+    described = describe_categories(instances, names)
     return [f"{k.name}: {k.description}" for keypoints in described.values() for k in keypoints]
 
 
@@ -265,7 +266,7 @@ class Sampler:
         self.sets, self.described, self.codec = [], {}, codec
         for folder in folders:
             instances, names = data.read_split(folder, 1, "train")
-            self.described |= data.describe(instances, names)
+            self.described |= describe_categories(instances, names)
             self.sets.append(instances)
         # Keypoints are numbered over all definitions; categories of one definition share them.
         start, self.keypoints = {}, 0
@@ -448,7 +449,7 @@ def export(model, tokenizer_file, folder):
         export_backbone(model.llm, llm, partial / "llm")
         shutil.copy(tokenizer_file, partial / "llm")
         config = CapeLLMConfig(
-            str(partial / "vision"), str(partial / "llm"), SIZE, lora=train.LORA
+            str(partial / "vision"), str(partial / "llm"), SIZE, lora=train.PAPER_LORA
         )
         tuned = CapeLLM.assemble(config, torch.float32)
         tuned.projection.load_state_dict(model.projection.state_dict())

@@ -146,7 +146,7 @@ def write_tokenizer(file):
 
     So digits are single tokens.
     """
-    question = instructions.QUESTION.format(name="", description="")
+    question = instructions.BASE_QUESTION.format(name="", description="")
     words = re.findall(" ?[A-Za-z]+", question) + [f" {word}" for word in WORDS]
     tokens = [bytes([i]) for i in range(256)]
     tokens += [word.encode() for word in dict.fromkeys(words)]

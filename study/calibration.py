@@ -15,7 +15,7 @@ from study.metrics import METRICS, average_records, bootstrap, find_definitions,
 
 # How much of the mass the credible regions hold.
 LEVELS = (0.5, 0.68, 0.9, 0.95)
-GAIN = "PCK-optimal minus greedy"
+PCK_GAIN = "PCK-optimal minus greedy"
 
 
 def compare_with_truths(model, pixels, keypoints, truths, greedy, thresholds, rng, **question):
@@ -39,7 +39,7 @@ def compare_with_truths(model, pixels, keypoints, truths, greedy, thresholds, rn
         points["median"].append(density.find_median(p))
         points["PCK-optimal"].append([density.find_best_point(p, t)[0] for t in thresholds])
         smoothed = density.find_mode(density.smooth_samples(samples, bandwidth))
-        points[f"mode of {density.SAMPLES} samples, smoothed"].append(smoothed)
+        points[f"mode of {density.DRAWS} samples, smoothed"].append(smoothed)
         of_keypoint = {
             "truth": truth,
             "greedy": answer,
@@ -65,14 +65,14 @@ def average_points(records):
         rows[name] = [
             {"category": r["category"], "controls": {}, **r["points"][name]} for r in records
         ]
-    rows[GAIN] = []
+    rows[PCK_GAIN] = []
     for optimal, greedy in zip(rows["PCK-optimal"], rows["greedy"], strict=True):
-        rows[GAIN].append({**optimal, **{m: optimal[m] - greedy[m] for m in METRICS}})
+        rows[PCK_GAIN].append({**optimal, **{m: optimal[m] - greedy[m] for m in METRICS}})
     found = {}
     for name, scored in rows.items():
         found[name] = average_records(scored)
         del found[name]["controls"]
-    found[GAIN]["intervals"] = find_intervals(rows[GAIN])
+    found[PCK_GAIN]["intervals"] = find_intervals(rows[PCK_GAIN])
     return found
 
 

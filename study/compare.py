@@ -49,7 +49,7 @@ def average_evaluations(folders, same):
     entries = ("split", "instances", "paper", *COLUMNS, "protocol", "limit")
     found, first = {}, None
     for folder in folders:
-        r = read_results(folder, entries, same)
+        r = read_evaluation(folder, entries, same)
         how = {name: r.pop(name) for name in ("protocol", "limit", *same)}
         first = first or how
         if r["split"] in found:
@@ -83,7 +83,7 @@ def compare_evaluations(folders):
         names = [str(folder) for folder in folders]
     first, common, numbers = None, None, {}
     for folder, name in zip(folders, names, strict=True):
-        r = read_results(folder, ("protocol", "images", "data", "split", "part", "limit"))
+        r = read_evaluation(folder, ("protocol", "images", "data", "split", "part", "limit"))
         how = {entry: r[entry] for entry in ("data", "split", "part", "limit")}
         rows = read_scores(folder, r["images"], r["protocol"] == PAIRS)
         if first is None:
@@ -168,7 +168,7 @@ def check_alike(folder, how, first, common):
         )
 
 
-def read_results(folder, entries, settings=()):
+def read_evaluation(folder, entries, settings=()):
     """{name: value} of these entries of a folder's results.json, and of these of its settings.
 
     Raises FileNotFoundError or ValueError naming the folder.

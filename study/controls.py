@@ -82,7 +82,7 @@ def average_places(parts):
             continue
         places = []
         for i in instances:
-            place = data.to_crop(i.keypoints[:, :2], data.crop_affine(i.bbox, 1), 1)
+            place = data.map_to_crop(i.keypoints[:, :2], data.make_affine(i.bbox, 1), 1)
             places.append(np.where(i.keypoints[:, 2:] > 0, place, np.nan))
         stacked = np.stack(places)  # (instances, K, 2)
         with np.errstate(invalid="ignore"):  # 0 / 0: labelled nowhere in this part

@@ -26,7 +26,7 @@ PREFIXES_AT_ONCE = 128
 # Values of x whose y are read together: this bounds the cache.
 X_AT_ONCE = 32
 # Answers that are drawn and smoothed, as in Figure 5: the paper does not say how many.
-SAMPLES = 100
+DRAWS = 100
 
 
 class Density(NamedTuple):
@@ -322,7 +322,7 @@ def make_gaussian(centre, sigma):
     return smooth_samples([centre], sigma)
 
 
-def draw_samples(p, generator, n=SAMPLES):
+def draw_samples(p, generator, n=DRAWS):
     """n answers (n, 2) drawn from p, as if the model had sampled them, and a bandwidth for them.
 
     The bandwidth is that of Scott's rule, at least one step of the grid.

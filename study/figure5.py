@@ -80,9 +80,9 @@ def parse_truth(text, box):
             f"--truth {text!r}: expected two numbers x,y in pixels, such as 113,63"
         ) from None
     with np.errstate(invalid="ignore"):  # NaN and infinity have no code, either
-        relative = to_relative((x, y), box)
+        relative = find_in_crop((x, y), box)
     if not all(Codec.has_code(v) for v in relative):
-        (left, top), (right, bottom) = to_pixels([(0, 0), (1, 1)], box)
+        (left, top), (right, bottom) = find_in_image([(0, 0), (1, 1)], box)
         raise ValueError(
             f"--truth {text} lies outside of the crop, where x is from {left:g} to {right:g} "
             f"and y from {top:g} to {bottom:g}: there is no density"
@@ -90,15 +90,15 @@ def parse_truth(text, box):
     return x, y
 
 
-def to_relative(place, box):
+def find_in_crop(place, box):
     """A place (x, y) in pixels, relative to the crop around a box."""
-    affine = data.crop_affine(box, 1)
-    return tuple(data.to_crop([place], affine, 1)[0].tolist())
+    affine = data.make_affine(box, 1)
+    return tuple(data.map_to_crop([place], affine, 1)[0].tolist())
 
 
-def to_pixels(places, box):
+def find_in_image(places, box):
     """Places relative to the crop around a box, in the image's pixels, as a list."""
-    return data.to_image(places, data.crop_affine(box, 1), 1).tolist()
+    return data.map_to_image(places, data.make_affine(box, 1), 1).tolist()
 
 
 def make_finding(model, image, box, keypoint, truth=None, **question):
@@ -114,7 +114,7 @@ def make_finding(model, image, box, keypoint, truth=None, **question):
     best, expected = density.find_best_point(p, 0.05)
     places = (greedy, density.find_mode(p), density.find_median(p), density.find_mean(p), best)
     numbers = {"keypoint": keypoint.name}
-    for name, place in zip(PLACES, to_pixels(places, box), strict=True):
+    for name, place in zip(PLACES, find_in_image(places, box), strict=True):
         numbers[name] = place
     numbers["expected PCK@0.05"] = expected
     numbers["entropy"] = density.compute_entropy(p)
@@ -122,7 +122,7 @@ def make_finding(model, image, box, keypoint, truth=None, **question):
     numbers["prefixes"] = found.prefixes
     relative = None
     if truth is not None:
-        relative = to_relative(truth, box)
+        relative = find_in_crop(truth, box)
         numbers["truth"] = truth
         numbers[NLL] = density.compute_nll(p, relative)
         numbers[RIVAL] = float(density.compute_gaussian_nll([greedy], [relative], SIGMA))
@@ -196,7 +196,7 @@ def choose_panels(p, truth):
 
 def crop_grey(image, box, side):
     """The crop around a box, (side, side, 1), in greys of 0 to 255, darkened so that heat shows."""
-    affine = data.crop_affine(box, side)
+    affine = data.make_affine(box, side)
     shrink = max(1, int(affine[0, 0]))
     grey = image.convert("L").reduce(shrink)
     matrix = (affine / shrink).ravel()

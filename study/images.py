@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import data
 from study import pairs
-from support.descriptions import describe
+from support.descriptions import describe_categories
 from support.records import make_key
 
 
@@ -44,9 +44,9 @@ def choose_images(
             f"nothing to measure: {len(instances)} instances in the {part} part of {folder}, "
             f"--limit {limit}"
         )
-    described = describe(instances, names, descriptions)
+    described = describe_categories(instances, names, descriptions)
     if names_from:
-        for category, others in describe(instances, names, names_from).items():
+        for category, others in describe_categories(instances, names, names_from).items():
             renamed = zip(described[category], others, strict=True)
             described[category] = [k._replace(name=other.name) for k, other in renamed]
     supports, pool = None, list(range(len(instances)))

@@ -38,9 +38,9 @@ TELL = " {description} With this description, please provide its coordinates."
 TELL_NOTHING = " Please provide its coordinates."
 BECAUSE = ", because {because}"
 # The base instruction (Figure 2); the answer follows at once.
-QUESTION = f"USER: {ASK}{TELL} ASSISTANT:"
-BARE = f"USER: {ASK}{TELL_NOTHING} ASSISTANT:"
-BASE = (Turn(QUESTION, "{point}"),)
+BASE_QUESTION = f"USER: {ASK}{TELL} ASSISTANT:"
+BARE_QUESTION = f"USER: {ASK}{TELL_NOTHING} ASSISTANT:"
+BASE = (Turn(BASE_QUESTION, "{point}"),)
 # Table 7.
 REPLACED = "There is no description to refer to."
 OUTLINE = (
@@ -105,7 +105,7 @@ INSTRUCTIONS = {
     # Figure 2
     "base": Instruction(rounds=BASE),
     # Tables 7 and 10
-    "names": Instruction(rounds=(Turn(BARE, "{point}"),)),
+    "names": Instruction(rounds=(Turn(BARE_QUESTION, "{point}"),)),
     # Table 10
     "list": Instruction(opening=(Turn("Keypoint List: {list}."),), rounds=BASE),
     # Table 11

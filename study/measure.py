@@ -113,7 +113,7 @@ def score_places(question, places, kept=slice(None)):
 def describe_answers(question, places, probabilities):
     """The record of an instance and its answers, before anything else is measured."""
     instance, names = question.instance, name_labelled(question)
-    in_image = data.to_image(places, data.crop_affine(instance.bbox, 1), 1).round(3).tolist()
+    in_image = data.map_to_image(places, data.make_affine(instance.bbox, 1), 1).round(3).tolist()
     return {
         "id": instance.id,
         "file": str(instance.image),
@@ -182,7 +182,7 @@ def measure_density(model, pixels, question, places, rng):
 def find_truths(instance):
     """Places (n, 2) of the labelled keypoints, relative to the crop."""
     labelled = instance.keypoints[instance.keypoints[:, 2] > 0, :2]
-    return data.to_crop(labelled, data.crop_affine(instance.bbox, 1), 1)
+    return data.map_to_crop(labelled, data.make_affine(instance.bbox, 1), 1)
 
 
 def count_chain_tokens(model, keypoints, category, size):

@@ -32,7 +32,7 @@ def measure_distances(instance, coordinates):
     instance in order; or (n, 5, 2), an answer for each threshold. Returns (n,) or (n, 5).
     """
     truths = instance.keypoints[instance.keypoints[:, 2] > 0, :2]
-    places = data.to_image(coordinates, data.crop_affine(instance.bbox, 1), 1)
+    places = data.map_to_image(coordinates, data.make_affine(instance.bbox, 1), 1)
     x = places[..., 0].T - truths[:, 0]
     y = places[..., 1].T - truths[:, 1]
     return np.hypot(x, y).T

@@ -9,7 +9,7 @@ All numbers come from study.metrics, study.calibration and study.compare: nothin
 from pathlib import Path
 
 import data
-from study.calibration import GAIN, LEVELS
+from study.calibration import LEVELS, PCK_GAIN
 from study.metrics import COLUMNS, PCK
 from support import descriptions
 
@@ -124,7 +124,7 @@ def name_group(name, categories):
 
 def format_points(points):
     """The points that follow from densities; points: of study.calibration.average_points."""
-    rows = [*points.items(), *split_intervals(points[GAIN]["intervals"])]
+    rows = [*points.items(), *split_intervals(points[PCK_GAIN]["intervals"])]
     return (
         "Points that follow from densities. PCK-optimal: for each threshold its own; AUC and NME "
         f"are means over them.\n\n{format_scores(rows)}"

@@ -12,10 +12,11 @@ import random
 from pathlib import Path
 
 from capellm import Codec
-from data import HERE, IGNORE, write_conversation
+from data import IGNORE, write_conversation
 from study.instructions import INSTRUCTIONS
 from support import launch
 from support.descriptions import DESCRIPTIONS, read_descriptions, read_mp100
+from support.files import ROOT
 from support.tokenizer import Tokenizer
 
 EXAMPLE_POINTS = ((0.123, 0.456), (0.323, 0.456))
@@ -76,7 +77,7 @@ def main():
         help="folder of <definition or category>.txt",
     )
     parser.add_argument(
-        "--llm", default=str(HERE / "nano" / "llm"), metavar="FOLDER", help="whose tokenizer"
+        "--llm", default=str(ROOT / "nano" / "llm"), metavar="FOLDER", help="whose tokenizer"
     )
     a = parser.parse_args()
     category, path = find_descriptions(a.category, a.descriptions)

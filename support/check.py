@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from support import photos
 from support.coco import PARTS, Instance, find_annotations, read_coco
-from support.descriptions import DESCRIPTIONS, describe
+from support.descriptions import DESCRIPTIONS, describe_categories
 from support.launch import list_first
 from support.pictures import draw_contact_sheet
 
@@ -55,7 +55,7 @@ def read_folders(folders, split=1, part="train", descriptions=DESCRIPTIONS):
                     f"{names[i.category]} elsewhere: change an id"
                 )
         usable = [i for i in more if i.usable]
-        described |= describe(usable, {i.category: i.name for i in usable}, descriptions)
+        described |= describe_categories(usable, {i.category: i.name for i in usable}, descriptions)
         instances += more
     return instances, described
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from support.coco import list_control_characters
+from support.files import ROOT
 from support.launch import list_first
 
-DESCRIPTIONS = Path(__file__).parent.parent / "descriptions"
+DESCRIPTIONS = ROOT / "descriptions"
 
 
 class Keypoint(NamedTuple):
@@ -64,7 +65,7 @@ def read_mp100():
     return json.loads((DESCRIPTIONS / "mp100.json").read_bytes())
 
 
-def describe(instances, names, folder=DESCRIPTIONS):
+def describe_categories(instances, names, folder=DESCRIPTIONS):
     """{category id: list[Keypoint]}, each from `<definition or category name>.txt`.
 
     Raises FileNotFoundError or ValueError if a file is missing or does not fit the annotations.

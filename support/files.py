@@ -5,6 +5,10 @@
 """
 
 from contextlib import contextmanager
+from pathlib import Path
+
+# The folder of the project: nano/, descriptions/ and the commands lie in it.
+ROOT = Path(__file__).parents[1]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-SHOWN = 5  # items in a message
+ITEMS_SHOWN = 5  # items in a message
 
 
 class Process(NamedTuple):
@@ -79,7 +79,7 @@ def read_exit_code(end):
 
 def list_first(texts):
     """The first few of some texts, for a message."""
-    shown = ", ".join(texts[:SHOWN])
-    if len(texts) > SHOWN:
-        shown += f" and {len(texts) - SHOWN} more"
+    shown = ", ".join(texts[:ITEMS_SHOWN])
+    if len(texts) > ITEMS_SHOWN:
+        shown += f" and {len(texts) - ITEMS_SHOWN} more"
     return shown

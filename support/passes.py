@@ -6,9 +6,9 @@ import random
 import torch
 
 # Questions in one pass: each pass reads all weights, but attention grows with the square.
-BRANCHES = 32
+QUESTIONS_IN_PASS = 32
 # Answers that one pass decides on, if questions repeat.
-ANSWERS = 128
+ANSWERS_IN_PASS = 128
 
 
 def split_into_passes(questions):
@@ -20,7 +20,7 @@ def split_into_passes(questions):
     for i in sorted(range(len(questions)), key=lambda i: first[tuple(questions[i])]):
         question = tuple(questions[i])
         distinct.add(question)
-        if not parts or len(distinct) > BRANCHES or len(parts[-1]) == ANSWERS:
+        if not parts or len(distinct) > QUESTIONS_IN_PASS or len(parts[-1]) == ANSWERS_IN_PASS:
             parts.append([])
             distinct = {question}
         parts[-1].append(i)
@@ -47,10 +47,10 @@ def count_room(codec, questions, chain, candidates):
     digits are tried behind an answer.
     """
     distinct = sorted({tuple(question) for question in questions}, key=len)
-    side_by_side = sum(len(question) for question in distinct[-BRANCHES:])
+    side_by_side = sum(len(question) for question in distinct[-QUESTIONS_IN_PASS:])
     chained = sum(count_round(codec, question) for question in questions)
     digits = len(codec.encode(0, 0)) + candidates
-    return max(side_by_side, min(chained, chain)) + min(len(questions), ANSWERS) * digits
+    return max(side_by_side, min(chained, chain)) + min(len(questions), ANSWERS_IN_PASS) * digits
 
 
 def draw_numbers(keypoints, seed, n):

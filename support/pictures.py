@@ -19,7 +19,7 @@ SMOOTH = 2
 
 # A photo with its keypoints. Its longest side in pixels: a smaller one is enlarged, a larger one
 # reduced. Up to NAMED keypoints carry their names, more carry numbers that a legend explains.
-SMALL, LARGE = 768, 1600
+SMALLEST_SIDE, LARGEST_SIDE = 768, 1600
 NAMED = 20
 
 # The sheet of an evaluation, in pixels: the side of a tile, the space between tiles, the heights
@@ -56,7 +56,7 @@ def draw_keypoints(image, points, names, box=None):
     points = (points - low) * scale
     colours = choose_colours(len(names))
     # What is a pixel wide in a picture 768 pixels long.
-    unit = max(picture.size) / SMALL
+    unit = max(picture.size) / SMALLEST_SIDE
     if box is not None:
         corners = np.array([box[:2], np.add(box[:2], box[2:])], float)
         corners = ((corners - low) * scale).ravel().tolist()
@@ -93,9 +93,9 @@ def choose_view(size, points, box):
 
 def choose_scale(side):
     """How many times larger a view whose longest side is so many pixels is shown."""
-    if side > SMALL:
-        return min(1, LARGE / side)
-    return round(SMALL / side)
+    if side > SMALLEST_SIDE:
+        return min(1, LARGEST_SIDE / side)
+    return round(SMALLEST_SIDE / side)
 
 
 def cut_out(image, low, high, scale):

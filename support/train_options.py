@@ -12,14 +12,13 @@ from pathlib import Path
 from study.instructions import INSTRUCTIONS
 from support import checkpoints, fingerprints, parallel
 from support.descriptions import DESCRIPTIONS
+from support.files import ROOT
 
-ROOT = Path(__file__).parents[1]
-
-VISION = "weights/dinov2-large"
-LLM = "weights/Llama-3.1-8B"
+VISION_FOLDER = "weights/dinov2-large"
+LLM_FOLDER = "weights/Llama-3.1-8B"
 # Rounds of a conversation: Section 4.1, and LocLLM's published code.
-K, ROUNDS_OF_LOCLLM = 4, 5
-DATA = ["data/mp100"]
+PAPER_K, LOCLLM_K = 4, 5
+DATA_FOLDERS = ["data/mp100"]
 
 
 def read_positive(text, kind=int):
@@ -51,12 +50,12 @@ def read_options(description, strategies):
     add_machine_options(parser.add_argument_group("where it runs").add_argument)
     options = parser.parse_args()
     if options.k is None:
-        options.k = ROUNDS_OF_LOCLLM if options.rounds == "locllm" else K
+        options.k = LOCLLM_K if options.rounds == "locllm" else PAPER_K
     return options
 
 
 def add_data_options(add, strategies):
-    add("--data", nargs="+", default=DATA, metavar="FOLDER",
+    add("--data", nargs="+", default=DATA_FOLDERS, metavar="FOLDER",
         help="folders with annotations/ and images/, MP-100's or your own")
     add("--split", type=int, default=1, help="MP-100 split, 1 to 5")
     add("--descriptions", default=str(DESCRIPTIONS), metavar="FOLDER",
@@ -73,8 +72,9 @@ def add_data_options(add, strategies):
 
 
 def add_model_options(add):
-    add("--vision", default=VISION, metavar="FOLDER", help="official DINOv2 or Hiera folder")
-    add("--llm", default=LLM, metavar="FOLDER", help="official Llama, Mistral or Vicuna folder")
+    add("--vision", default=VISION_FOLDER, metavar="FOLDER", help="official DINOv2 or Hiera folder")
+    add("--llm", default=LLM_FOLDER, metavar="FOLDER",
+        help="official Llama, Mistral or Vicuna folder")
     add("--init", metavar="FOLDER",
         help="start from this model folder instead of the two backbones")
     add("--digits", type=int, choices=[1, 3],
@@ -122,7 +122,7 @@ def add_machine_options(add):
 def check_options(options, world):
     """ValueError about options that exclude each other. world: how many processes run."""
     is_pretraining = INSTRUCTIONS[options.instruction].pretraining
-    if options.init and (options.vision, options.llm) != (VISION, LLM):
+    if options.init and (options.vision, options.llm) != (VISION_FOLDER, LLM_FOLDER):
         raise ValueError(f"--init {options.init} names its own backbones: "
                          "leave out --vision and --llm")
     if options.fsdp and world == 1:
@@ -186,7 +186,7 @@ def fall_back_on_nano(options, rank, world):
 
     The drawings are made first, by one process.
     """
-    is_named = options.init or options.data != DATA
+    is_named = options.init or options.data != DATA_FOLDERS
     if is_named or any(Path(p).exists() for p in (options.vision, options.llm, *options.data)):
         return
     drawings = Path("data/figures")

@@ -10,7 +10,7 @@ from PIL import Image
 
 import data
 from study import controls, metrics
-from support.descriptions import describe
+from support.descriptions import describe_categories
 
 T = (0.05, 0.10, 0.15, 0.20, 0.25)
 NAMES = ["PCK@0.05", "PCK@0.10", "PCK@0.15", "PCK@0.20", "PCK@0.25"]
@@ -79,13 +79,13 @@ def write_kites_and_boats(folder):
 def read_test(folder):
     """The instances of the test part, and {category id: its keypoints}."""
     instances, names = data.read_split(folder, 1, "test")
-    return instances, describe(instances, names, folder / "texts")
+    return instances, describe_categories(instances, names, folder / "texts")
 
 
 def prepare_controls(folder):
     """A Control for each instance of the test part, and the definitions without training."""
     instances, names = data.read_split(folder, 1, "test")
-    described = describe(instances, names, folder / "texts")
+    described = describe_categories(instances, names, folder / "texts")
     return controls.prepare_controls(folder, 1, "test", instances, names, described)
 
 

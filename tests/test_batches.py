@@ -15,6 +15,7 @@ from capellm import CapeLLM
 from skirts import write_skirts
 from support import batches
 from support.batches import Division, Place
+from support.descriptions import describe_categories
 from support.parallel import Loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,7 +35,7 @@ def model(model_folder):
 
 def read_pairs(folder, model, **options):
     instances, names = data.read_split(folder)
-    described = data.describe(instances, names, folder)
+    described = describe_categories(instances, names, folder)
     return data.Pairs(instances, described, model.tokenizer, model.codec, 28, **options)
 
 
@@ -152,7 +153,7 @@ def test_images_of_equal_ids_stay_apart(folder, model):
     """Two exports that both count from 0: every pair has the pixels of its own image, pairs of an
     image side by side or not."""
     instances, names = data.read_split(folder)
-    described = data.describe(instances, names, folder)
+    described = describe_categories(instances, names, folder)
     swapped = []
     for instance, other in itertools.pairwise(instances):
         swapped.append(instance._replace(image=other.image))

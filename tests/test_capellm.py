@@ -107,8 +107,8 @@ def test_points_lie_in_the_square_around_the_box(model, box):
     points = model.locate(image, asked, box)
     x, y, w, h = box or (0, 0, 90, 70)
     side = max(w, h)
-    affine = data.crop_affine((x, y, w, h), 28)
-    answered, probabilities = model.answer(data.crop(image, affine, 28), asked)
+    affine = data.make_affine((x, y, w, h), 28)
+    answered, probabilities = model.answer(data.cut_crop(image, affine, 28), asked)
     for point, (u, v), p in zip(points, answered, probabilities, strict=True):
         assert point.x == pytest.approx(x + w / 2 + (u - 0.5) * side)
         assert point.y == pytest.approx(y + h / 2 + (v - 0.5) * side)

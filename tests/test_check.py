@@ -12,6 +12,7 @@ from PIL import Image
 import data
 from helpers import one_line, photo, read_cells
 from support import check
+from support.descriptions import describe_categories
 
 NO_PROBLEM = dict.fromkeys((*check.OF_IMAGES, *check.OF_ANNOTATIONS), 0)
 
@@ -69,7 +70,7 @@ def test_sound_data(boats, texts):
     plain, names = data.read_split(folder)
     assert [i.id for i in instances] == list(range(12)) == [i.id for i in plain]
     assert names == {7: "boat"}
-    assert described == data.describe(plain, names, texts)
+    assert described == describe_categories(plain, names, texts)
     assert read_cells(table) == {"all": {"instances": 12, "usable": 12} | NO_PROBLEM}
 
 

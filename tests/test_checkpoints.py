@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-import data
 from support import checkpoints
+from support.files import ROOT
 from support.folders import CapeLLMConfig
 
 
@@ -131,7 +131,7 @@ def test_the_mean_of_what_went_before():
 
 def run_curves(*arguments):
     command = [sys.executable, "-m", "scripts.curves", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=data.HERE)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 def test_curves_of_several_runs(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import data
 from helpers import coco, one_line, read_cells
 from support import check
+from support.descriptions import describe_categories
 
 
 def test_read_split(split):
@@ -20,7 +21,7 @@ def test_read_split(split):
     assert instances[1].bbox == (0, 40, 60, 10)
     assert instances[0].image == folder / "images" / "skirt" / "0.jpg"
     np.testing.assert_array_equal(instances[2].keypoints[:2], [[17, 15, 2], [20, 20, 2]])
-    described = data.describe(instances, names)
+    described = describe_categories(instances, names)
     assert len(described[1]) == 8
 
 
@@ -221,7 +222,7 @@ def test_any_change_to_annotations_is_read_or_one_line(tmp_path_factory, changes
     (folder / "annotations" / "mp100_split1_train.json").write_text(json.dumps(content))
     try:
         instances, names = data.read_split(folder)
-        described = data.describe(instances, names)
+        described = describe_categories(instances, names)
         everything, _ = check.read_folders([folder])
         table = check.format_counts(everything, check.find_faults(everything))
     except (ValueError, FileNotFoundError) as error:

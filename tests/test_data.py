@@ -17,6 +17,7 @@ from capellm import Codec
 from helpers import one_line, photo
 from study.instructions import INSTRUCTIONS
 from support import batches
+from support.descriptions import describe_categories
 from support.photos import PIXEL_MEAN, PIXEL_STD
 
 # Crops
@@ -35,10 +36,10 @@ sizes = st.sampled_from([28, 112, 224])
     seed=st.integers(0, 9),
 )
 def test_to_crop_inverts_to_image(box, size, scale, angle, seed):
-    affine = data.crop_affine(box, size, scale, angle)
+    affine = data.make_affine(box, size, scale, angle)
     points = np.random.default_rng(seed).uniform(-1, 2, (5, 2))
-    pixels = data.to_image(points, affine, size)
-    np.testing.assert_allclose(data.to_crop(pixels, affine, size), points, atol=1e-6)
+    pixels = data.map_to_image(points, affine, size)
+    np.testing.assert_allclose(data.map_to_crop(pixels, affine, size), points, atol=1e-6)
     # The closed form: a rotation about the centre of the box, one crop width being the longest
     # side times scale. In complex numbers.
     x, y, w, h = box
@@ -51,7 +52,7 @@ def test_to_crop_inverts_to_image(box, size, scale, angle, seed):
 @given(box=boxes)
 def test_the_crop_is_square_and_holds_the_box(box):
     x, y, w, h = box
-    (x0, y0), (x1, y1) = data.to_image([[0, 0], [1, 1]], data.crop_affine(box, 224), 224)
+    (x0, y0), (x1, y1) = data.map_to_image([[0, 0], [1, 1]], data.make_affine(box, 224), 224)
     assert x1 - x0 == pytest.approx(max(w, h)) and y1 - y0 == pytest.approx(max(w, h))
     assert x0 <= x + 1e-6 and y0 <= y + 1e-6
     assert x1 >= x + w - 1e-6 and y1 >= y + h - 1e-6
@@ -86,17 +87,17 @@ def ramp(width, height):
 )
 def test_crop_of_a_ramp(box, scale, angle):
     """A linear ramp stays linear under bilinear resampling and box averaging: all is known."""
-    affine = data.crop_affine(box, 56, scale, angle)
+    affine = data.make_affine(box, 56, scale, angle)
     centres = (np.arange(56) + 0.5) / 56
     grid = np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
-    points = data.to_image(grid, affine, 56).reshape(56, 56, 2)
+    points = data.map_to_image(grid, affine, 56).reshape(56, 56, 2)
     expected = 20 + 200 * points.sum(-1) / (800 + 640)
     inside = ((points > 5) & (points < [795, 635])).all(-1)
     assert inside.mean() > 0.8
     expected = expected[inside]
     image = ramp(800, 640)
-    up = undo_normalisation(data.crop(image, affine, 56)).numpy()[:, inside]
-    down = undo_normalisation(data.crop(ImageOps.invert(image), affine, 56)).numpy()[:, inside]
+    up = undo_normalisation(data.cut_crop(image, affine, 56)).numpy()[:, inside]
+    down = undo_normalisation(data.cut_crop(ImageOps.invert(image), affine, 56)).numpy()[:, inside]
     # 8 bits, rounded or cut three times.
     assert np.abs(up - expected).max() < 1.6
     assert np.abs(down - (255 - expected)).max() < 1.6
@@ -108,7 +109,7 @@ def test_crop_of_a_ramp(box, scale, angle):
 
 def test_crop_at_its_own_size_copies_pixels():
     image = photo(90, 80)
-    crop = undo_normalisation(data.crop(image, data.crop_affine((30, 20, 40, 40), 40), 40))
+    crop = undo_normalisation(data.cut_crop(image, data.make_affine((30, 20, 40, 40), 40), 40))
     expected = to_tensor(image.crop((30, 20, 70, 60)))
     torch.testing.assert_close(crop, expected, atol=1e-3, rtol=0)
 
@@ -116,8 +117,8 @@ def test_crop_at_its_own_size_copies_pixels():
 @pytest.mark.parametrize("side", [40, 80, 120])
 def test_a_quarter_turn_turns_the_crop(side):
     image, box = photo(200, 180), (30, 20, side, side)
-    plain = data.crop(image, data.crop_affine(box, 40), 40)
-    turned = data.crop(image, data.crop_affine(box, 40, angle=np.pi / 2), 40)
+    plain = data.cut_crop(image, data.make_affine(box, 40), 40)
+    turned = data.cut_crop(image, data.make_affine(box, 40, angle=np.pi / 2), 40)
     # To the right in the crop is now down in the image.
     torch.testing.assert_close(turned, torch.rot90(plain, 1, (1, 2)), atol=0.05, rtol=0)
 
@@ -127,7 +128,7 @@ def test_strong_reductions_are_averages(side, size):
     image = photo(200, 200)
     n = side // size
     x, y = 3 * n, 2 * n
-    crop = data.crop(image, data.crop_affine((x, y, side, side), size), size)
+    crop = data.cut_crop(image, data.make_affine((x, y, side, side), size), size)
     values = to_tensor(image)[:, y : y + side, x : x + side]
     expected = torch.nn.functional.avg_pool2d(values, n)
     torch.testing.assert_close(undo_normalisation(crop), expected, atol=0.6, rtol=0)
@@ -164,8 +165,8 @@ def test_jpeg_draft_shows_the_same_places(tmp_path, width, height, box):
     instance = data.Instance(1, tmp_path / "x.jpg", 1, np.array([[*place, 2]], np.float32), box)
     drafted, points = data.load_crop(instance, size)
     drafted = undo_normalisation(drafted).numpy()
-    affine = data.crop_affine(box, size)
-    plain = undo_normalisation(data.crop(image, affine, size)).numpy()
+    affine = data.make_affine(box, size)
+    plain = undo_normalisation(data.cut_crop(image, affine, size)).numpy()
     error = drafted - plain
     assert np.abs(error[:, 2:-2, 2:-2]).mean() < 3
     # Two channels change along x, the third along y.
@@ -174,7 +175,7 @@ def test_jpeg_draft_shows_the_same_places(tmp_path, width, height, box):
     for rows, columns in QUARTERS:
         g, e = slope[:, rows, columns], error[:, rows, columns]
         assert np.all(np.abs((g * e).sum((1, 2))) <= 0.05 * (g * g).sum((1, 2)))
-    expected = data.to_crop([place], affine, size)
+    expected = data.map_to_crop([place], affine, size)
     np.testing.assert_allclose(points[:, :2], expected, atol=1e-6)
 
 
@@ -397,7 +398,7 @@ def skirts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def described(skirts):
-    return data.describe(skirts, {1: "skirt"})
+    return describe_categories(skirts, {1: "skirt"})
 
 
 @pytest.fixture
@@ -510,7 +511,7 @@ def test_the_token_limit_is_kept_before_training(
     one_line(error)
 
 
-@pytest.mark.parametrize("rounds", data.ROUNDS)
+@pytest.mark.parametrize("rounds", data.GROUPINGS)
 def test_groups_do_not_depend_on_workers(make_pairs, rounds):
     pairs = make_pairs(k=3, rounds=rounds)
     epochs = {}
@@ -542,7 +543,7 @@ def make_shared(skirts, described, tokenizers):
     return make
 
 
-@pytest.mark.parametrize("rounds", data.ROUNDS)
+@pytest.mark.parametrize("rounds", data.GROUPINGS)
 @settings(deadline=None, max_examples=25)
 @given(**SHARED)
 def test_pairs_that_share_an_image_stand_side_by_side(make_shared, rounds, seed, epoch, k):
@@ -555,7 +556,7 @@ def test_pairs_that_share_an_image_stand_side_by_side(make_shared, rounds, seed,
     assert sorted(images) == list(range(len(shared.instances)))
 
 
-@pytest.mark.parametrize("rounds", data.ROUNDS)
+@pytest.mark.parametrize("rounds", data.GROUPINGS)
 @settings(deadline=None, max_examples=25)
 @given(**SHARED)
 def test_pairs_that_share_an_image_have_one_view(make_shared, rounds, seed, epoch, k):
@@ -659,13 +660,13 @@ def test_answers_follow_the_augmentation(make_pairs, skirts):
     for epoch in range(20):
         pairs.set_epoch(epoch)
         _, seed = pairs.plans[0].view
-        affine = data.crop_affine(instance.bbox, 28, *data.draw_augmentation(random.Random(seed)))
-        if not Codec.has_code(data.to_crop(point, affine, 28)).all():
-            affine = data.crop_affine(instance.bbox, 28)
+        affine = data.make_affine(instance.bbox, 28, *data.draw_augmentation(random.Random(seed)))
+        if not Codec.has_code(data.map_to_crop(point, affine, 28)).all():
+            affine = data.make_affine(instance.bbox, 28)
         pair = pairs[0]
         answer = read_answer(pairs.tokenizer, pair)
-        np.testing.assert_allclose(data.to_image([answer], affine, 28), point, atol=0.04)
-        torch.testing.assert_close(pair.pixels, data.crop(image, affine, 28))
+        np.testing.assert_allclose(data.map_to_image([answer], affine, 28), point, atol=0.04)
+        torch.testing.assert_close(pair.pixels, data.cut_crop(image, affine, 28))
 
 
 @pytest.mark.parametrize("instruction", INSTRUCTIONS)

@@ -16,7 +16,7 @@ from decode import DECODING, grow_tree
 from helpers import embed_sequence, keypoints, photo, photos
 from study import density
 from support import passes
-from support.passes import BRANCHES
+from support.passes import QUESTIONS_IN_PASS
 
 
 def locate(model, pixels, keypoint, choose=None, before=()):
@@ -42,7 +42,7 @@ def test_the_worked_example():
 @torch.inference_mode()
 @pytest.mark.parametrize("n", [1, 5, 17, 40])
 def test_answers_equal_the_naive_decoder(model, n):
-    assert n <= BRANCHES or n % BRANCHES  # a last pass that is not full
+    assert n <= QUESTIONS_IN_PASS or n % QUESTIONS_IN_PASS  # a last pass that is not full
     asked, pixels = keypoints(n, seed=n), photos(1, seed=n)[0]
     points, probabilities = model.answer(pixels, asked)
     expected = [locate(model, pixels, k) for k in asked]
@@ -65,7 +65,7 @@ def test_one_token_a_coordinate_equals_the_naive_decoder(model3, n):
 
 @torch.inference_mode()
 def test_answers_do_not_depend_on_their_neighbours(model):
-    asked, pixels = keypoints(BRANCHES + 3), photos(1)[0]
+    asked, pixels = keypoints(QUESTIONS_IN_PASS + 3), photos(1)[0]
     points, probabilities = model.answer(pixels, asked)
     backwards, p = model.answer(pixels, asked[::-1])
     assert backwards[::-1] == points
@@ -118,7 +118,7 @@ def uniform(seed, keypoint):
 @torch.inference_mode()
 @pytest.mark.parametrize("decoding", DECODING)
 def test_every_decoding_equals_a_plain_loop(model, model3, decoding):
-    many = 4 if decoding == "contrastive" else BRANCHES + 2
+    many = 4 if decoding == "contrastive" else QUESTIONS_IN_PASS + 2
     for each, n in ((model, many), (model3, 3)):
         asked, pixels = keypoints(n, seed=4), photos(1, seed=4)[0]
         points, probabilities = each.answer(pixels, asked, decoding, seed=7)
@@ -133,7 +133,7 @@ def test_every_decoding_equals_a_plain_loop(model, model3, decoding):
 
 @torch.inference_mode()
 def test_draws_depend_on_the_seed_and_the_words_not_on_the_neighbours(model):
-    asked, pixels = keypoints(BRANCHES + 5), photos(1)[0]
+    asked, pixels = keypoints(QUESTIONS_IN_PASS + 5), photos(1)[0]
     points, _ = model.answer(pixels, asked, "sampling", seed=3)
     assert (
         model.answer(pixels, asked, "sampling", seed=3)[0]
@@ -153,8 +153,9 @@ def test_draws_depend_on_the_seed_and_the_words_not_on_the_neighbours(model):
 )
 def test_repeated_keypoints_equal_a_plain_loop(model, model3, monkeypatch, decoding, at_once):
     """In any order; a keypoint's random numbers go on from one of its answers to the next."""
-    monkeypatch.setattr(passes, "ANSWERS", at_once)
-    for each, n in ((model, 2 if decoding == "contrastive" else BRANCHES + 2), (model3, 3)):
+    monkeypatch.setattr(passes, "ANSWERS_IN_PASS", at_once)
+    many = 2 if decoding == "contrastive" else QUESTIONS_IN_PASS + 2
+    for each, n in ((model, many), (model3, 3)):
         several, pixels = keypoints(n, seed=4), photos(1, seed=4)[0]
         asked = several + random.Random(0).choices(several[:3], k=min(2 * n, 12))
         random.Random(1).shuffle(asked)
@@ -302,15 +303,14 @@ def test_unknown_ways_to_answer_are_refused(model):
 def test_images_of_another_size_than_trained_with(model, side, monkeypatch):
     image, asked = photo(), keypoints(5)
     monkeypatch.setattr(model.config, "image_size", side)
-    affine = data.crop_affine((0, 0, 90, 70), side)
-    pixels = data.crop(image, affine, side)
+    affine = data.make_affine((0, 0, 90, 70), side)
+    pixels = data.cut_crop(image, affine, side)
     points, probabilities = model.answer(pixels, asked)
     expected = [locate(model, pixels, k) for k in asked]
     assert points == [point for point, _ in expected]
     np.testing.assert_allclose(probabilities, [p for _, p in expected], rtol=1e-3)
-    np.testing.assert_allclose(
-        [p[:2] for p in model.locate(image, asked)], data.to_image(points, affine, side), atol=1e-4
-    )
+    found = [p[:2] for p in model.locate(image, asked)]
+    np.testing.assert_allclose(found, data.map_to_image(points, affine, side), atol=1e-4)
 
 
 def test_image_sizes_that_the_patch_does_not_divide(model):

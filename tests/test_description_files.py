@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import data
 from capellm import Codec
 from helpers import coco, one_line
+from support.descriptions import describe_categories
 
 
 def test_description_files(desc):
@@ -75,10 +76,10 @@ def test_all_missing_description_files_are_named(tmp_path, n, message):
     (tmp_path / "c0.txt").write_text("nose:\n")
     instances = [write_instance(900 + i, 1) for i in range(n)]
     names = {900 + i: f"c{i}" for i in range(n)}
-    described = data.describe(instances[:1], {900: "c0"}, tmp_path)
+    described = describe_categories(instances[:1], {900: "c0"}, tmp_path)
     assert described == {900: [data.Keypoint("nose", "")]}
     with pytest.raises(FileNotFoundError, match=message) as error:
-        data.describe(instances, names, tmp_path)
+        describe_categories(instances, names, tmp_path)
     assert "c6.txt" not in one_line(error)
 
 
@@ -88,7 +89,7 @@ def test_a_file_that_several_categories_need_is_named_once(tmp_path):
     assert len(names) > 1
     instances = [write_instance(id, 17) for id in names]
     with pytest.raises(FileNotFoundError, match="^[^ ]*animal_body.txt is missing"):
-        data.describe(instances, names, tmp_path)
+        describe_categories(instances, names, tmp_path)
 
 
 def test_descriptions_must_fit_the_category(split, desc):
@@ -97,7 +98,7 @@ def test_descriptions_must_fit_the_category(split, desc):
     desc("a: b\n").rename(folder / "skirt.txt")
     message = "skirt.txt describes 1 keypoints, category 1 .skirt. has 8"
     with pytest.raises(ValueError, match=message) as error:
-        data.describe(instances, names, folder)
+        describe_categories(instances, names, folder)
     one_line(error)
 
 
@@ -108,7 +109,7 @@ BOAT = write_instance(700, 3, "boat", ("Bow", "stern", "mast_top"))
 def describe_boat(desc, tmp_path):
     def describe(text, boat=BOAT):
         desc(text).rename(tmp_path / "boat.txt")
-        return data.describe([boat], {700: "boat"}, tmp_path)[700]
+        return describe_categories([boat], {700: "boat"}, tmp_path)[700]
 
     return describe
 
@@ -145,13 +146,13 @@ def test_annotations_name_as_many_keypoints_as_they_hold(describe_boat, labels):
 def test_names_in_the_annotations_of_mp100_are_not_compared():
     """They are the authors'; ours tell more."""
     skirt = write_instance(1, 8, "skirt", ("1",) * 7 + ("hem",))
-    assert len(data.describe([skirt], {1: "skirt"})[1]) == 8
+    assert len(describe_categories([skirt], {1: "skirt"})[1]) == 8
 
 
 def test_two_categories_named_face():
     """Ids tell them apart: 18 has 19 points, 40 has 68."""
     instances = [write_instance(18, 19), write_instance(40, 68)]
-    described = data.describe(instances, {18: "face", 40: "face"})
+    described = describe_categories(instances, {18: "face", 40: "face"})
     assert {n: len(keypoints) for n, keypoints in described.items()} == {18: 19, 40: 68}
 
 

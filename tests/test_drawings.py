@@ -16,6 +16,8 @@ from drawings.catalogue import TEMPLATES
 from drawings.dataset import write_dataset, write_image, write_overview
 from drawings.scene import draw_category, draw_template, find_hidden_by
 from drawings.shapes import Viewpoint, ball, find_inside, limb, polygon, project, rotation
+from support.descriptions import describe_categories
+from support.files import ROOT
 
 CATEGORIES = data.read_mp100()["categories"]
 DEFINITIONS = {category["definition"] for category in CATEGORIES}
@@ -41,7 +43,7 @@ def test_all_categories_in_the_layout_of_mp100(drawn):
         tested += parts["test"][1]
         for instances, names in parts.values():
             # As many keypoints as the definition describes.
-            data.describe(instances, names)
+            describe_categories(instances, names)
             for i in instances:
                 assert seen.setdefault(i.id, i)._replace(keypoints=0) == i._replace(keypoints=0)
     assert len(seen) == len(set(tested)) == len(tested) == 100
@@ -91,7 +93,7 @@ def test_the_same_seed_draws_the_same_bytes(drawn, tmp_path):
 
 def sides(name):
     """Indices of a definition's mirrored pairs: [(right, left), ...]."""
-    names = [k.name for k in data.read_descriptions(data.HERE / "descriptions" / f"{name}.txt")]
+    names = [k.name for k in data.read_descriptions(ROOT / "descriptions" / f"{name}.txt")]
     swap = {"left": "right", "right": "left"}
     pairs = []
     for i, name in enumerate(names):

@@ -58,8 +58,8 @@ def test_a_truth_is_two_numbers_inside_the_crop():
     # The box made square is x from 1 to 31, y from 6 to 36.
     box = (4, 6, 24, 30)
     assert figure5.parse_truth("16.5, 21", box) == (16.5, 21)
-    assert figure5.to_relative((16, 21), box) == pytest.approx((0.5, 0.5))
-    assert figure5.to_pixels([(0.5, 0.5), (0, 1)], box) == [[16, 21], [1, 36]]
+    assert figure5.find_in_crop((16, 21), box) == pytest.approx((0.5, 0.5))
+    assert figure5.find_in_image([(0.5, 0.5), (0, 1)], box) == [[16, 21], [1, 36]]
     for text in ("0.9,21", "31,21", "16,5.9", "16,36", "nan,21", "inf,21"):
         with pytest.raises(ValueError, match=f"--truth {text} lies outside of the crop"):
             figure5.parse_truth(text, box)

@@ -315,7 +315,7 @@ def test_what_is_counted_in_the_data():
     assert len(codec.encode(0, 0)) == growth.answer()
     assert sum(growth.steps(0)) == growth.answer() - growth.CLOSE - growth.END - 1
     for d in described:
-        groups = data.group_fixed(range(len(d)), growth.ROUNDS, random.Random(0), [], 0)
+        groups = data.group_fixed(range(len(d)), growth.ROUNDS, random.Random(0), [0] * len(d), 0)
         assert len(groups) == -(-len(d) // growth.ROUNDS)
 
 

@@ -40,7 +40,7 @@ def test_who_looks_and_reads_is_right_and_falls_with_the_controls(folder):
     prepared, _ = evaluations.prepare_controls(folder)
     truths = {}
     for i in instances:
-        relative = data.to_crop(i.keypoints[:, :2], data.crop_affine(i.bbox, 28), 28)
+        relative = data.map_to_crop(i.keypoints[:, :2], data.make_affine(i.bbox, 28), 28)
         places = zip(described[i.category], relative, strict=True)
         truths[i.id] = {k.name: place for k, place in places}
     records = []
@@ -85,7 +85,7 @@ class Finder:
     """Sees where a keypoint is unless grey covers it. Tells how it was asked."""
 
     def __init__(self, instance, keypoints):
-        places = data.to_crop(instance.keypoints[:, :2], data.crop_affine(instance.bbox, 1), 1)
+        places = data.map_to_crop(instance.keypoints[:, :2], data.make_affine(instance.bbox, 1), 1)
         self.truths = dict(zip(keypoints, places, strict=True))
         self.calls = []
 

@@ -21,8 +21,10 @@ from nano.muon import make_orthogonal
 from study.controls import prepare_controls
 from study.measure import Asking, measure_instance
 from study.metrics import average_records
+from support.descriptions import describe_categories
+from support.files import ROOT
 
-NANO = data.HERE / "nano"
+NANO = ROOT / "nano"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def scores(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("nano") / "figures"
     write_dataset(folder, seed=20, per_category=3)
     instances, names = data.read_split(folder, 1, "test")
-    described = data.describe(instances, names)
+    described = describe_categories(instances, names)
     prepared, _ = prepare_controls(folder, 1, "test", instances, names, described)
 
     def look(instance):
@@ -69,8 +71,8 @@ def locate(model, photo, keypoints, box):
 def test_nano_follows_the_face(model):
     """The portrait, moved inside a larger photo and mirrored: the points move with it. No truth is
     needed for that."""
-    photo = Image.open(data.HERE / "examples" / "astronaut.jpg").convert("RGB")
-    keypoints = data.read_descriptions(data.HERE / "descriptions" / "human_face_68.txt")
+    photo = Image.open(ROOT / "examples" / "astronaut.jpg").convert("RGB")
+    keypoints = data.read_descriptions(ROOT / "descriptions" / "human_face_68.txt")
     x, y, w, h = 86, 40, 54, 53
     points = locate(model, photo, keypoints, (x, y, w, h))
     larger = Image.new("RGB", (400, 300), "white")
@@ -91,7 +93,7 @@ def test_nano_loads_in_a_moment():
     code = "import sys; from capellm import CapeLLM; "
     code += f"CapeLLM.from_pretrained({str(NANO)!r}); print('torch._dynamo' in sys.modules)"
     command = [sys.executable, "-c", code]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=data.HERE)
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (ran.stdout.strip(), ran.returncode) == ("False", 0), ran.stderr
 
 

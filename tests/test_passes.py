@@ -21,8 +21,8 @@ def test_each_question_is_in_one_pass_and_no_pass_is_too_large(questions):
     parts = split_into_passes(questions)
     assert sorted(i for part in parts for i in part) == list(range(len(questions)))
     for part in parts:
-        assert 0 < len(part) <= passes.ANSWERS
-        assert len({tuple(questions[i]) for i in part}) <= passes.BRANCHES
+        assert 0 < len(part) <= passes.ANSWERS_IN_PASS
+        assert len({tuple(questions[i]) for i in part}) <= passes.QUESTIONS_IN_PASS
 
 
 def test_equal_questions_are_neighbours():

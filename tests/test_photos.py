@@ -27,7 +27,7 @@ def test_exif_is_ignored_in_the_data_set_and_obeyed_in_a_photo(tmp_path):
     # Shown turned by a quarter, clockwise.
     image.save(file, exif=write_exif(6))
     pixels, _ = data.load_crop(write_instance(file, side=20), 20)
-    plain = data.crop(image, data.crop_affine((0, 0, 20, 20), 20), 20)
+    plain = data.cut_crop(image, data.make_affine((0, 0, 20, 20), 20), 20)
     torch.testing.assert_close(pixels, plain)
     upright = photos.open_image(file)
     assert np.array_equal(np.array(upright), np.rot90(np.array(image), -1))

@@ -32,7 +32,7 @@ def test_pictures_of_extreme_photos(size):
         ["above", "below"],
         (0, 0, *size),
     )
-    assert pictures.SMALL / 2 < max(picture.size) <= pictures.LARGE
+    assert pictures.SMALLEST_SIDE / 2 < max(picture.size) <= pictures.LARGEST_SIDE
 
 
 def test_labels_hide_neither_points_nor_each_other():
@@ -135,9 +135,9 @@ def test_a_contact_sheet_holds_one_image_of_each_category_and_its_labelled_keypo
 
 
 def test_pixels_become_the_colours_they_were(instances):
-    """Undoing data.crop gives the image back, to the bit, where nothing is resampled."""
+    """Undoing data.cut_crop gives the image back, to the bit, where nothing is resampled."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8))
-    pixels = data.crop(image, data.crop_affine((0, 0, 28, 28), 28), 28)
+    pixels = data.cut_crop(image, data.make_affine((0, 0, 28, 28), 28), 28)
     again = pictures.make_picture(pixels)
     assert np.array_equal(np.asarray(again), np.asarray(image))
     beyond = pictures.make_picture(torch.tensor([-9.0, 0, 9]).view(3, 1, 1))

@@ -33,6 +33,8 @@ from lora import LoRALinear, merge_lora
 from skirts import write_skirts
 from study import metrics
 from support import batches, checkpoints, launch
+from support.descriptions import describe_categories
+from support.files import ROOT
 
 # Runs are compared bit by bit.
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -247,7 +249,7 @@ def test_the_first_step_is_adamw_by_hand(folder, init, tmp_path, monkeypatch, tu
     assert all(torch.equal(after[n], t) for n, t in before.items() if n not in tuned)
 
     instances, names = data.read_split(folder)
-    described = data.describe(instances, names, folder)
+    described = describe_categories(instances, names, folder)
     pairs = data.Pairs(instances, described, start.tokenizer, start.codec, 28)
     assert len(pairs) == 26
     start.requires_grad_(True)
@@ -306,7 +308,7 @@ def test_a_run_remembers_how_it_was_trained(
         "first": None,
     }
     instances, names = data.read_split(folder)
-    described = data.describe(instances, names, folder)
+    described = describe_categories(instances, names, folder)
     model = CapeLLM.from_pretrained(init[0.0])
     pairs = data.Pairs(
         instances, described, model.tokenizer, model.codec, 28, k=expected, rounds=rounds
@@ -394,12 +396,12 @@ def test_adapters_come_and_go_with_tune(folder, init, tmp_path, monkeypatch):
     CapeLLM.from_pretrained(tmp_path / "lora" / "step-0000001")
 
 
-def launch_processes(processes, *arguments, script=data.HERE / "train.py", **options):
+def launch_processes(processes, *arguments, script=ROOT / "train.py", **options):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launcher += ["--nproc_per_node", str(processes), str(script)]
     done = subprocess.run(
         launcher + command(*arguments, **options),
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(data.HERE)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=900,
@@ -620,7 +622,7 @@ def fork(script, *arguments):
     """
     done = subprocess.run(
         [sys.executable, "-c", start + script, *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(data.HERE)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=600,
@@ -780,7 +782,7 @@ def refuse(monkeypatch, capsys, arguments):
     """The one line that train.py says about these arguments."""
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     with keep_signals(), pytest.raises(SystemExit) as end:
-        runpy.run_path(str(data.HERE / "train.py"), run_name="__main__")
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     assert end.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     bar = re.compile(r"\d+/\d+ \[")
@@ -929,7 +931,7 @@ def test_a_loss_or_gradient_that_is_not_finite_names_its_samples(
     error = refuse(monkeypatch, capsys, arguments)
     assert f"the {what} is nan at step 2, from " in error
     instances, names = data.read_split(folder)
-    described = data.describe(instances, names, folder)
+    described = describe_categories(instances, names, folder)
     model = CapeLLM.from_pretrained(init[0.0])
     pairs = data.Pairs(instances, described, model.tokenizer, model.codec, 28)
     # Steps of 8 pairs, one a pass.

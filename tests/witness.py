@@ -25,8 +25,8 @@ from capellm import CapeLLM
 from drawings.dataset import write_dataset
 from drawings.scene import draw_category
 from study import density
+from support.files import ROOT
 
-HERE = data.HERE
 SEED = 12345
 TRAININGS = {
     "fixed": ["--rounds", "fixed"],
@@ -54,7 +54,7 @@ def witness_drawings_and_answers(model):
     """Two drawings of each category: {name: what was drawn, what nano answers}."""
     found = {}
     for number, category in enumerate(data.read_mp100()["categories"]):
-        keypoints = data.read_descriptions(HERE / "descriptions" / f"{category['definition']}.txt")
+        keypoints = data.read_descriptions(ROOT / "descriptions" / f"{category['definition']}.txt")
         for index in range(2):
             image, truth, bbox = draw_category(category, SEED, index)
             pixels, _ = model.look(image, tuple(bbox))
@@ -83,7 +83,7 @@ def witness_drawings_and_answers(model):
 
 def witness_density(model):
     category = data.read_mp100()["categories"][0]
-    keypoints = data.read_descriptions(HERE / "descriptions" / f"{category['definition']}.txt")
+    keypoints = data.read_descriptions(ROOT / "descriptions" / f"{category['definition']}.txt")
     image, _, bbox = draw_category(category, SEED, 0)
     found = model.density(image, keypoints[0], tuple(bbox), category=category["name"])
     places = [density.find_mode(found.p), density.find_median(found.p), density.find_mean(found.p)]
@@ -99,7 +99,7 @@ def run_script(name, arguments):
     """Run a script of this project in this process, as from the command line."""
     before, sys.argv = sys.argv, [name, *map(str, arguments)]
     try:
-        runpy.run_path(str(HERE / name), run_name="__main__")
+        runpy.run_path(str(ROOT / name), run_name="__main__")
     except SystemExit as end:
         if end.code:
             raise
@@ -122,7 +122,7 @@ def witness_training(folder, options, out):
         return norm
 
     torch.Tensor.backward, torch.nn.utils.get_total_norm = recorded_backward, recorded_norm
-    arguments = ["--init", HERE / "nano", "--data", folder, "--out", out, "--steps", 20]
+    arguments = ["--init", ROOT / "nano", "--data", folder, "--out", out, "--steps", 20]
     arguments += ["--batch", 8, "--workers", 0, "--save-every", 20]
     try:
         run_script("train.py", [*arguments, *options])
@@ -134,7 +134,7 @@ def witness_training(folder, options, out):
 
 def witness_evaluation(folder, out):
     """The records of an evaluation with everything that it can measure beside answers."""
-    arguments = ["--model", HERE / "nano", "--data", folder, "--limit", 6, "--out", out]
+    arguments = ["--model", ROOT / "nano", "--data", folder, "--limit", 6, "--out", out]
     run_script("eval.py", [*arguments, "--controls", "--occlude", 0.3, "--density"])
     records = [json.loads(line) for line in (out / "instances.jsonl").read_text().splitlines()]
     for record in records:
@@ -146,7 +146,7 @@ def witness_evaluation(folder, out):
 
 def witness():
     torch.set_num_threads(1)
-    model = CapeLLM.from_pretrained(HERE / "nano")
+    model = CapeLLM.from_pretrained(ROOT / "nano")
     found = {"answers": witness_drawings_and_answers(model), "density": witness_density(model)}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
