@@ -137,6 +137,19 @@ def test_varied_questions(tokenizers):
     assert tokenizer.decode(question) == BASE.split("[")[0]
 
 
+def test_varied_questions_under_the_outline(tokenizers):
+    """Table 11's last row is both of its variations at once."""
+    tokenizer = tokenizers["llama3"]
+    for seed in range(20):
+        diverse, both = (
+            write(tokenizer, ROUNDS, name, rng=random.Random(seed))
+            for name in ("diverse", "diverse-outline")
+        )
+        outline = tokenizer.encode(instructions.OUTLINE)
+        assert both.ids == outline + diverse.ids
+        assert both.labels == [data.IGNORE] * len(outline) + diverse.labels
+
+
 def test_random_replacement_takes_half(tokenizers):
     tokenizer, rng, replaced = tokenizers["llama3"], random.Random(1), 0
     for _ in range(1000):
