@@ -204,7 +204,7 @@ class Tree:
         return ends
 
     def read_digits(self, branch, digits, ends, is_first_of_y, repeated):
-        """Read each answer's digit (n,) behind its branch (n,). Returns branches and ends anew."""
+        """Read each answer's digit (n,) behind its branch (n,). Returns new branches and ends."""
         codec, parent = self.model.codec, branch
         if repeated:
             # Answers that agree go on as one branch. Counting the branches waits for a GPU.

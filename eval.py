@@ -45,7 +45,7 @@ def choose_dtype(device):
 
 
 def describe_inputs(model_folder, images, device):
-    """What, beside arguments, decides an answer."""
+    """What besides the arguments decides an answer."""
     return {
         "precision": str(choose_dtype(device)).removeprefix("torch."),
         "weights, words, annotations": fingerprint_evaluation(
@@ -206,7 +206,7 @@ def main():
     faults = [f"left out: {fault}" for fault in unreadable]
     if a.out:
         numbers |= {"unreadable": unreadable, "settings": settings}
-        # Records of images that are not measured now, but were before, stay behind the others.
+        # Records of images that are not measured now, but were before, follow the others.
         lines = {images.keys[n]: record for n, record in measured.items()} | found
         records.write_results(a.out, numbers, text, faults, lines.values())
     if a.sheet:

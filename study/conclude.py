@@ -1,4 +1,4 @@
-"""What an evaluation found, in numbers: what results.json holds beside the settings.
+"""What an evaluation found, in numbers: what results.json holds besides the settings.
 
     numbers = conclude_evaluation(measured, images, split=1)
     numbers["mPCK"], numbers["definitions"]["animal_body"]["mPCK"], numbers["intervals"]["mPCK"]

@@ -90,7 +90,7 @@ def compute_density(model, pixels, keypoint, cut=1e-4, category=None, listed=Non
 
 
 def count_branch_tokens(codec, question):
-    """How many tokens, beside the trunk, are in the cache at the same time."""
+    """How many tokens besides the trunk are in the cache at the same time."""
     # Of x: prefixes without their last digit, and the longest ones. Of y: what one group needs.
     inner = sum(codec.base**k for k in range(codec.K - 1))
     longest = codec.base ** (codec.K - 1)

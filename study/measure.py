@@ -16,7 +16,7 @@ from study import calibration, controls, metrics
 
 
 class Asking(NamedTuple):
-    """How images are asked, and what is measured beside the answers, but for controls.
+    """How images are asked, and what is measured besides the answers, except for controls.
 
     decoding, cumulative, seed: as for `CapeLLM.answer`; occlude: shares of the box to cover;
     density: whether to compute densities, of single-round inference; true_category: whether an

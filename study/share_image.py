@@ -28,7 +28,7 @@ def read_branches(model, V, branches) -> ReadTokens:
     T = trunk + longest
     ids = torch.zeros(len(V), longest, dtype=torch.long)
     positions = torch.arange(T).repeat(len(V), 1)
-    # Padding, at the end, is seen by nobody.
+    # No token sees the padding, which stands at the end.
     mask = torch.ones(len(V), 1, T, T, dtype=torch.bool).tril()
     image, place = [], []
     for i, tree in enumerate(branches):

@@ -49,7 +49,7 @@ def write_whole_folder(folder):
 
 def save_tensors(tensors, path, metadata=None):
     """Write a safetensors file with the mode of any other file."""
-    # save_file's own lets the owner alone read, whatever the umask.
+    # The mode that save_file sets lets only the owner read, whatever the umask.
     path.touch()
     mode = path.stat().st_mode
     save_file(tensors, path, metadata)
@@ -76,7 +76,7 @@ def write_checkpoint(folder, config, tensors, state):
         (partial / "config.json").write_text(config.to_json())
         save_tensors(tensors, partial / "adapter.safetensors")
         save_tensors(moments | {"random": state["random"]}, partial / "state.safetensors", rest)
-        # Brought to the disk before it is renamed, so that a power cut leaves no empty files.
+        # Synced to the disk before the folder is renamed, so that a power cut empties no file.
         for path in [*partial.iterdir(), partial]:
             file = os.open(path, os.O_RDONLY)
             os.fsync(file)

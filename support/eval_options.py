@@ -40,7 +40,7 @@ def read_options(description, decodings):
     add("--seed", type=int, default=0,
         help="of decodings that draw, and of --occlude (default: %(default)s)")
 
-    add = p.add_argument_group("what is measured beside answers").add_argument
+    add = p.add_argument_group("what is measured besides the answers").add_argument
     add("--controls", action="store_true",
         help="also score the mean place, another image, another keypoint's text")
     add("--occlude", type=float, nargs="+", default=[], metavar="SHARE",

@@ -65,7 +65,7 @@ def spread_over_bytes(image):
 
 @contextmanager
 def open_annotated(instance):
-    """The image of an Instance, open, as it is stored.
+    """Open the image of an Instance, as it is stored.
 
     Raises FileNotFoundError or ValueError naming the file and the annotation, also if its size is
     not the annotated one times some factor, and if it proves damaged while it is read.

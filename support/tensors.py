@@ -5,7 +5,7 @@ import torch
 
 def send(values, device):
     """Numbers as a tensor on the device."""
-    # CUDA takes a copy of them at once: nobody waits for the work that it has queued.
+    # CUDA copies them at once: the CPU does not wait for the work that is queued there.
     return torch.as_tensor(values).to(device, non_blocking=torch.device(device).type == "cuda")
 
 
