@@ -105,11 +105,12 @@ def test_one_row_of_the_embedding_is_trained(token_model, model_folder):
     assert not token_model.get_parameter("llm.model.embed_tokens.base.weight").requires_grad
 
 
-def test_a_new_row_starts_as_the_mean_of_the_others(model_folder):
+def test_a_new_row_starts_as_that_of_the_opening_bracket(model_folder):
     model = CapeLLM.from_pretrained(model_folder)
-    mean = model.llm.model.embed_tokens.weight.mean(0)
+    table = model.llm.model.embed_tokens.weight.clone()
+    first = model.tokenizer.encode_continuation("[0.")[0]
     keypoint_token.add_token(model)
-    torch.testing.assert_close(model.llm.model.embed_tokens.new_row.detach(), mean)
+    assert model.llm.model.embed_tokens.new_row.equal(table[first])
 
 
 def test_a_shared_image_changes_no_gradient(token_model):
