@@ -7,10 +7,12 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import train
 from capellm import CapeLLM
 from dino import DINOv2
 from helpers import one_line
 from lora import add_lora, merge_lora
+from skirts import write_skirts
 from study.encoders import load_encoder
 from study.hiera import Hiera, HieraConfig, pool, roll, unroll
 from support.folders import CapeLLMConfig
@@ -230,3 +232,21 @@ def test_a_missing_tensor_is_named(folders, tmp_path):
     with pytest.raises(ValueError) as error:
         Hiera.from_pretrained(tmp_path)
     assert "lack encoder.stages.1.layers.0.proj.bias" in one_line(error)
+
+
+def test_training_starts_from_hiera(folders, model_folder, tmp_path, monkeypatch):
+    """`train.py --vision FOLDER` adapts query and value; the checkpoint answers as it did."""
+    data = tmp_path / "data"
+    data.mkdir()
+    write_skirts(data)
+    words = ["--vision", folders["mae"][0], "--llm", model_folder / "llm"]
+    words += ["--data", data, "--descriptions", data]
+    words += ["--batch", 2, "--steps", 1, "--workers", 0, "--out", tmp_path / "run"]
+    monkeypatch.setattr("sys.argv", ["train.py", *map(str, words)])
+    train.main()
+    checkpoint = tmp_path / "run" / "step-0000001"
+    names = load_file(checkpoint / "adapter.safetensors").keys()
+    adapted = {name.split(".qkv.")[1] for name in names if name.startswith("vision.")}
+    assert adapted == {f"{q}.lora_{side}" for q in ("query", "value") for side in "AB"}
+    model = CapeLLM.from_pretrained(checkpoint)
+    assert model.image_tokens(torch.randn(1, 3, 224, 224)).shape == (1, 196, 32)
