@@ -24,6 +24,8 @@ class Row(NamedTuple):
     paper: dict | None = None
     # The row whose answers are counted anew, or whose model is asked, instead of its own
     of: str = ""
+    # The row that it is compared with, "" for the first
+    against: str = ""
     # Trained first with this instruction, which trains the projection alone
     first: str = ""
     # Trained with this vision encoder, pre-trained beside nano's language model
@@ -79,6 +81,16 @@ def evaluate(out, model, *arguments):
 def compare(folders, out):
     """Write the table of several evaluations of the same images into out/compare.json and .md."""
     run("eval.py", "--compare", *folders, "--out", out)
+
+
+def compare_rows(rows, out):
+    """Compare each row with the one that it is set against, in out/ or out/against-NAME."""
+    for against in dict.fromkeys(row.against for row in rows):
+        folders = [out / row.name for row in rows if row.against == against]
+        if against:
+            compare([out / against, *folders], out / f"against-{against}")
+        else:
+            compare(folders, out)
 
 
 def draw_curves(runs, out, labels=()):

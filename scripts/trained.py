@@ -43,6 +43,7 @@ ROWS = (
         asked="--cumulative",
         paper={"rounds": "dynamic", "cumulative": "fixed"},
         of="rounds-dynamic",
+        against="rounds-dynamic",
     ),
     Row(
         "rounds-locllm-cumulative",
@@ -50,6 +51,7 @@ ROWS = (
         asked="--cumulative",
         paper={"rounds": "locllm", "cumulative": "fixed"},
         of="rounds-locllm",
+        against="rounds-locllm",
     ),
     Row("descriptions-vague", "Table 5", VAGUE, VAGUE, paper={"texts": "vague"}),
     # Trained with one instruction, asked with another.
@@ -74,6 +76,7 @@ ROWS = (
         asked="--instruction replaced",
         paper={"trained": "random", "asked": "replaced"},
         of="instruction-random",
+        against="instruction-random",
     ),
     Row(
         "random-asked-names",
@@ -81,6 +84,7 @@ ROWS = (
         asked="--instruction names",
         paper={"trained": "random", "asked": "names"},
         of="instruction-random",
+        against="instruction-random",
     ),
     Row("instruction-replaced", "Table 7", "--instruction replaced"),
     instructed("names", "Table 10"),
@@ -99,9 +103,16 @@ ROWS = (
         asked="--true-category",
         paper={"trained": "steps", "asked": "steps"},
         of="instruction-steps",
+        against="instruction-steps",
     ),
     Row("vision-dinov2", "Table 14", paper={}, vision="dinov2"),
-    Row("vision-hiera", "Table 14", paper={"vision": "hiera"}, vision="hiera"),
+    Row(
+        "vision-hiera",
+        "Table 14",
+        paper={"vision": "hiera"},
+        vision="hiera",
+        against="vision-dinov2",
+    ),
     Row("tune-frozen", "Table 15", "--tune frozen", paper={"tune": "frozen"}),
     Row("tune-full", "Table 15", "--tune full", paper={"tune": "full"}),
     Row("tune-everything", "Table 15", "--tune everything"),
@@ -111,6 +122,7 @@ ROWS = (
         "Table 17",
         f"{TOKEN} --instruction steps",
         paper={"output": "token", "trained": "steps", "asked": "steps"},
+        against="instruction-steps",
     ),
     Row("first-direct-qa", "Table 18", paper={"first": "direct-qa"}, first="direct-qa"),
     Row("first-steps-qa", "Table 18", paper={"first": "steps-qa"}, first="steps-qa"),
@@ -140,7 +152,7 @@ def main():
         model = train(row)
         asked = ["--data", FIGURES, "--limit", LIMIT, *shlex.split(row.asked)]
         recipe.evaluate(OUT / row.name, model, *asked)
-    recipe.compare([OUT / row.name for row in ROWS], OUT)
+    recipe.compare_rows(ROWS, OUT)
     recipe.draw_curves([OUT / name / "run" for name in CURVES], OUT / "curves.png", CURVES)
 
 
