@@ -16,9 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import data
+import decode
 from scripts import collect, document, faces, recipe, tables, trained
 from scripts.recipe import Row
-from support import eval_options
+from study import category, density, instructions
+from support import eval_options, train_options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -197,6 +200,47 @@ def test_functions_that_are_named_are_there(page):
         found = importlib.import_module(module)
         for word in words:
             found = getattr(found, word)
+
+
+# Choices.
+
+
+CHOICES = (ROOT / "docs/choices.md").read_text()
+
+
+def find_choice(what):
+    """The last cell, what is done here and why, of the one row that begins with `what`."""
+    (row,) = [line for line in CHOICES.splitlines() if line.startswith(f"| {what}")]
+    return row.strip("| ").split(" | ")[-1]
+
+
+def test_a_choice_has_three_cells():
+    rows = [line for line in CHOICES.splitlines() if line.startswith("|")]
+    assert all(len(row.strip("| ").split("|")) == 3 for row in rows if "---" not in row)
+
+
+def test_choices_have_the_numbers_of_the_code():
+    assert f"{len(instructions.ASKS)} phrasings" in find_choice("diverse questions")
+    assert f"{category.MAX_TOKENS} tokens" in find_choice("the category in `steps`")
+    assert f"{train_options.LOCLLM_K} drawn" in find_choice("LocLLM's rounds")
+    assert f"{data.MAX_TOKENS:,} tokens" in find_choice("longest sequence")
+    assert f"{decode.CANDIDATES} likeliest" in find_choice("contrastive search")
+    assert f"{density.DRAWS} samples" in find_choice("the density")
+
+
+def test_choices_repeat_the_defaults_of_training(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    options = train_options.read_options("", list(data.GROUPINGS))
+    assert f"at most {options.clip}" in find_choice("gradient clipping")
+    assert find_choice("batch").startswith(f"{options.batch},")
+    monkeypatch.setattr("sys.argv", ["train.py", "--rounds", "locllm"])
+    options = train_options.read_options("", list(data.GROUPINGS))
+    assert options.k == train_options.LOCLLM_K
+
+
+def test_the_first_page_leads_to_every_other():
+    linked = set(re.findall(r"\]\((docs/\w[\w-]*\.md)", README))
+    assert linked == {name_of(page) for page in ROOT.glob("docs/*.md")}
 
 
 # Commands.
