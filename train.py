@@ -1,4 +1,4 @@
-"""Train CapeLLM (Sections 3.3 and 4.1; Tables 2 and 15).
+"""Train CapeLLM (Sections 3.3 and 4.1; Tables 3, 4, 12 and 15).
 
     torchrun --nproc_per_node 4 train.py                # weights/ and data/mp100, as in the paper
     python train.py --init nano --data FOLDER --descriptions FOLDER         # your own photographs
