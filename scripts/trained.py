@@ -31,8 +31,8 @@ def instructed(name, table):
 
 ROWS = (
     Row("base", "Table 4", "--rounds fixed --k 4", paper={}),
-    Row("rounds-dynamic", "Table 4", "--rounds dynamic", paper={"rounds": "dynamic"}),
-    Row("rounds-locllm", "Table 4", "--rounds locllm", paper={"rounds": "locllm"}),
+    Row("rounds-dynamic", "Table 4", "--rounds dynamic", paper={"rounds": "dynamic", "k": None}),
+    Row("rounds-locllm", "Table 4", "--rounds locllm", paper={"rounds": "locllm", "k": None}),
     # Trained in rounds, asked cumulatively.
     Row(
         "base-cumulative", "Table 3", asked="--cumulative", paper={"cumulative": "fixed"}, of="base"
@@ -41,14 +41,14 @@ ROWS = (
         "rounds-dynamic-cumulative",
         "Table 3",
         asked="--cumulative",
-        paper={"rounds": "dynamic", "cumulative": "fixed"},
+        paper={"rounds": "dynamic", "k": None, "cumulative": "fixed"},
         of="rounds-dynamic",
     ),
     Row(
         "rounds-locllm-cumulative",
         "Table 3",
         asked="--cumulative",
-        paper={"rounds": "locllm", "cumulative": "fixed"},
+        paper={"rounds": "locllm", "k": None, "cumulative": "fixed"},
         of="rounds-locllm",
     ),
     Row("descriptions-vague", "Table 5", VAGUE, VAGUE, paper={"texts": "vague"}),
