@@ -162,17 +162,16 @@ def measure_images(a, images, prepared, settings, process):
 
 def conclude_images(a, images, measured, favoured):
     """The numbers of {position of an image: its record}, and their report."""
-    trained = read_model_config(a.model).instruction
+    config = read_model_config(a.model)
     way = Way(
-        trained=trained,
-        asked=a.instruction or trained,
+        asked=a.instruction or config.instruction,
         decoding=a.decoding,
         cumulative=a.cumulative,
         image_size=a.image_size,
         descriptions=a.descriptions,
         names=a.names,
     )
-    published = paper.find_counterpart(way, images, a.split, a.part)
+    published = paper.find_counterpart(way, config, images, a.split, a.part)
     about = {name: getattr(a, name) for name in ("model", "data", "split", "part", "limit")}
     numbers = about | conclude_evaluation(measured, images, a.split, published)
     return numbers, report.format_report(numbers, way, len(images.pool), favoured)

@@ -31,8 +31,8 @@ def instructed(name, table):
 
 ROWS = (
     Row("base", "Table 4", "--rounds fixed --k 4", paper={}),
-    Row("rounds-dynamic", "Table 4", "--rounds dynamic", paper={"rounds": "dynamic"}),
-    Row("rounds-locllm", "Table 4", "--rounds locllm", paper={"rounds": "locllm"}),
+    Row("rounds-dynamic", "Table 4", "--rounds dynamic", paper={"rounds": "dynamic", "k": None}),
+    Row("rounds-locllm", "Table 4", "--rounds locllm", paper={"rounds": "locllm", "k": None}),
     # Trained in rounds, asked cumulatively.
     Row(
         "base-cumulative", "Table 3", asked="--cumulative", paper={"cumulative": "fixed"}, of="base"
@@ -41,7 +41,7 @@ ROWS = (
         "rounds-dynamic-cumulative",
         "Table 3",
         asked="--cumulative",
-        paper={"rounds": "dynamic", "cumulative": "fixed"},
+        paper={"rounds": "dynamic", "k": None, "cumulative": "fixed"},
         of="rounds-dynamic",
         against="rounds-dynamic",
     ),
@@ -49,7 +49,7 @@ ROWS = (
         "rounds-locllm-cumulative",
         "Table 3",
         asked="--cumulative",
-        paper={"rounds": "locllm", "cumulative": "fixed"},
+        paper={"rounds": "locllm", "k": None, "cumulative": "fixed"},
         of="rounds-locllm",
         against="rounds-locllm",
     ),

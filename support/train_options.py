@@ -170,8 +170,11 @@ def describe_training(options, config):
 
     config: of the model that it starts from, whose pre-training is remembered.
     """
-    names = ("split", "rounds", "k", "tune", "instruction", "descriptions")
+    names = ("split", "rounds", "k", "tune", "instruction")
     trained = {name: getattr(options, name) for name in names}
+    # The project's own go by their place in it, which may lie elsewhere at evaluation.
+    texts = Path(options.descriptions).resolve()
+    trained["descriptions"] = str(texts.relative_to(ROOT) if texts.is_relative_to(ROOT) else texts)
     if options.rounds == "dynamic":
         trained["k"] = None
     earlier = config.trained or {}

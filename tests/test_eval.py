@@ -502,15 +502,66 @@ def test_the_papers_number_is_of_the_same_way(
     monkeypatch.setattr("support.descriptions.DESCRIPTIONS", home)
     asked, find_published = [], paper.find_published
     monkeypatch.setattr(paper, "find_published", lambda **how: asked.append(how) or {})
+    monkeypatch.setattr(paper, "is_of_paper", lambda *_: True)
     arguments = ["--model", model_folder, "--data", folder, "--descriptions", home, "--limit", 1]
     done = run(*arguments, *[folders.get(word, word) for word in more])
     assert done.code == 0, done.err
     default = {"decoding": "greedy", "cumulative": None, "image_size": 224, "texts": "detailed"}
     default |= {"protocol": "only query images", "split": 1, "trained": "base", "asked": "base"}
+    default |= {"vision": "dinov2", "output": "text"}
     assert asked == [default | how] and find_published(**default)["PCK@0.20"] == 0.9698
     for name, path in folders.items():
         words = words.replace(name, str(path))
     assert done.out.splitlines()[0].endswith(f"{words}.")
+
+
+@pytest.mark.parametrize(
+    "trained, more, score",
+    [
+        # An older folder, or nano
+        (None, [], "97.0"),
+        ({}, [], "97.0"),
+        ({"rounds": "dynamic", "k": None}, [], "96.0"),
+        ({"rounds": "dynamic", "k": None}, ["--cumulative"], "97.3"),
+        ({"k": 2}, [], "95.3"),
+        ({"tune": "frozen"}, [], "95.1"),
+        ({"tune": "frozen", "k": 2}, [], None),
+        ({"tune": "everything"}, [], None),
+        ({"first": "steps-qa"}, [], "96.2"),
+        ({}, ["--instruction", "replaced"], "95.3"),
+        ({"split": 2}, [], None),
+    ],
+)
+def test_the_papers_row_is_of_the_same_training(
+    run, model_folder, folder, tmp_path, monkeypatch, trained, more, score
+):
+    """As config.json remembers it. PCK@0.20; kites stand for the paper's categories."""
+    model = shutil.copytree(model_folder, tmp_path / "model")
+    config = read_json(model / "config.json")
+    if trained is not None:
+        options = {"split": 1, "rounds": "fixed", "k": 4, "tune": "lora", "first": None}
+        texts = {"instruction": "base", "descriptions": "descriptions"}
+        config["trained"] = options | texts | trained
+    (model / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(paper, "is_of_paper", lambda *_: True)
+    monkeypatch.setattr("support.descriptions.DESCRIPTIONS", folder / "texts")
+    monkeypatch.setattr(paper, "ROOT", link_texts(tmp_path / "project", folder / "texts"))
+    shutil.copy(DESCRIPTIONS / "mp100.json", folder / "texts")
+    done = run(*list_arguments(model, folder), "--limit", 1, *more)
+    assert done.code == 0, done.err
+    rows = [line for line in done.out.splitlines() if line.startswith("| - paper, on MP-100")]
+    if score is None:
+        assert rows == []
+    else:
+        (row,) = rows
+        assert row.split("|")[6].strip() == score
+
+
+def link_texts(project, texts):
+    """A folder of the project whose descriptions/ are these texts."""
+    project.mkdir()
+    (project / "descriptions").symlink_to(texts)
+    return project
 
 
 def test_sheet(evaluate, folder, tmp_path):

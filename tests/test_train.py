@@ -32,9 +32,10 @@ from helpers import LLAMA3
 from lora import LoRALinear, merge_lora
 from skirts import write_skirts
 from study import metrics
-from support import batches, checkpoints, launch
+from support import batches, checkpoints, launch, train_options
 from support.descriptions import describe_categories
 from support.files import ROOT
+from support.folders import CapeLLMConfig
 
 # Runs are compared bit by bit.
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -316,6 +317,16 @@ def test_a_run_remembers_how_it_was_trained(
     lengths = {len(group) for _, group, _ in pairs.plans}
     # The skirts have 8 keypoints.
     assert max(lengths) == expected
+
+
+def test_texts_of_the_project_are_remembered_by_their_place_in_it(monkeypatch, tmp_path):
+    """So that they are known where the project lies elsewhere."""
+    config = CapeLLMConfig("vision", "llm")
+    options = argparse.Namespace(split=1, rounds="fixed", k=4, tune="lora", instruction="base")
+    monkeypatch.chdir(train_options.DESCRIPTIONS)
+    for folder, name in (("vague", "descriptions/vague"), (tmp_path, str(tmp_path.resolve()))):
+        options.descriptions = str(folder)
+        assert train_options.describe_training(options, config)["descriptions"] == name
 
 
 def test_pretraining_is_remembered(folder, init, tmp_path, monkeypatch):
