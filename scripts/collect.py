@@ -114,10 +114,16 @@ def difference(found):
     }
 
 
+def gap(folder, base):
+    """As `difference`, from another row than the first."""
+    points, interval = measure_gap(folder, base, "mPCK")
+    return difference({"difference": points, "interval of the difference": interval})
+
+
 def effect(folder, row, recipe_rows):
     """The effect of a row that the paper has, on the column that the paper has; or nothing."""
-    base = verdicts.find_base(row, recipe_rows) if row.paper is not None else None
-    if base is None:
+    base = verdicts.find_base(row, recipe_rows)
+    if base is None or row.paper is None or base.paper is None:
         return {}
     column = verdicts.find_paper_effect(row, base).column
     points, (low, high) = measure_gap(folder / row.name, folder / base.name, column)
@@ -133,7 +139,12 @@ def comparison(command, folder, recipe_rows):
     for of_recipe in recipe_rows:
         for name in [f"{of_recipe.name}, {part}" for part in of_recipe.parts] or [of_recipe.name]:
             row = {"name": name, "PCK@0.20": percent(found[name]["PCK@0.20"])}
-            rows.append(row | difference(found[name]) | effect(folder, of_recipe, recipe_rows))
+            base = verdicts.find_base(of_recipe, recipe_rows)
+            if base and of_recipe.against:
+                row |= gap(folder / of_recipe.name, folder / base.name)
+            elif base:
+                row |= difference(found[name])
+            rows.append(row | effect(folder, of_recipe, recipe_rows))
     return {"command": command, "images": images, "rows": rows}
 
 

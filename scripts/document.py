@@ -130,8 +130,8 @@ def photographs():
 
 def verdict(row, found, rows):
     """Whether nano shows the paper's effect; "" where there is none. found: of results/."""
-    base = verdicts.find_base(row, rows) if row.paper is not None else None
-    if base is None:
+    base = verdicts.find_base(row, rows)
+    if base is None or row.paper is None or base.paper is None:
         return ""
     paper = verdicts.find_paper_effect(row, base)
     if found.get("column") != paper.column:

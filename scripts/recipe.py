@@ -83,16 +83,6 @@ def compare(folders, out):
     run("eval.py", "--compare", *folders, "--out", out)
 
 
-def compare_rows(rows, out):
-    """Compare each row with the one that it is set against, in out/ or out/against-NAME."""
-    for against in dict.fromkeys(row.against for row in rows):
-        folders = [out / row.name for row in rows if row.against == against]
-        if against:
-            compare([out / against, *folders], out / f"against-{against}")
-        else:
-            compare(folders, out)
-
-
 def draw_curves(runs, out, labels=()):
     labels = ["--labels", *labels] if labels else []
     run("-m", "scripts.curves", *runs, *labels, "--out", out)

@@ -96,7 +96,7 @@ def main():
     out = Path(f"out/tables-{a.limit}")
     for row in ROWS:
         measure(row, out, a.limit)
-    recipe.compare_rows(ROWS, out)
+    recipe.compare([out / row.name for row in ROWS], out)
     recipe.evaluate(DENSITY, MODEL, "--data", FIGURES, "--limit", DENSE, "--density")
     print((DENSITY / "results.md").read_text())
 

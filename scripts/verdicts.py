@@ -14,10 +14,11 @@ SMALL = 0.5
 # How many times one effect may be as large as the other.
 FACTOR = 3
 RULE = (
-    "*as in the paper*: the effect on mPCK (on PCK@0.20 where the paper has no mPCK) against the "
-    "first row, of cumulative answers against the same model's single ones, in Table 14 against "
-    "its first encoder: *yes* if both have the same sign and differ by a factor of at most "
-    f"{FACTOR}, or are both below {SMALL} points; *not seen* if the 95% interval of nano's "
+    "Differences and effects are against the first row; in Table 3 against the same model's single "
+    "answers, in Table 7 against the same model asked as it was trained, in Table 14 against "
+    "DINOv2, in Table 17 against the same instruction in text. *as in the paper*: the effect on "
+    "mPCK (on PCK@0.20 where the paper has no mPCK): *yes* if both have the same sign and differ "
+    f"by a factor of at most {FACTOR}, or are both below {SMALL} points; *not seen* if the 95% interval of nano's "
     "includes 0 and the paper's is not that small; otherwise both effects."
 )
 
@@ -38,16 +39,12 @@ class PaperEffect(NamedTuple):
 
 
 def find_base(row, rows):
-    """The row of a recipe that a row's effect is measured from; None if it is one itself.
+    """The row of a recipe that a row is compared with; None if it is its own base.
 
-    The first one; but the same model asked about each keypoint alone where it is asked
-    cumulatively, and the first encoder where several were pre-trained anew.
+    It is the first one, unless the row names another.
     """
-    base = rows[0]
-    if "cumulative" in row.paper and row.of:
-        (base,) = [other for other in rows if other.name == row.of]
-    elif row.vision:
-        base = next(other for other in rows if other.vision)
+    by_name = {other.name: other for other in rows}
+    base = by_name[row.against] if row.against else rows[0]
     return None if base is row else base
 
 
