@@ -24,6 +24,7 @@ from support.train_options import read_positive
 MODEL = "nano"
 
 
+@torch.no_grad()
 def measure_loss(model):
     """The share of the adapters' update that rounding takes away: norms over all layers."""
     lost = kept = 0.0
