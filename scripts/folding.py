@@ -18,7 +18,7 @@ from lora import LoRALinear
 from scripts.collect import write_results
 from study import metrics
 from support import launch
-from support.descriptions import describe
+from support.descriptions import describe_categories
 from support.train_options import read_positive
 
 MODEL = "nano"
@@ -86,7 +86,7 @@ def main():
     p.add_argument("--limit", type=read_positive, default=100, help="drawings asked about")
     a = p.parse_args()
     instances, names = data.read_split(a.data, 1, "test")
-    described = describe(instances, names)
+    described = describe_categories(instances, names)
     count = min(a.limit, len(instances))
     chosen = [instances[n * len(instances) // count] for n in range(count)]
     rows = compare(ask(open_models(), chosen, described))
