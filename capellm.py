@@ -10,20 +10,21 @@ The method as in the paper: codec, Equations 1 to 6, loss. Then fast answers, by
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 import data
 import decode
-from dino import DINOv2
 from llama import Llama
 from lora import add_lora, merge_lora
-from study import density, share_image
-from support.folders import CapeLLMConfig, read_model_config, read_tensors
+from study import density, keypoint_token, share_image
+from study.category import name_category
+from study.encoders import load_encoder
+from support.folders import CapeLLMConfig, fill_tensors, is_saved, read_model_config
 from support.passes import check_length, draw_numbers
 from support.tokenizer import Tokenizer
 
@@ -66,6 +67,10 @@ class Codec:
             code = code * self.base + int(digit)
         return code / 1000
 
+    def place(self, digits) -> list[float]:
+        """[x, y] of the 2 K digits of an answer."""
+        return [self.value(digits[:self.K]), self.value(digits[self.K:])]
+
     def point(self, x, y) -> list[int]:
         """Token ids of `[0.abc,0.def]`."""
         x, y = ([self.ids[digit] for digit in self.digits(v)] for v in (x, y))
@@ -82,11 +87,13 @@ class CapeLLM(nn.Module):
     def __init__(self, vision, llm, tokenizer, config):
         super().__init__()
         self.vision, self.llm, self.tokenizer, self.config = vision, llm, tokenizer, config
-        self.codec = Codec(tokenizer, config.K)
+        self.codec, self.Tree = Codec(tokenizer, config.K), decode.Tree
         C, D = vision.config.hidden_size, llm.config.hidden_size
         self.projection = nn.Linear(C, D, bias=False)
         nn.init.normal_(self.projection.weight, std=C**-0.5)
         self.projection.to(next(vision.parameters()).device)
+        if config.output == "token":
+            keypoint_token.add_token(self)
 
     def image_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, H, W) as tokens of the language model, one a patch: V (B, N, D)."""
@@ -137,13 +144,10 @@ class CapeLLM(nn.Module):
         pixels (B, 3, H, W), and a data.Conversation about each image: its labels say which tokens
         carry loss, those of answers, brackets and end of text included.
         """
-        longest = max(len(c.ids) for c in conversations)
-        ids = torch.zeros(len(pixels), longest, dtype=torch.long)
-        labels = torch.full_like(ids, data.IGNORE)
-        for i, c in enumerate(conversations):
-            # Padding stands at the end, so no other token sees it.
-            ids[i, :len(c.ids)] = torch.tensor(c.ids)
-            labels[i, :len(c.ids)] = torch.tensor(c.labels)
+        # Padding stands at the end, so no other token sees it.
+        ids = pad_sequence([torch.tensor(c.ids) for c in conversations], batch_first=True)
+        labels = [torch.tensor(c.labels) for c in conversations]
+        labels = pad_sequence(labels, batch_first=True, padding_value=data.IGNORE)
         V = self.image_tokens(pixels)
         # Eq. 4
         Z = self.llm(self.sequence(V, ids.to(self.device)))
@@ -151,13 +155,17 @@ class CapeLLM(nn.Module):
         # A token is predicted by the hidden state of the token before it.
         before = V.shape[1] + position
         Z = Z[conversation.to(self.device), before.to(self.device)]
-        return self.average_losses(Z, labels[conversation, position], conversation)
+        points = [point for c in conversations for point in c.points]
+        return self.average_losses(Z, labels[conversation, position], conversation, points)
 
-    def average_losses(self, Z, labels, conversation) -> "Losses":
+    def average_losses(self, Z, labels, conversation, points) -> "Losses":
         """Losses of answer tokens, of which each conversation weighs the same.
 
-        Z (n, D): hidden states before them; labels (n,): ids; conversation (n,): 0, 1, 2, ...
+        Z (n, D): hidden states before them; labels (n,): ids; conversation (n,): 0, 1, 2, ...;
+        points: the coordinates that they answer, in order.
         """
+        if self.config.output == "token":
+            return Losses(*keypoint_token.average_losses(self, Z, labels, conversation, points))
         tokens = conversation.bincount()
         weight = (1 / (tokens.double() * len(tokens)))[conversation].float().to(self.device)
         is_digit = torch.isin(labels, torch.tensor(self.codec.ids)).to(self.device)
@@ -173,7 +181,7 @@ class CapeLLM(nn.Module):
 
     @torch.inference_mode()
     def locate(self, image, keypoints, box=None, decoding="greedy", cumulative=False, seed=0,
-               category="object") -> list["Point"]:
+               category=None) -> list["Point"]:
         """Where are these keypoints, in the image's own pixels? See `answer` for the ways to ask.
 
         image: PIL image; keypoints: list of Keypoint (name, description); box: x, y, w, h of the
@@ -196,34 +204,35 @@ class CapeLLM(nn.Module):
 
     @torch.inference_mode()
     def answer(self, pixels, keypoints, decoding="greedy", cumulative=False, seed=0,
-               category="object", listed=None) -> "Answers":
+               category=None, listed=None) -> "Answers":
         """Answers about pixels (3, H, W) of any size that patches fill (Table 8).
 
         decoding: a name of decode.DECODING (Table 9); what it draws depends on the seed and the
         keypoint's words, so [keypoint] * 100 gives samples. cumulative (Section 4.3): a question
         follows earlier ones and their answers, as listed, or, with "confidence", the surest first.
-        category and listed, its keypoints, are for instructions that name them.
+        category (None: the model names it) and listed, its keypoints, are for openings.
         """
         trunk, questions = self.prepare_questions(pixels, keypoints, category, listed)
-        K, value = self.codec.K, self.codec.value
-        draws = draw_numbers(keypoints, seed, 2 * K)
+        draws = draw_numbers(keypoints, seed, 2 * self.codec.K)
         decoded = decode.answer_questions(
             self, trunk, questions, draws, decoding, cumulative, data.MAX_TOKENS
         )
-        places = [[value(digits[:K]), value(digits[K:])] for digits, _ in decoded]
+        places = [self.codec.place(digits) for digits, _ in decoded]
         return Answers(places, [probability for _, probability in decoded])
 
-    def prepare_questions(self, pixels, keypoints, category="object", listed=None):
+    def prepare_questions(self, pixels, keypoints, category=None, listed=None):
         """The trunk (1, T, D), image and opening, embedded, and each question's token ids.
 
         The ids end before the first digit. ValueError if a question is too long.
         """
         tokenizer, instruction = self.tokenizer, self.config.instruction
         listed = listed or keypoints
-        # The opening names all keypoints as asked: one trunk serves whichever questions follow.
+        V = self.image_tokens(pixels[None])
+        category = category or name_category(self, V, listed)
+        # The opening names all keypoints as visible: one trunk serves whichever questions follow.
         opening = data.write_opening(tokenizer, self.codec, instruction, category, listed, listed)
         ids = torch.tensor([opening.ids], dtype=torch.long, device=self.device)
-        trunk = self.sequence(self.image_tokens(pixels[None]), ids)
+        trunk = self.sequence(V, ids)
         questions = []
         for keypoint in keypoints:
             question = data.write_question(tokenizer, keypoint, instruction) + self.codec.open
@@ -238,7 +247,7 @@ class CapeLLM(nn.Module):
     @classmethod
     def assemble(cls, config: CapeLLMConfig, dtype=None, device="cpu") -> "CapeLLM":
         """A model from two official backbone folders, all of it frozen, adapters new."""
-        vision = DINOv2.from_pretrained(config.vision, dtype, device)
+        vision = load_encoder(config.vision, dtype, device)
         llm = Llama.from_pretrained(config.llm, dtype, device)
         tokenizer = Tokenizer.from_pretrained(config.llm)
         model = cls(vision, llm, tokenizer, replace(config, lora=None))
@@ -258,29 +267,21 @@ class CapeLLM(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder, dtype=None, device="cpu", merge=True) -> "CapeLLM":
-        """A model folder; merge folds its adapters into the backbones, for inference."""
+        """A model folder; merge folds adapters into fp32 backbones, for inference."""
         config = read_model_config(folder)
         model = cls.assemble(config, dtype, device)
         model.load_adapter(folder)
-        if merge and config.lora:
+        if merge:
             merge_lora(model)
         return model.eval()
 
     def adapter(self) -> dict[str, torch.Tensor]:
-        """What is saved: W_proj and LoRA's A and B, or everything; train.py chooses among them."""
-        tensors = {}
-        for name, p in self.named_parameters():
-            small = name == "projection.weight" or name.endswith((".lora_A", ".lora_B"))
-            if small or self.config.everything:
-                tensors[name] = p.detach()
-        return tensors
+        """What is saved: W_proj, LoRA's A and B, or whole parts; train.py chooses among them."""
+        return {n: p.detach() for n, p in self.named_parameters() if is_saved(n, self.config)}
 
     def load_adapter(self, folder):
         """Load adapter.safetensors of a model folder; every tensor checked by name and shape."""
-        own = self.adapter()
-        tensors = read_tensors(Path(folder) / "adapter.safetensors", own, self.device)
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+        fill_tensors(self.adapter(), folder, self.device)
 
 
 class Point(NamedTuple):

@@ -3,7 +3,7 @@
     instances, names = read_split("data/mp100", split=1, part="train")
     keypoints = read_descriptions("descriptions/bird.txt")  # support/descriptions.py
     pixels, points = load_crop(instances[0], size=224)
-    ids, labels = write_conversation(tokenizer, codec, [(keypoints[0], (0.25, 0.5))])
+    ids, labels, _ = write_conversation(tokenizer, codec, [(keypoints[0], (0.25, 0.5))])
 
 Nothing here knows the model: the tokenizer and the digit codec are arguments.
 """
@@ -107,6 +107,7 @@ class Conversation(NamedTuple):
 
     ids: list
     labels: list
+    points: tuple = ()  # (x, y) of each answer
 
 
 def write_question(tokenizer, keypoint: Keypoint, instruction="base") -> list[int]:
@@ -117,15 +118,15 @@ def write_question(tokenizer, keypoint: Keypoint, instruction="base") -> list[in
 
 
 def write_conversation(
-    tokenizer, codec, rounds, instruction="base", category="object", keypoints=(), rng=None
+    tokenizer, codec, rounds, instruction="base", category="object", keypoints=(), visible=(),
+    rng=None,
 ) -> Conversation:
     """Rounds of (Keypoint, (x, y)); rng draws phrasings and replaced descriptions.
 
-    category and keypoints, all of its keypoints, are for the instruction's opening.
+    category, its keypoints and those visible, in the same order, are for the opening.
     """
     chosen = INSTRUCTIONS[instruction]
-    asked = [keypoint for keypoint, _ in rounds]
-    ids, labels = write_opening(tokenizer, codec, instruction, category, keypoints, asked)
+    ids, labels, _ = write_opening(tokenizer, codec, instruction, category, keypoints, visible)
     for keypoint, point in rounds:
         turn, is_replaced = chosen.rounds[0], chosen.replaced == 1
         if rng and len(chosen.rounds) > 1:
@@ -135,15 +136,15 @@ def write_conversation(
         more = write_turn(tokenizer, codec, turn, fill_words(keypoint, is_replaced), point)
         ids += more.ids
         labels += more.labels
-    return Conversation(ids, labels)
+    return Conversation(ids, labels, tuple((float(x), float(y)) for _, (x, y) in rounds))
 
 
-def write_opening(tokenizer, codec, instruction, category, keypoints, asked) -> Conversation:
-    """What stands before the rounds. keypoints: all of the category's; asked: those asked for."""
+def write_opening(tokenizer, codec, instruction, category, keypoints, visible) -> Conversation:
+    """What stands before the rounds. keypoints: all of the category's; visible: of these."""
     words = {
         "category": category.replace("_", " "),
         "list": ", ".join(k.name for k in keypoints),
-        "asked": ", ".join(k.name for k in asked),
+        "visible": ", ".join(k.name for k in visible),
     }
     ids, labels = [], []
     for turn in INSTRUCTIONS[instruction].opening:
@@ -194,15 +195,19 @@ def encode_cached(tokenizer, text, start):
 
 
 def group_fixed(indices, k, rng, lengths, room):
-    """Shuffle keypoint indices into groups of k (Section 3.3); used ones fill the last group up."""
-    order = rng.sample(list(indices), len(indices))
+    """Shuffle all keypoints into groups of k (Section 3.3); used ones fill the last group up.
+
+    Then those that cannot be asked fall out, as in the authors' code: groups shrink or vanish.
+    """
+    order = rng.sample(range(len(lengths)), len(lengths))
     groups = [order[i:i + k] for i in range(0, len(order), k)]
     missing = k - len(groups[-1])
     if len(groups) > 1:
         groups[-1] += rng.sample(order[:-len(groups[-1])], missing)
     else:
         groups[0] += [rng.choice(order) for _ in range(missing)]
-    return groups
+    askable = [[j for j in group if j in indices] for group in groups]
+    return [group for group in askable if group]
 
 
 def group_dynamic(indices, k, rng, lengths, room):
@@ -249,7 +254,7 @@ class Pair(NamedTuple):
 
 
 class Pairs(torch.utils.data.Dataset):
-    """The Pairs of one epoch of training: `rounds` groups every image's visible keypoints anew.
+    """The Pairs of one epoch of training: `rounds` groups every image's keypoints anew.
 
     k: rounds of a pair (fixed, locllm); trunk: tokens before the conversation, 1 + patches; share:
     images are shuffled, not pairs, and all pairs of an image have one view. Groups and augmentation
@@ -261,8 +266,6 @@ class Pairs(torch.utils.data.Dataset):
         self, instances, described, tokenizer, codec, size, k=4, seed=42, augment=True,
         rounds="fixed", trunk=257, instruction="base", share=False,
     ):
-        if k < 1:
-            raise ValueError(f"--k {k}: a conversation has one round or more")
         self.instances, self.described = instances, described
         self.tokenizer, self.codec, self.size = tokenizer, codec, size
         self.k, self.seed, self.augment, self.rounds = k, seed, augment, rounds
@@ -291,8 +294,8 @@ class Pairs(torch.utils.data.Dataset):
         for turn in chosen.rounds:
             for is_replaced in (False, chosen.replaced > 0):
                 words = fill_words(keypoint, is_replaced)
-                ids, _ = write_turn(self.tokenizer, self.codec, turn, words, (0, 0))
-                most = max(most, len(ids))
+                turn_ids = write_turn(self.tokenizer, self.codec, turn, words, (0, 0)).ids
+                most = max(most, len(turn_ids))
         return most
 
     def refuse_long(self, instance, askable, trunk):
@@ -301,7 +304,7 @@ class Pairs(torch.utils.data.Dataset):
         longest = sorted((self.lengths[c][j] for j in askable), reverse=True)
         if self.rounds == "fixed":
             # The longest one may also fill a group up.
-            longest += longest[:1] * (self.k - len(longest))
+            longest += longest[:1] * (self.k - len(self.lengths[c]))
         n = 1 if self.rounds == "dynamic" else self.k
         tokens = trunk + self.opening[c] + sum(longest[:n])
         check_pair_length(instance, n, tokens, MAX_TOKENS)
@@ -332,11 +335,6 @@ class Pairs(torch.utils.data.Dataset):
         for plan in self.plans:
             self.groups.setdefault(plan.view, []).append(plan.group)
 
-    def name_sample(self, i):
-        """Which sample item i is, for messages."""
-        instance = self.instances[self.plans[i].instance]
-        return f"{instance.image} (annotation {instance.id}, {instance.name})"
-
     def count_tokens(self, i):
         """How many tokens item i's conversation has at most; nothing is loaded."""
         plan = self.plans[i]
@@ -354,9 +352,11 @@ class Pairs(torch.utils.data.Dataset):
         pixels, points = self.loaded
         keypoints = self.described[instance.category]
         rounds = [(keypoints[j], points[j, :2]) for j in group if points[j, 2] > 0]
+        visible = [keypoint for keypoint, v in zip(keypoints, points[:, 2], strict=True) if v > 0]
         rng = random.Random(f"{view.seed} {group}")
         conversation = write_conversation(
-            self.tokenizer, self.codec, rounds, self.instruction, instance.name, keypoints, rng
+            self.tokenizer, self.codec, rounds, self.instruction, instance.name, keypoints,
+            visible, rng,
         )
         return Pair(pixels, conversation, view)
 

@@ -41,8 +41,7 @@ def grow_tree(rows: torch.Tensor, lengths):
     tokens, branch by branch. A branch forks by standing twice among `rows`; the rows of the new
     ends, mask[cumsum(lengths) - 1], are what the next step grows from.
     """
-    branch = torch.repeat_interleave(torch.as_tensor(lengths))  # (M,), of each new token
-    branch = send(branch, rows.device)
+    branch = send(torch.repeat_interleave(torch.as_tensor(lengths)), rows.device)  # (M,)
     chain = (branch[:, None] == branch).tril()
     mask = torch.cat((rows[branch], chain), dim=1)
     return mask, mask.sum(1) - 1
@@ -50,10 +49,6 @@ def grow_tree(rows: torch.Tensor, lengths):
 
 # Table 9: how a digit is chosen. Each maps log p of the digits (n, base) to logits, from which
 # `draw_digits` samples a digit.
-
-
-def keep_all(log_p):
-    return log_p
 
 
 def sharpen(log_p, temperature):
@@ -72,7 +67,7 @@ def keep_likeliest(log_p, k=torch.inf, mass=torch.inf):
 
 DECODING = {
     "greedy": partial(keep_likeliest, k=1),
-    "sampling": keep_all,
+    "sampling": partial(sharpen, temperature=1),
     "temperature": partial(sharpen, temperature=0.6),
     "top-3": partial(keep_likeliest, k=3),
     "top-5": partial(keep_likeliest, k=5),
@@ -89,7 +84,7 @@ def draw_digits(log_p, decoding, u) -> torch.Tensor:
 
 
 class Decoded(NamedTuple):
-    digits: list  # 2 K, x before y
+    digits: list  # 2 K, x before y; with <KEYPOINT> (Table 17), x and y themselves
     probability: float  # of these digits: Eq. 6
 
 
@@ -107,7 +102,7 @@ def answer_questions(model, trunk, questions, draws, decoding, cumulative, limit
     common = [] if cumulative is True else find_common(questions)
     common_ids = torch.tensor([common], dtype=torch.long, device=model.device)
     trunk = torch.cat([trunk, model.llm.embed(common_ids)], 1)
-    tree = Tree(model, trunk, T + room, decoding)
+    tree = model.Tree(model, trunk, T + room, decoding)
     if cumulative is True:
         return answer_in_chain(tree, questions, draws, range(len(questions)), limit)
     answers = answer_side_by_side(tree, questions, draws, len(common))
@@ -144,7 +139,6 @@ def answer_in_chain(tree, questions, draws, order, limit):
     """
     codec, start = tree.model.codec, tree.cache.length
     answers = [None] * len(questions)
-    # What ends the round before: its last digit is decided, but not yet read.
     ending = []
     for i in order:
         tokens = tree.cache.length + len(ending) + count_round(codec, questions[i])
@@ -152,8 +146,7 @@ def answer_in_chain(tree, questions, draws, order, limit):
             tree.truncate(start)
             ending = []
         (answers[i],) = tree.decode([ending + questions[i]], draws[i:i + 1])
-        last = codec.ids[answers[i].digits[-1]]
-        ending = [last, *codec.close, codec.eos_id]
+        ending = tree.end_round(answers[i])
     return answers
 
 
@@ -166,6 +159,11 @@ class Tree:
         self.contrastive = decoding == "contrastive"
         # Here the image is read, once for all questions. Contrastive search needs all (S, D).
         self.hidden = model.llm(trunk, cache=self.cache)[0]
+
+    def end_round(self, answer):
+        """What ends a round: its last digit is decided, but not yet read."""
+        codec = self.model.codec
+        return [codec.ids[answer.digits[-1]], *codec.close, codec.eos_id]
 
     def truncate(self, n):
         """Forget all but the first n tokens."""

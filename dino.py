@@ -15,6 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from support.configs import fill_config, read_config
+from support.pixels import check_pixels
 from support.weights import load_weights, skip_initialisation
 
 
@@ -80,10 +81,9 @@ class Embeddings(nn.Module):
 
     def forward(self, pixels):
         x = self.patch_embeddings.projection(pixels.to(self.cls_token.dtype))  # (B, C, h, w)
-        positions = self.positions(*x.shape[2:])
         patches = x.flatten(2).transpose(1, 2)  # (B, N, C)
         cls = self.cls_token.expand(len(x), -1, -1)
-        x = torch.cat((cls, patches), dim=1) + positions
+        x = torch.cat((cls, patches), dim=1) + self.positions(*x.shape[2:])
         # After the positions: registers have none.
         if self.registers:
             registers = self.register_tokens.expand(len(x), -1, -1)
@@ -94,16 +94,15 @@ class Embeddings(nn.Module):
 class Attention(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.heads = c.num_attention_heads
+        self.heads = (c.num_attention_heads, -1)  # heads, d
         width, names = c.hidden_size, ("query", "key", "value")
         self.attention = nn.ModuleDict({n: nn.Linear(width, width, c.qkv_bias) for n in names})
         self.output = nn.ModuleDict({"dense": nn.Linear(width, width)})
 
     def forward(self, x):  # (B, T, C)
-        heads = (self.heads, -1)
-        q = self.attention.query(x).unflatten(2, heads).transpose(1, 2)  # (B, heads, T, d)
-        k = self.attention.key(x).unflatten(2, heads).transpose(1, 2)
-        v = self.attention.value(x).unflatten(2, heads).transpose(1, 2)
+        q = self.attention.query(x).unflatten(2, self.heads).transpose(1, 2)  # (B, heads, T, d)
+        k = self.attention.key(x).unflatten(2, self.heads).transpose(1, 2)
+        v = self.attention.value(x).unflatten(2, self.heads).transpose(1, 2)
         y = F.scaled_dot_product_attention(q, k, v)
         return self.output.dense(y.transpose(1, 2).flatten(2))  # (B, T, C)
 
@@ -148,18 +147,23 @@ class Layer(nn.Module):
 
 
 class DINOv2(nn.Module):
-    """Normalised pixels (B, 3, H, W) -> features (B, N, C) of the patches, row by row.
-
-    Computes in the dtype of its weights. ValueError unless H, W are multiples of the patch size.
-    """
+    """Normalised pixels (B, 3, H, W) -> features (B, N, C) of the patches, row by row."""
 
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.unit = config.patch_size  # sides of images are multiples of it
         self.embeddings = Embeddings(config)
         layers = [Layer(config) for _ in range(config.num_hidden_layers)]
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    @property
+    def layers(self):
+        return self.encoder.layer
+
+    def count_patches(self, size: int) -> int:
+        return (size // self.unit) ** 2
 
     @classmethod
     def from_pretrained(cls, path, dtype=None, device="cpu") -> "DINOv2":
@@ -169,12 +173,8 @@ class DINOv2(nn.Module):
         return load_weights(model, path, dtype, device)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        patch = self.config.patch_size
-        fits = all(side > 0 and side % patch == 0 for side in pixels.shape[2:])
-        if pixels.dim() != 4 or pixels.shape[1] != 3 or not fits:
-            expected = f"(B, 3, H, W), H and W multiples of {patch}"
-            raise ValueError(f"pixels are {tuple(pixels.shape)}, expected {expected}")
+        check_pixels(pixels, self.unit)
         x = self.embeddings(pixels)
-        for layer in self.encoder.layer:
+        for layer in self.layers:
             x = layer(x)
         return self.layernorm(x)[:, 1 + self.config.num_register_tokens :]  # (B, N, C)

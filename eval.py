@@ -33,7 +33,7 @@ from support.pictures import draw_sheet
 
 # The arguments that decide an answer: a resumed evaluation has the same.
 DECIDES = ["model", "data", "split", "part", "controls", "occlude", "density", "instruction"]
-DECIDES += ["decoding", "cumulative", "image_size", "names", "seed"]
+DECIDES += ["true_category", "decoding", "cumulative", "image_size", "names", "seed"]
 # Those of them that may differ between the evaluations that --average takes.
 MAY_DIFFER = ["model", "split", "controls", "occlude", "density"]
 # --cumulative, as `CapeLLM.answer` calls it.
@@ -55,15 +55,15 @@ def describe_inputs(model_folder, images, device):
 
 
 def load_model(folder, instruction, image_size, device):
-    """The model, and the side of its crops in pixels. ValueError if patches do not fill them."""
+    """The model, and the side of its crops in pixels. ValueError if it cannot read them."""
     model = CapeLLM.from_pretrained(folder, choose_dtype(device), device)
     model.config.instruction = instruction or model.config.instruction
-    size, patch = image_size or model.config.image_size, model.vision.config.patch_size
-    if size < patch or size % patch:
-        fits = max(1, size // patch) * patch
+    size, unit = image_size or model.config.image_size, model.vision.unit
+    if size < unit or size % unit:
+        fits = max(1, size // unit) * unit
         raise ValueError(
-            f"--image-size {size}: the vision encoder reads patches of {patch}; "
-            f"{fits} or {fits + patch} fits"
+            f"--image-size {size}: the vision encoder reads multiples of {unit}; "
+            f"{fits} or {fits + unit} fits"
         )
     return model, size
 
@@ -149,7 +149,9 @@ def measure_images(a, images, prepared, settings, process):
     found, unreadable = {}, set()
     if todo:
         model, size = load_model(a.model, a.instruction, a.image_size, device)
-        asking = Asking(a.decoding, CUMULATIVE[a.cumulative], a.seed, a.occlude, a.density)
+        asking = Asking(
+            a.decoding, CUMULATIVE[a.cumulative], a.seed, a.occlude, a.density, a.true_category
+        )
         label = label_progress(len(images.chosen) - len(todo), world)
         bar = tqdm(todo[rank::world], label, disable=rank > 0, unit="image")
         with records.open_part(a.out, earlier.free + rank, settings) as file:
@@ -160,17 +162,16 @@ def measure_images(a, images, prepared, settings, process):
 
 def conclude_images(a, images, measured, favoured):
     """The numbers of {position of an image: its record}, and their report."""
-    trained = read_model_config(a.model).instruction
+    config = read_model_config(a.model)
     way = Way(
-        trained=trained,
-        asked=a.instruction or trained,
+        asked=a.instruction or config.instruction,
         decoding=a.decoding,
         cumulative=a.cumulative,
         image_size=a.image_size,
         descriptions=a.descriptions,
         names=a.names,
     )
-    published = paper.find_counterpart(way, images, a.split, a.part)
+    published = paper.find_counterpart(way, config, images, a.split, a.part)
     about = {name: getattr(a, name) for name in ("model", "data", "split", "part", "limit")}
     numbers = about | conclude_evaluation(measured, images, a.split, published)
     return numbers, report.format_report(numbers, way, len(images.pool), favoured)

@@ -72,9 +72,9 @@ def add_lora(module: nn.Module, names, rank=8, alpha=16, dropout=0.05):
 
 @torch.no_grad()
 def merge_lora(module: nn.Module):
-    """Fold every adapter into its base, W + (alpha / rank) B A; the nn.Linear is back, frozen."""
+    """Fold adapters into W where it is fp32: W + (alpha / rank) B A. In bf16 it would lose bits."""
     for name, child in list(module.named_modules()):
-        if isinstance(child, LoRALinear):
+        if isinstance(child, LoRALinear) and child.base.weight.dtype == torch.float32:
             weight = child.base.weight
-            weight.copy_(weight.float() + child.scale * child.lora_B @ child.lora_A)
+            weight.copy_(weight + child.scale * child.lora_B @ child.lora_A)
             module.set_submodule(name, child.base)

@@ -43,6 +43,10 @@ def parse_arguments():
         "--truth", metavar="x,y",
         help="where it is, in pixels: shown and compared with the density (Figure 5)",
     )
+    asked.add_argument(
+        "--category", metavar="NAME",
+        help="what the object is, for a model that asks (default: the model's own answer)",
+    )
     model = parser.add_argument_group("the model and how it answers")
     model.add_argument(
         "--model", type=Path, default=ROOT / "nano", metavar="FOLDER",
@@ -104,10 +108,9 @@ def main():
     print(f"loading {args.model} on {device}", flush=True)
     model = CapeLLM.from_pretrained(args.model, device=device)
 
-    category = args.desc.stem
     if keypoint is None:
         points = model.locate(
-            photo, keypoints, box, args.decoding, args.cumulative, args.seed, category
+            photo, keypoints, box, args.decoding, args.cumulative, args.seed, args.category
         )
         picture = draw_keypoints(photo, points, names, frame)
         lines = format_answers(names, points)
@@ -115,7 +118,7 @@ def main():
         numbers = {"keypoints": [{"name": name, **point._asdict()} for name, point in rows]}
     else:
         finding = figure5.make_finding(
-            model, photo, box, keypoint, truth, category=category, listed=keypoints
+            model, photo, box, keypoint, truth, category=args.category, listed=keypoints
         )
         picture = figure5.draw_density(photo, box, keypoint.name, finding.p, finding.truth)
         lines = figure5.format_finding(finding)

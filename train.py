@@ -1,4 +1,4 @@
-"""Train CapeLLM (Sections 3.3 and 4.1; Tables 2 and 15).
+"""Train CapeLLM (Sections 3.3 and 4.1; Tables 3, 4, 12 and 15).
 
     torchrun --nproc_per_node 4 train.py                # weights/ and data/mp100, as in the paper
     python train.py --init nano --data FOLDER --descriptions FOLDER         # your own photographs
@@ -14,7 +14,6 @@ augmentation and dropout follow from the seed and the step alone.
 import math
 import signal
 import time
-from pathlib import Path
 from typing import Callable, NamedTuple
 
 import torch
@@ -22,16 +21,17 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import data
-from capellm import CapeLLM
-from lora import LoRALinear
-from study import metrics
+from capellm import CapeLLM, Codec
+from lora import LoRALinear, merge_lora
+from study import keypoint_token, metrics
 from study.instructions import INSTRUCTIONS
 from support import batches, check, checkpoints, launch, parallel, signals, train_options
 from support.folders import CapeLLMConfig
 
-# The adapters of Section 4.1, and the parts that have them (Table 15).
+# The adapters of Section 4.1. Table 15: the parts that have them, and those trained in whole.
 PAPER_LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["vision", "llm"]}
-TUNED_PARTS = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": []}
+TUNED_PARTS = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": ["llm"], "everything": []}
+WHOLE_PARTS = {"lora": [], "frozen": [], "full": ["vision"], "everything": ["vision", "llm"]}
 VALIDATION = 200  # images, spread evenly over the validation part
 
 
@@ -53,43 +53,36 @@ class Validation(NamedTuple):
     world: int  # processes that share the instances
 
 
-class Plan(NamedTuple):
-    """How far a run goes, and where to."""
-
-    steps: int
-    lr: float
-    save_every: int
-    val_every: int | None
-    out: Path
-    settings: dict  # what decides its result, for --resume
-
-
 class StepResult(NamedTuple):
     """Sums over all processes, then what this process did."""
 
     loss: float
     digits: float  # the loss of digits alone
     tokens: float
-    gradient: float  # norms, to see whether one is not finite
+    gradient: float  # the norm
     signals: float  # that ask to stop
     losses: list  # of this process's passes
     waited: float  # seconds, for images
 
 
-def train(learner: Learner, pairs, passes, division, plan: Plan, validation, state):
-    """Go on from a checkpoint's state. Returns the step reached and the signals that ended it."""
+def train(learner: Learner, pairs, passes, division, options, settings, validation, state):
+    """Go on from a checkpoint's state. Returns the step reached and the signals that ended it.
+
+    options: of the command line; settings: what decides the result, for --resume.
+    """
     step, best, rank = state["step"], state["best"], division.rank
     noted = signals.note_signals()
-    with tqdm(total=plan.steps, initial=step, disable=rank > 0, unit="step") as bar:
-        while step < plan.steps:
+    with tqdm(total=options.steps, initial=step, disable=rank > 0, unit="step") as bar:
+        while step < options.steps:
             began = time.time()
             # A batch of pairs in micro-batches, whose gradients add up.
             measured = accumulate_gradients(learner, passes, division, noted)
             if not math.isfinite(measured.loss + measured.gradient):
                 batches.end_run(step, measured, pairs, division)
 
+            parallel.clip_gradients(learner.parameters.values(), measured.gradient, options.clip)
             # AdamW. Its learning rate rises over 3% of the steps, then falls along half a cosine.
-            lr = plan.lr * scale_lr(step, plan.steps)
+            lr = options.lr * scale_lr(step, options.steps)
             for group in learner.optimiser.param_groups:
                 group["lr"] = lr
             learner.optimiser.step()
@@ -97,16 +90,16 @@ def train(learner: Learner, pairs, passes, division, plan: Plan, validation, sta
             step += 1
 
             record = checkpoints.describe_step(step, lr, measured, division.batch, began)
-            if plan.val_every and (step % plan.val_every == 0 or step == plan.steps):
+            if options.val_every and (step % options.val_every == 0 or step == options.steps):
                 record["val"] = validate(learner.model, validation)
                 best = max(best or [-1, 0], [record["val"]["mPCK"], step])
             if rank == 0:
-                checkpoints.append_to_log(plan.out, record)
+                checkpoints.append_to_log(options.out, record)
                 bar.set_postfix(loss=record["loss"], lr=lr, pairs_per_s=record["pairs_per_s"])
                 bar.update()
-            is_last = step == plan.steps or measured.signals > 0
-            if step % plan.save_every == 0 or "val" in record or is_last:
-                save_run(learner, plan, division, step, best)
+            is_last = step == options.steps or measured.signals > 0
+            if step % options.save_every == 0 or "val" in record or is_last:
+                save_run(learner, options, settings, division, step, best)
             if is_last:
                 break
     return step, noted
@@ -136,11 +129,11 @@ def accumulate_gradients(learner: Learner, passes, division, noted) -> StepResul
         loss += weight * pass_loss.detach()
         digits += weight * pass_digits
         tokens += batch.tokens if size else 0
-    gradient = parallel.compute_norm(learner.parameters.values()).to(device)
-    sums = torch.stack([loss, digits, tokens, gradient, loss.new_tensor(len(noted))])
+    sums = torch.stack([loss, digits, tokens, loss.new_tensor(len(noted))])
     if division.world > 1:
         dist.all_reduce(sums)
-    loss, digits, tokens, gradient, stop_signals = sums.tolist()
+    loss, digits, tokens, stop_signals = sums.tolist()
+    gradient = parallel.compute_norm(learner.parameters.values()).item()
     return StepResult(loss, digits, tokens, gradient, stop_signals, losses, waited)
 
 
@@ -161,7 +154,7 @@ def validate(model: CapeLLM, validation: Validation) -> dict[str, float]:
         keypoints = validation.described[instance.category]
         labelled = instance.keypoints[:, 2] > 0
         asked = [k for k, is_labelled in zip(keypoints, labelled, strict=True) if is_labelled]
-        answers = model.answer(pixels, asked, category=instance.name, listed=keypoints)
+        answers = model.answer(pixels, asked, listed=keypoints)
         scores = metrics.score_answers(instance, answers.coordinates)
         records.append({"category": instance.category, "controls": {}, **scores})
     model.train()
@@ -169,46 +162,49 @@ def validate(model: CapeLLM, validation: Validation) -> dict[str, float]:
     return {name: round(means[name], 4) for name in (*metrics.PCK, "mPCK")}
 
 
-def save_run(learner, plan, division, step, best):
+def save_run(learner, options, settings, division, step, best):
     """Write a checkpoint, remove old ones, draw the curves: rank 0, with what the others send."""
     model, rank, world = learner.model, division.rank, division.world
+    out = options.out
     state = parallel.gather_state(learner.optimiser, learner.parameters, model.device, rank, world)
-    state |= {"step": step, "best": best, "settings": plan.settings}
+    state |= {"step": step, "best": best, "settings": settings}
     adapter = {n: parallel.gather_tensor(t, rank) for n, t in model.adapter().items()}
     if rank > 0:
         return
-    checkpoints.write_checkpoint(plan.out / f"step-{step:07d}", model.config, adapter, state)
-    checkpoints.remove_old_checkpoints(plan.out, best[1] if best else None)
-    checkpoints.draw_own_curves(plan.out)
+    checkpoints.write_checkpoint(out / f"step-{step:07d}", model.config, adapter, state)
+    checkpoints.remove_old_checkpoints(out, best[1] if best else None)
+    checkpoints.draw_own_curves(out)
 
 
-def open_model(init, vision, llm, tune, device, on_cpu=False) -> CapeLLM:
-    """The model folder `init`, or a model of two backbones, with the adapters of `tune` (Table 15).
+def open_model(options, device) -> CapeLLM:
+    """The model folder --init, or a model of two backbones, with what --tune needs (Table 15).
 
-    Base weights are bf16 on a GPU, what is trained is fp32. on_cpu: what will be sharded starts
-    there, since processes share a file's pages.
+    Base weights are bf16 on a GPU, what is trained is fp32.
     """
-    start = torch.device("cpu") if on_cpu else device
-    dtype = torch.bfloat16 if device.type == "cuda" and tune != "full" else torch.float32
-    if init:
-        model = CapeLLM.from_pretrained(init, dtype, start, merge=tune == "full")
-        if model.config.everything and tune != "full":
-            raise ValueError(
-                f"{init} holds a model of which everything was trained: go on with --tune full"
-            )
-        # A model trained with --tune frozen has no adapters in the vision encoder: add them.
-        if tune == "lora":
-            model.adapt(PAPER_LORA)
+    whole = WHOLE_PARTS[options.tune]
+    dtype = torch.bfloat16 if device.type == "cuda" and "llm" not in whole else torch.float32
+    # What will be sharded starts on the CPU, since processes share a file's pages.
+    start = torch.device("cpu") if options.fsdp else device
+    if options.init:
+        model = CapeLLM.from_pretrained(options.init, dtype, start, merge=False)
+        train_options.check_init(options, model.config, whole)
     else:
-        config = CapeLLMConfig(vision, llm, lora=PAPER_LORA | {"parts": TUNED_PARTS[tune]})
-        model = CapeLLM.assemble(config, dtype, start)
-    if tune == "full":
-        model.config.lora, model.config.everything = None, True
+        model = CapeLLM.assemble(CapeLLMConfig(options.vision, options.llm), dtype, start)
+    for part in whole:
+        merge_lora(getattr(model, part).float())
+    present = model.config.lora or PAPER_LORA | {"parts": []}
+    kept = [part for part in present["parts"] if part not in whole]
+    model.config.lora, model.config.whole = present | {"parts": kept}, whole
+    model.adapt(PAPER_LORA | {"parts": TUNED_PARTS[options.tune]})
+    if options.digits:
+        model.config.K, model.codec = options.digits, Codec(model.tokenizer, options.digits)
+    if options.output_format == "token" and model.config.output == "text":
+        keypoint_token.add_token(model)
     return model
 
 
 def choose_trained(model, tune, instruction):
-    """Unfreeze projection and adapters, or everything (Table 15); to pre-train the projection."""
+    """Unfreeze what --tune trains (Table 15): what is saved; to pre-train, the projection."""
     is_pretraining = INSTRUCTIONS[instruction].pretraining
     for name in model.adapter():
         if is_pretraining:
@@ -256,7 +252,7 @@ def read_validation(options, rank, world) -> Validation:
 
 def make_pairs(options, model, instances, described) -> data.Pairs:
     size = model.config.image_size
-    trunk = 1 + (size // model.vision.config.patch_size) ** 2
+    trunk = 1 + model.vision.count_patches(size)
     pairs = data.Pairs(
         instances, described, model.tokenizer, model.codec, size, options.k, options.seed,
         rounds=options.rounds, trunk=trunk, instruction=options.instruction,
@@ -279,19 +275,19 @@ def main():
 
     # New adapters start equal on all processes.
     torch.manual_seed(options.seed)
-    model = open_model(
-        options.init, options.vision, options.llm, options.tune, device, on_cpu=options.fsdp
-    )
+    model = open_model(options, device)
     choose_trained(model.train(), options.tune, options.instruction)
+    model.config.trained = train_options.describe_training(options, model.config)
     pairs = make_pairs(options, model, instances, described)
     division = batches.Division(options.batch, options.micro_batch, rank, world)
-    steps = options.steps or batches.count_steps(pairs, options.epochs, options.batch)
-    settings = train_options.collect_settings(options, model.config, pairs, steps, world)
+    if options.steps is None:
+        options.steps = batches.count_steps(pairs, options.epochs, options.batch)
+    settings = train_options.collect_settings(options, model.config, pairs, world)
     newest, state = checkpoints.read_newest_state(options.out, settings)
     if newest:
         model.load_adapter(newest)
     if rank == 0:
-        print(train_options.describe_run(options, model, pairs, steps, world, newest))
+        print(train_options.describe_run(options, model, pairs, world, newest))
 
     if options.checkpoint_activations:
         parallel.checkpoint_activations(model)
@@ -306,11 +302,12 @@ def main():
     if rank == 0:
         options.out.mkdir(parents=True, exist_ok=True)
         checkpoints.cut_log(options.out, state["step"])
-    plan = Plan(steps, options.lr, options.save_every, options.val_every, options.out, settings)
-    step, noted = train(learner, pairs, passes, division, plan, validation, state)
+    step, noted = train(
+        learner, pairs, passes, division, options, settings, validation, state
+    )
     parallel.wait_for_all(world)
     if rank == 0:
-        how = "done" if step == steps else "stopped, --resume continues"
+        how = "done" if step == options.steps else "stopped, --resume continues"
         print(f"{how}: {options.out}/step-{step:07d}")
     if signal.SIGINT in noted:
         raise KeyboardInterrupt

@@ -48,6 +48,7 @@ from dino import DINOv2, DINOv2Config
 from llama import Config, Llama
 from nano.muon import Muon, sum_over_processes
 from study import instructions
+from study.hiera import Hiera, HieraConfig
 from study.share_image import read_branches
 from support import checkpoints, launch, parallel
 from support.descriptions import describe_categories
@@ -57,18 +58,24 @@ from support.tokenizer import Tokenizer
 from support.train_options import read_positive
 
 SIZE = 112  # side of an image in pixels
-PATCH = 14
-SIDE = SIZE // PATCH
-EYE_WIDTH, WIDTH = 192, 160
-VISION = {
-    "hidden_size": EYE_WIDTH,
+DINOV2 = {
+    "hidden_size": 192,
     "num_hidden_layers": 6,
     "num_attention_heads": 6,
     "image_size": SIZE,
-    "patch_size": PATCH,
+    "patch_size": 14,
+}
+# For Table 14: 7 x 7 tokens where DINOv2 has 8 x 8. A step takes about as long.
+HIERA = {
+    "embed_dim": 48,
+    "depths": [1, 2, 4],
+    "num_heads": [1, 2, 4],
+    "masked_unit_attention": [True, False, False],
+    "num_query_pool": 2,
+    "image_size": [SIZE, SIZE],
 }
 LLM = {
-    "hidden_size": WIDTH,
+    "hidden_size": 160,
     "intermediate_size": 432,
     "num_hidden_layers": 4,
     "num_attention_heads": 5,
@@ -148,12 +155,13 @@ class Grounding(nn.Module):
 
     def __init__(self, model, keypoints):
         super().__init__()
-        self.model, self.N = model, SIDE ** 2
-        self.patch = nn.Embedding(keypoints, EYE_WIDTH)
-        self.offset = nn.Embedding(keypoints, 2 * EYE_WIDTH)
-        nn.init.normal_(self.patch.weight, std=EYE_WIDTH ** -0.5)
-        nn.init.normal_(self.offset.weight, std=EYE_WIDTH ** -0.5)
-        self.query, self.key = nn.Linear(WIDTH, 64), nn.Linear(WIDTH, 64)
+        self.model, self.N = model, model.vision.count_patches(SIZE)
+        self.side = math.isqrt(self.N)
+        C, D = model.vision.config.hidden_size, model.llm.config.hidden_size
+        self.patch, self.offset = nn.Embedding(keypoints, C), nn.Embedding(keypoints, 2 * C)
+        nn.init.normal_(self.patch.weight, std=C ** -0.5)
+        nn.init.normal_(self.offset.weight, std=C ** -0.5)
+        self.query, self.key = nn.Linear(D, 64), nn.Linear(D, 64)
 
     def forward(self, batch, words):
         """The loss of a Batch and its parts by name. words: whether anything is asked in words."""
@@ -170,12 +178,12 @@ class Grounding(nn.Module):
 
         features: (B, N, C) of the vision encoder.
         """
-        cell, target = find_patch(batch.places)
+        cell, target = find_patch(batch.places, self.side)
         patch = self.patch(batch.keypoint)  # (n, C)
         scores = torch.einsum("nc,nkc->nk", patch, features[batch.image])  # (n, N)
-        direction = self.offset(batch.keypoint).view(-1, 2, EYE_WIDTH)  # (n, 2, C)
+        direction = self.offset(batch.keypoint).unflatten(1, (2, -1))  # (n, 2, C)
         offset = torch.einsum("ndc,nc->nd", direction, features[batch.image, target])
-        error = (offset - (batch.places * SIDE - cell)).abs().mean()
+        error = (offset - (batch.places * self.side - cell)).abs().mean()
         loss = F.cross_entropy(scores, target) + 2 * error
         return loss, measure_hits(scores, target)
 
@@ -203,14 +211,14 @@ class Grounding(nn.Module):
         query = self.query(tapped[0][image[is_first], position[is_first]])  # (m, 64)
         key = self.key(tapped[0][:, 1:1 + self.N])  # (B, N, 64)
         scores = torch.einsum("nc,nkc->nk", query, key[image[is_first]]) / 8
-        _, target = find_patch(batch.answers)
+        _, target = find_patch(batch.answers, self.side)
         return loss, F.cross_entropy(scores, target), measure_hits(scores, target)
 
 
-def find_patch(places):
+def find_patch(places, side):
     """Of places (n, 2) relative to the image the patch: column and row (n, 2), number (n,)."""
-    cell = (places * SIDE).floor().clamp(0, SIDE - 1)
-    return cell, (cell[:, 1] * SIDE + cell[:, 0]).long()
+    cell = (places * side).floor().clamp(0, side - 1)
+    return cell, (cell[:, 1] * side + cell[:, 0]).long()
 
 
 def measure_hits(scores, target):
@@ -329,7 +337,7 @@ class Sampler:
         for n, (keypoint, point) in enumerate(asked):
             if n % chain == 0:
                 conversations.append(data.Conversation([], []))
-            ids, labels = conversations[-1]
+            ids, labels, _ = conversations[-1]
             bare, full = self.questions[keypoint]
             question = full if rng.random() < described else bare
             answer = self.codec.encode(*point)
@@ -424,15 +432,9 @@ def load_progress(path, module, optimisers):
 
 def export(model, tokenizer_file, folder):
     """The backbones in official form, in bf16, and a model folder around them, adapters fresh."""
-    vision = VISION | {
-        "model_type": "dinov2",
-        "architectures": ["Dinov2Model"],
-        "mlp_ratio": 4,
-        "layer_norm_eps": 1e-6,
-        "qkv_bias": True,
-        "use_swiglu_ffn": False,
-        "hidden_act": "gelu",
-    }
+    vision = describe_dinov2()
+    if isinstance(model.vision, Hiera):
+        vision = describe_hiera()
     llm = LLM | {
         "max_position_embeddings": 2048,
         "model_type": "llama",
@@ -458,6 +460,34 @@ def export(model, tokenizer_file, folder):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def describe_dinov2():
+    return DINOV2 | {
+        "model_type": "dinov2",
+        "architectures": ["Dinov2Model"],
+        "mlp_ratio": 4,
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+        "use_swiglu_ffn": False,
+        "hidden_act": "gelu",
+    }
+
+
+def describe_hiera():
+    return HIERA | {
+        "model_type": "hiera",
+        "architectures": ["HieraModel"],
+        "patch_size": [7, 7],
+        "patch_stride": [4, 4],
+        "patch_padding": [3, 3],
+        "query_stride": [2, 2],
+        "masked_unit_size": [4, 4],
+        "embed_dim_multiplier": 2,
+        "mlp_ratio": 4,
+        "layer_norm_eps": 1e-6,
+        "hidden_act": "gelu",
+    }
+
+
 def export_backbone(backbone, config, folder):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
@@ -476,6 +506,10 @@ def read_options():
         help="drawings, then folders of photographs")
     add("--out", type=Path, default=Path("runs/pretrain"), metavar="FOLDER",
         help="where the model and what going on needs are written; what is there is continued")
+    add("--vision", default="dinov2", choices=["dinov2", "hiera"],
+        help="the vision encoder (Table 14)")
+    add("--llm", type=Path, metavar="FOLDER",
+        help="start from this language model and its tokenizer, not from random weights")
     add("--eyes", type=int, default=700, metavar="STEPS", help="steps of the first phase")
     add("--words", type=int, default=2300, metavar="STEPS", help="steps of the second phase")
     add("--names", type=int, default=1700, metavar="STEPS",
@@ -487,10 +521,17 @@ def read_options():
     return parser.parse_args()
 
 
-def make_model(tokenizer):
-    config = Config(vocab_size=tokenizer.vocab_size, **LLM)
-    vision = DINOv2(DINOv2Config(**VISION))
-    return CapeLLM(vision, Llama(config), tokenizer, CapeLLMConfig("", "", SIZE))
+def make_model(tokenizer, vision, llm):
+    """A model with random weights. llm: the folder of a language model to start from, or None."""
+    if vision == "hiera":
+        encoder = Hiera(HieraConfig(**HIERA))
+    else:
+        encoder = DINOv2(DINOv2Config(**DINOV2))
+    if llm:
+        words = Llama.from_pretrained(llm, torch.float32)
+    else:
+        words = Llama(Config(vocab_size=tokenizer.vocab_size, **LLM))
+    return CapeLLM(encoder, words, tokenizer, CapeLLMConfig("", "", SIZE))
 
 
 def run_phases(module, sampler, options, rank, world):
@@ -536,9 +577,13 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer_file = options.out / "tokenizer.model"
     if rank == 0 and not tokenizer_file.exists():
-        write_tokenizer(options.out, describe_keypoints(options.data))
+        if options.llm:
+            shutil.copy(options.llm / "tokenizer.model", tokenizer_file)
+        else:
+            write_tokenizer(options.out, describe_keypoints(options.data))
     parallel.wait_for_all(world)
-    model = make_model(Tokenizer.from_pretrained(options.out))
+    tokenizer = Tokenizer.from_pretrained(options.out)
+    model = make_model(tokenizer, options.vision, options.llm)
     sampler = Sampler(options.data, model.tokenizer, model.codec)
     module = Grounding(model, sampler.keypoints)
     run_phases(module, sampler, options, rank, world)

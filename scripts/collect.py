@@ -12,8 +12,9 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from scripts import faces, recipe, trained
+from scripts import faces, recipe, trained, verdicts
 from scripts import tables as scripts_tables
+from study.compare import measure_gap
 from support import launch
 from support.checkpoints import read_log
 
@@ -113,15 +114,37 @@ def difference(found):
     }
 
 
+def gap(folder, base):
+    """As `difference`, from another row than the first."""
+    points, interval = measure_gap(folder, base, "mPCK")
+    return difference({"difference": points, "interval of the difference": interval})
+
+
+def effect(folder, row, recipe_rows):
+    """The effect of a row that the paper has, on the column that the paper has; or nothing."""
+    base = verdicts.find_base(row, recipe_rows)
+    if base is None or row.paper is None or base.paper is None:
+        return {}
+    column = verdicts.find_paper_effect(row, base).column
+    points, (low, high) = measure_gap(folder / row.name, folder / base.name, column)
+    ends = {"effect low": percent(low), "effect high": percent(high)}
+    return {"column": column, "effect": percent(points)} | ends
+
+
 def comparison(command, folder, recipe_rows):
-    """A file of results/ from the compare.json of a recipe, with the rows that it names."""
+    """A file of results/ from the folders of a recipe and their compare.json."""
     found = json.loads((folder / "compare.json").read_bytes())
     images = next(iter(found.values()))["instances"]
     rows = []
     for of_recipe in recipe_rows:
         for name in [f"{of_recipe.name}, {part}" for part in of_recipe.parts] or [of_recipe.name]:
-            row = found[name]
-            rows.append({"name": name, "PCK@0.20": percent(row["PCK@0.20"])} | difference(row))
+            row = {"name": name, "PCK@0.20": percent(found[name]["PCK@0.20"])}
+            base = verdicts.find_base(of_recipe, recipe_rows)
+            if base and of_recipe.against:
+                row |= gap(folder / of_recipe.name, folder / base.name)
+            elif base:
+                row |= difference(found[name])
+            rows.append(row | effect(folder, of_recipe, recipe_rows))
     return {"command": command, "images": images, "rows": rows}
 
 

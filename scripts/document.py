@@ -12,7 +12,7 @@ import re
 import sys
 import textwrap
 
-from scripts import faces, tables, trained
+from scripts import faces, tables, trained, verdicts
 from scripts.collect import GAIN, HIGH, LOW, ROOT, read_results
 from scripts.markdown import write_table
 from study.paper import find_published
@@ -128,8 +128,21 @@ def photographs():
 # The paper's tables.
 
 
+def verdict(row, found, rows):
+    """Whether nano shows the paper's effect; "" where there is none. found: of results/."""
+    base = verdicts.find_base(row, rows)
+    if base is None or row.paper is None or base.paper is None:
+        return ""
+    paper = verdicts.find_paper_effect(row, base)
+    if found.get("column") != paper.column:
+        raise ValueError(f"results/ has no effect of {row.name} on {paper.column}: collect again")
+    nano = verdicts.Effect(found["effect"], found["effect low"], found["effect high"])
+    return verdicts.judge_effect(nano, paper.points)
+
+
 def paper_rows(name, recipe_rows, label):
-    """Lines of a comparison: the paper's table, how it was measured, nano, paper, difference."""
+    """Lines of a comparison: the paper's table, how it was measured, nano, paper, difference, and
+    whether both agree."""
     found, lines = read_results(name)["rows"], []
     for row in recipe_rows:
         paper = ""
@@ -139,8 +152,10 @@ def paper_rows(name, recipe_rows, label):
             of = find(found, name=f"{row.name}, {part}" if part else row.name)
             how = f"{label(row)}: {part}" if part else label(row)
             scores = [number(of, "PCK@0.20"), paper, difference(of)]
-            lines.append([row.table.removeprefix("Table "), how, *scores])
-    return write_table(["table", "how", "nano", "paper", "difference in mPCK"], lines, words=2)
+            shown = [row.table.removeprefix("Table "), how, *scores]
+            lines.append([*shown, verdict(row, of, recipe_rows)])
+    heads = ["table", "how", "nano", "paper", "difference in mPCK", "as in the paper"]
+    return write_table(heads, lines, words=2)
 
 
 def asked_label(row):
@@ -150,12 +165,17 @@ def asked_label(row):
 def trained_label(row):
     by_name = {other.name: other for other in trained.ROWS}
     model = by_name[row.of or row.name]
-    how = f"`--instruction {model.first}` first" if model.first else f"`{model.trained}`"
+    how = f"`{model.trained}`"
+    if model.first:
+        how = f"`--instruction {model.first}` first"
+    elif model.vision:
+        how = f"pre-trained with `--vision {model.vision}`"
     return f"{how}, asked with `{row.asked}`" if row.of else how
 
 
 def asked_tables():
-    return paper_rows("tables", tables.ROWS, asked_label)
+    rule = textwrap.fill(verdicts.RULE, 100)
+    return f"{paper_rows('tables', tables.ROWS, asked_label)}\n{rule}\n"
 
 
 def trained_tables():
@@ -246,6 +266,19 @@ def loading():
     return write_table(["loading", "s", "peak of memory, in sizes of the file"], rows)
 
 
+def folding():
+    found, rows = read_results("folding"), []
+    for row in found["rows"]:
+        shown = [number(row, "equal"), number(row, "distance", 2), number(row, "PCK@0.20")]
+        rows.append([row["weights"], *shown])
+    text = (
+        f"Folded into bf16 weights, nano's adapters lose {found['lost']:.1f}% of their update to "
+        f"rounding. Its answers about {found['images']:,} drawings:"
+    )
+    heads = ["weights", "equal to fp32's, %", "apart from fp32's, % of the crop", "PCK@0.20"]
+    return f"{textwrap.fill(text, 100)}\n\n{write_table(heads, rows)}"
+
+
 def recipe_minutes():
     rows = []
     for row in read_results("minutes")["recipes"]:
@@ -266,6 +299,19 @@ def nano_minutes():
     return textwrap.fill(text, 100) + "\n"
 
 
+def encoders():
+    """How Table 14's small encoders were pre-trained."""
+    labels = {"dinov2": "DINOv2", "hiera": "Hiera"}
+    said = []
+    for row in read_results("minutes")["encoders"]:
+        said.append(
+            f"{labels[row['vision']]} ({row['parameters'] / 1e6:.1f} million parameters, "
+            f"{row['tokens']} tokens) took {row['minutes']} minutes"
+        )
+    text = f"Side by side on two cores, {', '.join(said)} for the same steps and images."
+    return textwrap.fill(text, 100) + "\n"
+
+
 # Documents.
 
 BLOCKS = {
@@ -282,8 +328,10 @@ BLOCKS = {
     "cost": cost,
     "density-cost": density_cost,
     "loading": loading,
+    "folding": folding,
     "recipe-minutes": recipe_minutes,
     "nano-minutes": nano_minutes,
+    "encoders": encoders,
 }
 
 

@@ -29,7 +29,7 @@ class Setting(NamedTuple):
 SETTINGS = (
     Setting("lora", "LoRA and projection"),
     Setting("frozen", "LoRA in the language model alone, and projection"),
-    Setting("full", "everything"),
+    Setting("everything", "everything"),
 )
 
 

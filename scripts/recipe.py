@@ -24,8 +24,12 @@ class Row(NamedTuple):
     paper: dict | None = None
     # The row whose answers are counted anew, or whose model is asked, instead of its own
     of: str = ""
+    # The row that it is compared with, "" for the first
+    against: str = ""
     # Trained first with this instruction, which trains the projection alone
     first: str = ""
+    # Trained with this vision encoder, pre-trained beside nano's language model
+    vision: str = ""
     # Measured beside the answers, as `eval.py --compare` names it, and shown instead of them
     parts: tuple = ()
 

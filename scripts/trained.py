@@ -18,6 +18,9 @@ OUT = Path("out/trained")
 STEPS, BATCH, LIMIT = 200, 16, 200
 VAGUE = "--descriptions descriptions/vague"
 CURVES = ("base", "rounds-dynamic", "rounds-locllm", "tune-frozen", "tune-full")
+TOKEN = "--output-format token"
+# Of Table 14: each encoder learns to see, then to answer with nano's language model. One process.
+PRETRAINING = ("--llm", "nano/llm", "--eyes", 700, "--words", 0, "--names", 0, "--rounds", 1200)
 
 
 def instructed(name, table):
@@ -28,8 +31,8 @@ def instructed(name, table):
 
 ROWS = (
     Row("base", "Table 4", "--rounds fixed --k 4", paper={}),
-    Row("rounds-dynamic", "Table 4", "--rounds dynamic", paper={"rounds": "dynamic"}),
-    Row("rounds-locllm", "Table 4", "--rounds locllm", paper={"rounds": "locllm"}),
+    Row("rounds-dynamic", "Table 4", "--rounds dynamic", paper={"rounds": "dynamic", "k": None}),
+    Row("rounds-locllm", "Table 4", "--rounds locllm", paper={"rounds": "locllm", "k": None}),
     # Trained in rounds, asked cumulatively.
     Row(
         "base-cumulative", "Table 3", asked="--cumulative", paper={"cumulative": "fixed"}, of="base"
@@ -38,15 +41,17 @@ ROWS = (
         "rounds-dynamic-cumulative",
         "Table 3",
         asked="--cumulative",
-        paper={"rounds": "dynamic", "cumulative": "fixed"},
+        paper={"rounds": "dynamic", "k": None, "cumulative": "fixed"},
         of="rounds-dynamic",
+        against="rounds-dynamic",
     ),
     Row(
         "rounds-locllm-cumulative",
         "Table 3",
         asked="--cumulative",
-        paper={"rounds": "locllm", "cumulative": "fixed"},
+        paper={"rounds": "locllm", "k": None, "cumulative": "fixed"},
         of="rounds-locllm",
+        against="rounds-locllm",
     ),
     Row("descriptions-vague", "Table 5", VAGUE, VAGUE, paper={"texts": "vague"}),
     # Trained with one instruction, asked with another.
@@ -71,6 +76,7 @@ ROWS = (
         asked="--instruction replaced",
         paper={"trained": "random", "asked": "replaced"},
         of="instruction-random",
+        against="instruction-random",
     ),
     Row(
         "random-asked-names",
@@ -78,19 +84,45 @@ ROWS = (
         asked="--instruction names",
         paper={"trained": "random", "asked": "names"},
         of="instruction-random",
+        against="instruction-random",
     ),
     Row("instruction-replaced", "Table 7", "--instruction replaced"),
     instructed("names", "Table 10"),
     instructed("list", "Table 10"),
     instructed("diverse", "Table 11"),
     instructed("outline", "Table 11"),
+    instructed("diverse-outline", "Table 11"),
     Row("k-1", "Table 12", "--k 1", paper={"k": 1}),
     Row("k-2", "Table 12", "--k 2", paper={"k": 2}),
     Row("k-6", "Table 12", "--k 6", paper={"k": 6}),
     Row("k-8", "Table 12", "--k 8", paper={"k": 8}),
     instructed("steps", "Table 13"),
+    Row(
+        "steps-true-category",
+        "Table 13",
+        asked="--true-category",
+        of="instruction-steps",
+        against="instruction-steps",
+    ),
+    Row("vision-dinov2", "Table 14", paper={}, vision="dinov2", against="vision-dinov2"),
+    Row(
+        "vision-hiera",
+        "Table 14",
+        paper={"vision": "hiera"},
+        vision="hiera",
+        against="vision-dinov2",
+    ),
     Row("tune-frozen", "Table 15", "--tune frozen", paper={"tune": "frozen"}),
     Row("tune-full", "Table 15", "--tune full", paper={"tune": "full"}),
+    Row("tune-everything", "Table 15", "--tune everything"),
+    Row("token", "Table 17", TOKEN, paper={"output": "token"}),
+    Row(
+        "token-steps",
+        "Table 17",
+        f"{TOKEN} --instruction steps",
+        paper={"output": "token", "trained": "steps", "asked": "steps"},
+        against="instruction-steps",
+    ),
     Row("first-direct-qa", "Table 18", paper={"first": "direct-qa"}, first="direct-qa"),
     Row("first-steps-qa", "Table 18", paper={"first": "steps-qa"}, first="steps-qa"),
 )
@@ -102,6 +134,11 @@ def train(row):
         return recipe.checkpoint(OUT / row.of / "run", STEPS)
     folder, init = OUT / row.name, "nano"
     settings = ["--data", FIGURES, "--batch", BATCH, "--micro-batch", 4, "--save-every", 50]
+    if row.vision:
+        init = folder / "pretrain" / "model"
+        if not init.is_dir():
+            more = ["--vision", row.vision, "--data", FIGURES, "--out", init.parent]
+            recipe.run("-m", "nano.pretrain", *PRETRAINING, *more)
     if row.first:
         more = ["--init", init, "--instruction", row.first]
         init = recipe.train(folder / "first", STEPS, *settings, *more)

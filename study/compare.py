@@ -120,8 +120,26 @@ def same_keypoints(row, other):
     return asked == {image: (s.keypoints, s.size) for image, s in other.items()}
 
 
+def measure_gap(folder, first, metric):
+    """The mean of a metric in a folder minus that in another one, and its 95% confidence interval.
+
+    Both are evaluations of the same keypoints of the same images. Raises FileNotFoundError or
+    ValueError naming the folder at fault.
+    """
+    rows = []
+    for each in (folder, first):
+        r = read_evaluation(each, ("protocol", "images"))
+        rows.append(read_scores(each, r["images"], r["protocol"] == PAIRS)[""])
+    row, base = rows
+    if not same_keypoints(row, base):
+        raise ValueError(f"{folder} and {first} are not of the same keypoints of the same images")
+    ours = [s.scores for s in base.values()]
+    theirs = [row[image].scores for image in base]
+    return bootstrap_gap(theirs, ours, metric)
+
+
 class Weighted(NamedTuple):
-    """mPCK of n images. weight: (n,), how often each counts; total: (n,), mPCK times that."""
+    """A metric of n images. weight: (n,), how often each counts; total: (n,), metric x weight."""
 
     weight: np.ndarray
     total: np.ndarray
@@ -132,22 +150,22 @@ class Weighted(NamedTuple):
             return self.total[draw].sum() / self.weight[draw].sum()
 
 
-def weigh_mpck(scores):
+def weigh_scores(scores, metric="mPCK"):
     weight = np.array([s.get("weight", 1.0) for s in scores])
-    return Weighted(weight, weight * [s["mPCK"] for s in scores])
+    return Weighted(weight, weight * [s[metric] for s in scores])
 
 
 def bootstrap_mean(scores):
     """[low, high]: the 95% confidence interval of the mean mPCK."""
-    return bootstrap(weigh_mpck(scores).mean, len(scores))
+    return bootstrap(weigh_scores(scores).mean, len(scores))
 
 
-def bootstrap_gap(theirs, ours):
-    """The mean mPCK of their scores minus that of ours, and its 95% confidence interval.
+def bootstrap_gap(theirs, ours, metric="mPCK"):
+    """The mean of a metric in their scores minus that in ours, and its 95% confidence interval.
 
     Scores are of the same images in the same order: an image is drawn with both of its scores.
     """
-    theirs, ours = weigh_mpck(theirs), weigh_mpck(ours)
+    theirs, ours = weigh_scores(theirs, metric), weigh_scores(ours, metric)
 
     def gap(draw):
         return theirs.mean(draw) - ours.mean(draw)

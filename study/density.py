@@ -45,18 +45,20 @@ class Density(NamedTuple):
 
 
 @torch.inference_mode()
-def compute_density(model, pixels, keypoint, cut=1e-4, category="object", listed=None):
+def compute_density(model, pixels, keypoint, cut=1e-4, category=None, listed=None):
     """The Density of the answers to one keypoint's question.
 
     model: a CapeLLM; pixels: (3, S, S); category and listed: as for `CapeLLM.answer`. cut: prefixes
     of less probability are not read; with 0 all are, 111,111 if K = 3. A prefix that is read gives
-    all that follow it more than 0. Raises ValueError if cut is no probability.
+    all that follow it more than 0. ValueError if cut is none, or there are no digits.
     """
     if not 0 <= cut <= 1:
         raise ValueError(
             f"cut is {cut}, expected a probability: 0 reads every prefix, 1 hardly any"
         )
     codec = model.codec
+    if model.config.output == "token":
+        raise ValueError("a model that answers with <KEYPOINT> has no density (Table 17)")
     trunk, (question,) = model.prepare_questions(pixels, [keypoint], category, listed)
     length = trunk.shape[1] + count_branch_tokens(codec, question)
     cache = KVCache(model.llm.config, 1, length, trunk.dtype, model.device)

@@ -21,8 +21,8 @@ class Instruction(NamedTuple):
     training, the first at inference; replaced: the share of descriptions that training exchanges
     for REPLACED (all of them: at inference, too); pretraining: it trains W_proj alone.
 
-    Filled in are, in an opening, {category}, {list}, the names of its keypoints, and {asked}, of
-    those in this conversation; in a round {name}, {description}, {because}, the same within a
+    Filled in are, in an opening, {category}, {list}, the names of its keypoints, and {visible}, of
+    those that the image shows; in a round {name}, {description}, {because}, the same within a
     sentence, and {point}, the coordinates.
     """
 
@@ -62,7 +62,7 @@ NAME_OF_POINT = Turn(
 JOINTS = Turn(
     "USER: What joints can you identify on the {category} in the image? "
     "Answer according to the order in the joint list. ASSISTANT:",
-    "The {category} in the image seems to have several joints in the list, named {asked}. "
+    "The {category} in the image seems to have several joints in the list, named {visible}. "
     "Those joints are visible in the image.",
 )
 JOINT_AT_POINT = Turn(
@@ -111,6 +111,7 @@ INSTRUCTIONS = {
     # Table 11
     "outline": Instruction(opening=(Turn(OUTLINE),), rounds=BASE),
     "diverse": Instruction(rounds=DIVERSE),
+    "diverse-outline": Instruction(opening=(Turn(OUTLINE),), rounds=DIVERSE),
     # Figure 6, Table 13
     "steps": Instruction(opening=(OBJECT,), rounds=BASE),
     # Table 7: at inference, and in training

@@ -19,7 +19,8 @@ class Asking(NamedTuple):
     """How images are asked, and what is measured besides the answers, except for controls.
 
     decoding, cumulative, seed: as for `CapeLLM.answer`; occlude: shares of the box to cover;
-    density: whether to compute densities, of single-round inference.
+    density: whether to compute densities, of single-round inference; true_category: whether an
+    instruction that asks for the category is told it.
     """
 
     decoding: str = "greedy"
@@ -27,6 +28,7 @@ class Asking(NamedTuple):
     seed: int = 0
     occlude: tuple = ()
     density: bool = False
+    true_category: bool = False
 
 
 class Question(NamedTuple):
@@ -76,6 +78,7 @@ def pose_question(instance, keypoints, asking, seed):
     if not asking.cumulative:
         asked, labelled = [keypoints[n] for n in labelled], np.arange(len(labelled))
     how = {"decoding": asking.decoding, "cumulative": asking.cumulative, "seed": seed}
+    how["category"] = instance.name if asking.true_category else None
     return Question(instance, keypoints, asked, labelled, how)
 
 
@@ -84,9 +87,9 @@ def answer_question(model, pixels, question, asked=None, **changed):
 
     asked: other keypoints in the place of those of the question; changed: of its `how`.
     """
-    more = {"category": question.instance.name, "listed": question.keypoints}
+    how = question.how | changed
     coordinates, probabilities = model.answer(
-        pixels, asked or question.asked, **question.how | changed, **more
+        pixels, asked or question.asked, **how, listed=question.keypoints
     )
     return np.array(coordinates)[question.labelled], np.array(probabilities)[question.labelled]
 
@@ -165,7 +168,7 @@ def measure_density(model, pixels, question, places, rng):
         places,
         metrics.THRESHOLDS,
         rng,
-        category=question.instance.name,
+        category=question.how["category"],
         listed=question.keypoints,
     )
     # Top-3 sampling, the best decoding of Table 9, stands beside what follows from the density.
@@ -189,7 +192,7 @@ def count_chain_tokens(model, keypoints, category, size):
     """
     tokenizer, codec, instruction = model.tokenizer, model.codec, model.config.instruction
     opening = data.write_opening(tokenizer, codec, instruction, category, keypoints, keypoints)
-    tokens = 1 + (size // model.vision.config.patch_size) ** 2 + len(opening.ids)
+    tokens = 1 + model.vision.count_patches(size) + len(opening.ids)
     for keypoint in keypoints:
         question = data.write_question(tokenizer, keypoint, instruction)
         tokens += len(question) + len(codec.encode(0, 0))

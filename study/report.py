@@ -15,7 +15,7 @@ from support import descriptions
 
 # The width of the first column of a table.
 LABEL_WIDTH = 45
-PAPER = "- paper, default config, MP-100 photographs"
+PAPER = "- paper, on MP-100's photographs"
 
 
 def format_table(corner, titles, rows, width=LABEL_WIDTH):

@@ -52,15 +52,16 @@ def compute_loss(model, pixels, branches):
     """`CapeLLM.loss` of images (B, 3, S, S) and, for each, a list of conversations."""
     ids = [[conversation.ids for conversation in tree] for tree in branches]
     read = read_branches(model, model.image_tokens(pixels), ids)
-    labels, conversation = [], []
+    labels, conversation, points = [], [], []
     for tree in branches:
         for branch in tree:
             number = conversation[-1] + 1 if conversation else 0
             conversation += [number] * len(branch.labels)
             labels += branch.labels
+            points += branch.points
     labels, conversation = torch.tensor(labels), torch.tensor(conversation)
     answers = (labels != IGNORE).nonzero()[:, 0]
     tokens = answers.to(model.device)
     # A token is predicted by the hidden state of the token before it.
     Z = read.hidden[read.image[tokens], read.place[tokens] - 1]
-    return model.average_losses(Z, labels[answers], conversation[answers])
+    return model.average_losses(Z, labels[answers], conversation[answers], points)

@@ -27,8 +27,9 @@ SEED = 1
 def show_conversation(tokenizer, keypoints, instruction, category):
     """The text of a conversation about the first two keypoints."""
     rounds = list(zip(keypoints, EXAMPLE_POINTS, strict=False))
-    ids, labels = write_conversation(
-        tokenizer, Codec(tokenizer), rounds, instruction, category, keypoints, random.Random(SEED)
+    codec, rng, visible = Codec(tokenizer), random.Random(SEED), keypoints[:2]
+    ids, labels, _ = write_conversation(
+        tokenizer, codec, rounds, instruction, category, keypoints, visible, rng
     )
     text, answers = "", 0
     for counts, run in itertools.groupby(

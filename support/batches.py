@@ -203,7 +203,7 @@ def end_run(step, measured, pairs, division):
     for size, is_chosen in zip(division.list_own_sizes(), chosen, strict=True):
         own = next(places)[:size]
         if is_chosen:
-            names += [stream.open_epoch(place.epoch).name_sample(place.index) for place in own]
+            names += [name_sample(stream.open_epoch(place.epoch), place.index) for place in own]
     names = gather_lists(names, division.world)
     if division.rank > 0:
         sys.exit(2)
@@ -212,6 +212,12 @@ def end_run(step, measured, pairs, division):
         f"the {what} at step {step + 1}, from {samples}: look at these, or continue with a lower "
         "--lr from the last checkpoint in another --out with --init"
     )
+
+
+def name_sample(pairs, i):
+    """Which sample item i of an epoch's pairs is, for messages."""
+    instance = pairs.instances[pairs.plans[i].instance]
+    return f"{instance.image} (annotation {instance.id}, {instance.name})"
 
 
 def count_steps(pairs, epochs, batch):

@@ -163,6 +163,7 @@ def describe_step(step, lr, measured, batch, began):
         "step": step,
         "loss": round(measured.loss, 4),
         "digits": round(measured.digits, 4),
+        "gradient": round(measured.gradient, 4),
         "lr": lr,
         "pairs_per_s": round(batch / seconds, 2),
         "tokens_per_s": round(measured.tokens / seconds),

@@ -28,6 +28,8 @@ def read_options(description, decodings):
         help="take keypoints' names from these files, descriptions from --descriptions (Table 6)")
     add("--instruction", choices=[n for n, i in INSTRUCTIONS.items() if not i.pretraining],
         help="how a question reads (Tables 7, 10, 11, 13); default: as in the model's training")
+    add("--true-category", action="store_true",
+        help="tell a model trained with `steps` what the object is; default: it answers itself")
     add("--decoding", default="greedy", choices=list(decodings),
         help="how digits are chosen (Table 9; default: %(default)s)")
     add("--cumulative", nargs="?", const="fixed", choices=["fixed", "confidence"],

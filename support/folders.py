@@ -1,7 +1,7 @@
 """A model folder: config.json, adapter.safetensors, and the two backbones there or elsewhere."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -20,11 +20,21 @@ class CapeLLMConfig:
     image_size: int = 224  # pixels a side of the crop
     K: int = 3  # tokens of a coordinate
     lora: dict | None = None  # {"rank", "alpha", "dropout", "parts"}, see CapeLLM.adapt
-    everything: bool = False  # all weights are in adapter.safetensors, because all were trained
+    whole: list = field(default_factory=list)  # parts whose own weights were trained, and saved
     instruction: str = "base"  # a name of study.instructions
+    output: str = "text"  # digits, or "token": a <KEYPOINT>, see study.keypoint_token
+    trained: dict | None = None  # how: train.py's options that a table of the paper varies
 
     def to_json(self):
         return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def is_saved(name, config):
+    """Whether adapter.safetensors holds a parameter: what was trained, by name."""
+    if name.partition(".")[0] in config.whole:
+        return True
+    added = ("projection.", "point_decoder.")
+    return name.startswith(added) or name.endswith((".lora_A", ".lora_B", ".new_row"))
 
 
 def read_model_config(folder) -> CapeLLMConfig:
@@ -54,8 +64,12 @@ def find_backbone(folder, name):
     return str((inside if inside.exists() else Path(name)).absolute())
 
 
-def read_tensors(path, expected, device):
-    """The tensors of a file, {name: tensor}; names and shapes must be those of `expected`."""
+def fill_tensors(own, folder, device):
+    """Fill tensors {name: tensor} from the adapter.safetensors of a folder.
+
+    Names and shapes must be the same: ValueError names the tensor that is not.
+    """
+    path = Path(folder) / "adapter.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: a model folder holds config.json and adapter.safetensors"
@@ -66,10 +80,11 @@ def read_tensors(path, expected, device):
         raise ValueError(
             f"{path} is damaged or cut short ({error}): copy or save it again"
         ) from None
-    wrong = sorted(expected.keys() ^ tensors.keys())
+    wrong = sorted(own.keys() ^ tensors.keys())
     if wrong:
-        problem = "missing" if wrong[0] in expected else "not expected"
+        problem = "missing" if wrong[0] in own else "not expected"
         raise ValueError(f"{path}: {wrong[0]} is {problem} ({len(wrong)} such tensors)")
     for name, tensor in tensors.items():
-        check_shape(name, tensor, expected[name], path)
-    return tensors
+        check_shape(name, tensor, own[name], path)
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])

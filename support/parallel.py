@@ -25,9 +25,9 @@ class Loss(torch.nn.Module):
 
     def forward(self, pixels, conversations):
         """conversations: one an image, or, if images are shared, a list of them an image."""
-        # Weights are fp32 if everything is trained; a GPU multiplies them in bf16 all the same.
+        # A language model trained in whole is fp32; a GPU multiplies it in bf16 all the same.
         device = self.model.device.type
-        use_bf16 = device == "cuda" and self.model.config.everything
+        use_bf16 = device == "cuda" and "llm" in self.model.config.whole
         with torch.autocast(device, torch.bfloat16, enabled=use_bf16):
             if self.share_image:
                 return self.model.loss_of_branches(pixels, conversations)
@@ -47,7 +47,7 @@ def distribute_model(model, share_image, fsdp, device, world):
     loss = Loss(model, share_image)
     if fsdp:
         shard_model(model, device, world)
-        if model.config.everything:
+        if "llm" in model.config.whole:
             # Gradients are as large as the model: they are added to shards in each pass.
             return Distributed(loss, do_nothing)
         return Distributed(loss, model.set_requires_gradient_sync)
@@ -59,7 +59,7 @@ def distribute_model(model, share_image, fsdp, device, world):
 
 
 def list_layers(model):
-    return [*model.vision.encoder.layer, *model.llm.model.layers]
+    return [*model.vision.layers, *model.llm.model.layers]
 
 
 def checkpoint_activations(model):
@@ -83,15 +83,31 @@ def shard_model(model, device, world):
 
 
 def compute_norm(parameters):
-    """The norm of this process's gradients, or of its shards of them.
+    """The norm of all gradients, the same on all processes. All must call."""
+    gradients = list_gradients(parameters)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if any(isinstance(p.grad, DTensor) for p in parameters):
+        # Each process holds a shard of each gradient.
+        square = norm.square()
+        dist.all_reduce(square)
+        norm = square.sqrt()
+    return norm
 
-    If a gradient is not finite on any process, the sum of the norms over all is not finite either.
-    """
+
+def list_gradients(parameters):
+    """The gradients, or this process's shards of them."""
     gradients = []
     for p in parameters:
         if p.grad is not None:
             gradients.append(p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad)
-    return torch.nn.utils.get_total_norm(gradients)
+    return gradients
+
+
+def clip_gradients(parameters, norm, highest):
+    """Scale the gradients, whose norm is known, so that it is at most `highest`; 0: leave them."""
+    if highest and norm > highest:
+        for gradient in list_gradients(parameters):
+            gradient.mul_(highest / norm)
 
 
 def wait_for_all(world):

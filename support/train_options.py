@@ -16,6 +16,8 @@ from support.files import ROOT
 
 VISION_FOLDER = "weights/dinov2-large"
 LLM_FOLDER = "weights/Llama-3.1-8B"
+# Rounds of a conversation: Section 4.1, and LocLLM's published code.
+PAPER_K, LOCLLM_K = 4, 5
 DATA_FOLDERS = ["data/mp100"]
 
 
@@ -30,6 +32,13 @@ def read_positive_float(text):
     return read_positive(text, float)
 
 
+def read_not_negative(text):
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
+    return value
+
+
 def read_options(description, strategies):
     """The command line of train.py. strategies: the names that --rounds may have."""
     parser = argparse.ArgumentParser(
@@ -39,7 +48,10 @@ def read_options(description, strategies):
     add_model_options(parser.add_argument_group("model").add_argument)
     add_training_options(parser.add_argument_group("what is trained, and how long").add_argument)
     add_machine_options(parser.add_argument_group("where it runs").add_argument)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.k is None:
+        options.k = LOCLLM_K if options.rounds == "locllm" else PAPER_K
+    return options
 
 
 def add_data_options(add, strategies):
@@ -52,25 +64,34 @@ def add_data_options(add, strategies):
         help="train without the images that are missing or unreadable")
     add("--rounds", default="fixed", choices=strategies,
         help="how an image's keypoints are grouped (Section 3.3)")
-    add("--k", type=read_positive, default=4, help="rounds of a conversation (fixed, locllm)")
+    add("--k", type=read_positive,
+        help="rounds of a conversation (default: fixed 4, locllm 5, as LocLLM has)")
     add("--instruction", default="base", choices=INSTRUCTIONS,
         help="how a conversation reads (Section 3.2, Supplement B.1); the two -qa train the "
              "projection alone (Supplement C)")
 
 
 def add_model_options(add):
-    add("--vision", default=VISION_FOLDER, metavar="FOLDER", help="official DINOv2 folder")
+    add("--vision", default=VISION_FOLDER, metavar="FOLDER", help="official DINOv2 or Hiera folder")
     add("--llm", default=LLM_FOLDER, metavar="FOLDER",
         help="official Llama, Mistral or Vicuna folder")
     add("--init", metavar="FOLDER",
         help="start from this model folder instead of the two backbones")
+    add("--digits", type=int, choices=[1, 3],
+        help="tokens of a coordinate: 3 decimal digits, or 1 of a thousand, which needs Llama 3's "
+             "vocabulary (default: 3, or as in --init)")
+    add("--output-format", choices=["text", "token"],
+        help="answer with digits, or with one token <KEYPOINT> and a decoder (Table 17; default: "
+             "text, or as in --init)")
 
 
 def add_training_options(add):
-    add("--tune", default="lora", choices=["lora", "frozen", "full"],
-        help="train adapters in both backbones, none in the vision encoder, or everything "
-             "(Table 15)")
+    add("--tune", default="lora", choices=["lora", "frozen", "full", "everything"],
+        help="the vision encoder is trained through adapters, not at all, or in full (Table 15), "
+             "the language model through adapters; or both in full")
     add("--lr", type=read_positive_float, default=5e-4, help="highest learning rate")
+    add("--clip", type=read_not_negative, default=1.0,
+        help="highest norm of the gradients, longer ones are scaled down; 0: none is")
     add("--epochs", type=read_positive_float, default=12, help="times each image is seen")
     add("--steps", type=read_positive, help="optimiser steps, instead of --epochs")
     # 4 GPUs x 1 pair x 32 accumulation steps.
@@ -113,15 +134,54 @@ def check_options(options, world):
     if options.workers < 0:
         raise ValueError(f"--workers {options.workers}: 0 loads images in the training process "
                          "itself")
-    if is_pretraining and options.tune == "full":
+    if is_pretraining and options.tune in ("full", "everything"):
         raise ValueError(f"--instruction {options.instruction} trains the projection alone: "
-                         "leave out --tune full")
+                         f"leave out --tune {options.tune}")
+    if is_pretraining and options.output_format == "token":
+        raise ValueError(f"--instruction {options.instruction} asks about coordinates in text: "
+                         "leave out --output-format token")
+    if options.digits and options.output_format == "token":
+        raise ValueError("--digits is of answers in text: leave out one of --digits and "
+                         "--output-format token")
     if is_pretraining and options.val_every:
         raise ValueError(f"--val-every measures coordinates, --instruction {options.instruction} "
                          "asks for names: leave one out")
     if checkpoints.list_checkpoints(options.out) and not options.resume:
         raise ValueError(f"{options.out} holds checkpoints of an earlier run: add --resume, "
                          "or choose another --out")
+
+
+def check_init(options, config, whole):
+    """ValueError if the model folder --init was trained in a way that cannot be gone on from so.
+
+    config: its CapeLLMConfig; whole: the parts that will be trained in whole.
+    """
+    if not set(config.whole) <= set(whole):
+        tune = "everything" if "llm" in config.whole else "full"
+        raise ValueError(f"{options.init} holds a model whose own weights were trained "
+                         f"({', '.join(config.whole)}): go on with --tune {tune}")
+    if config.output == "token" and (options.digits or options.output_format == "text"):
+        raise ValueError(f"{options.init} answers with <KEYPOINT>, not with digits: leave out "
+                         "--digits and --output-format text")
+
+
+def describe_training(options, config):
+    """What of a run the paper's tables vary, for config.json: {option: value}.
+
+    config: of the model that it starts from, whose pre-training is remembered.
+    """
+    names = ("split", "rounds", "k", "tune", "instruction")
+    trained = {name: getattr(options, name) for name in names}
+    # The project's own go by their place in it, which may lie elsewhere at evaluation.
+    texts = Path(options.descriptions).resolve()
+    trained["descriptions"] = str(texts.relative_to(ROOT) if texts.is_relative_to(ROOT) else texts)
+    if options.rounds == "dynamic":
+        trained["k"] = None
+    earlier = config.trained or {}
+    first = earlier.get("first")
+    if INSTRUCTIONS[earlier.get("instruction", "base")].pretraining:
+        first = earlier["instruction"]
+    return trained | {"first": first}
 
 
 def fall_back_on_nano(options, rank, world):
@@ -146,27 +206,29 @@ def fall_back_on_nano(options, rank, world):
     options.init, options.data = str(ROOT / "nano"), [str(drawings)]
 
 
-def collect_settings(options, config, pairs, steps, world):
+def collect_settings(options, config, pairs, world):
     """What decides the result of a run, for --resume: {name of an option or thing: its value}."""
     names = ("split", "rounds", "k", "tune", "instruction", "batch", "micro_batch", "share_image",
-             "lr", "seed")
+             "lr", "clip", "seed")
     settings = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
     folders = [folder for folder in (config.vision, config.llm, options.init) if folder]
     return settings | {
-        "steps": steps,
+        "steps": options.steps,
         "processes": world,
         "instances": len(pairs.instances),
+        "--digits": config.K,
+        "--output-format": config.output,
         "the model": fingerprints.fingerprint_weights(folders),
         "the data": fingerprints.fingerprint_instances(pairs.instances),
         "the descriptions": fingerprints.compute_fingerprint([pairs.described]),
     }
 
 
-def describe_run(options, model, pairs, steps, world, newest):
+def describe_run(options, model, pairs, world, newest):
     """A line to start with. newest: the checkpoint that the run continues, or None."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     passes = math.ceil(options.batch / (world * options.micro_batch))
     how = f"resuming {newest}" if newest else "starting"
     return (f"{how}: {len(pairs.instances)} instances, {len(pairs)} pairs in the first epoch; "
-            f"{trained:,} parameters trained; {steps} steps of {options.batch} pairs: "
+            f"{trained:,} parameters trained; {options.steps} steps of {options.batch} pairs: "
             f"{world} processes x {passes} passes of up to {options.micro_batch}")

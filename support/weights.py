@@ -19,12 +19,13 @@ class skip_initialisation(torch.overrides.TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def load_weights(model, folder, dtype=None, device="cpu", ignored=()):
+def load_weights(model, folder, dtype=None, device="cpu", ignored=(), prefix=""):
     """Fill a model built on the meta device, one tensor at a time; return it in eval mode.
 
-    dtype None: fp32 on the CPU, bf16 elsewhere. ignored: ends of names in the files that are not
-    read. Every tensor is checked: what is missing, left over or misshapen raises ValueError by
-    name. FileNotFoundError if there are no safetensors.
+    dtype None: fp32 on the CPU, bf16 elsewhere. ignored: parts of names in the files that are not
+    read; prefix: what names in the files may begin with and the model's do not. Every tensor is
+    checked: what is missing, left over or misshapen raises ValueError by name. FileNotFoundError
+    if there are no safetensors.
     """
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
@@ -33,13 +34,14 @@ def load_weights(model, folder, dtype=None, device="cpu", ignored=()):
     for file in list_weight_files(Path(folder)):
         try:
             with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():
+                for stored_name in tensors.keys():
+                    name = stored_name.removeprefix(prefix)
                     if name in expected:
-                        value = tensors.get_tensor(name)
+                        value = tensors.get_tensor(stored_name)
                         check_shape(name, value, expected[name], file)
                         # If nothing changes, this is the file's own pages, not a copy.
                         loaded[name] = value.to(device, dtype)
-                    elif not name.endswith(tuple(ignored)):
+                    elif not any(part in name for part in ignored):
                         unexpected.append(name)
         except (SafetensorError, OSError) as error:
             raise ValueError(

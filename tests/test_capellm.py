@@ -22,7 +22,7 @@ QUERIES = ("query", "value")
 
 def sum_cross_entropy(model, pixels, conversation):
     """Sum of the answer tokens' cross-entropies and their number, from the (T, vocab) logits."""
-    ids, labels = conversation
+    ids, labels, _ = conversation
     Y = model.llm.logits(model.llm(embed_sequence(model, pixels, ids)))[0]
     trunk = len(Y) - len(ids)
     targets = [(trunk + i - 1, t) for i, t in enumerate(labels) if t != data.IGNORE]
@@ -37,7 +37,7 @@ def mean_of_means(sums):
 @torch.inference_mode()
 def test_equations_1_to_5(model):
     """The logits of the plain chain are those of the backbones, put together by hand."""
-    ((ids, _),) = conversations(model, [3])
+    ((ids, *_),) = conversations(model, [3])
     pixels = photos(1)
     sequence = model.sequence(model.image_tokens(pixels), torch.tensor([ids]))
     expected = embed_sequence(model, pixels[0], ids)
@@ -77,9 +77,9 @@ def test_loss_and_gradients_equal_the_naive_ones(model):
     )
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     only_digits = []
-    for image, (ids, labels) in zip(pixels, asked, strict=True):
+    for image, (ids, labels, _) in zip(pixels, asked, strict=True):
         labels = [t if t in model.codec.ids else data.IGNORE for t in labels]
-        only_digits.append(sum_cross_entropy(model, image, (ids, labels)))
+        only_digits.append(sum_cross_entropy(model, image, data.Conversation(ids, labels)))
     expected_digits = mean_of_means(only_digits).detach()
     torch.testing.assert_close(digits, expected_digits, atol=1e-5, rtol=1e-5)
     naive = torch.autograd.grad(expected, list(tuned.values()))
@@ -91,7 +91,7 @@ def test_loss_and_gradients_equal_the_naive_ones(model):
 def test_a_loss_of_answers_only(model):
     """13 tokens a round with K = 3: [0. ddd ,0. ddd ] end, however the brackets are cut."""
     (conversation,) = conversations(model, [2])
-    ids, labels = conversation
+    ids, labels, _ = conversation
     answer = len(model.codec.encode(0, 0))
     assert sum(t != data.IGNORE for t in labels) == 2 * answer
     # The words of the question carry no loss of their own.
@@ -213,7 +213,7 @@ def test_merged_equals_unmerged(folder):
             + lora["alpha"] / lora["rank"] * adapted.lora_B.double() @ adapted.lora_A.double()
         )
         torch.testing.assert_close(weights[f"{layer}.weight"].double(), expected, atol=1e-5, rtol=0)
-    ((ids, _),) = conversations(merged, [2])
+    ((ids, *_),) = conversations(merged, [2])
     found, expected = read(merged, ids), read(unmerged, ids)
     # Its large random weights amplify the last bits.
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
@@ -319,8 +319,12 @@ def test_what_a_model_folder_holds(model_folder):
             names |= {f"vision.encoder.layer.{n}.attention.attention.{q}.{side}" for q in QUERIES}
             names |= {f"llm.model.layers.{n}.self_attn.{q}.{side}" for q in ("q_proj", "v_proj")}
     assert model.adapter().keys() == names
-    model.config.everything = True
-    assert model.adapter().keys() == dict(model.named_parameters()).keys()
+    every_name = {name for name, _ in model.named_parameters()}
+    model.config.whole = ["vision"]
+    of_vision = {name for name in every_name if name.startswith("vision.")}
+    assert model.adapter().keys() == names | of_vision
+    model.config.whole = ["vision", "llm"]
+    assert model.adapter().keys() == every_name
 
 
 def test_a_new_projection_keeps_the_features_size(model_folder):
@@ -348,7 +352,7 @@ def test_answers_follow_the_models_instruction(model_folder, instruction):
     asked = [listed[2], listed[0]]
     coordinates, probability = model.answer(pixels, asked, category="grey_cat", listed=listed)
     for keypoint, found, p in zip(asked, coordinates, probability, strict=True):
-        ids, _ = data.write_conversation(
+        ids, *_ = data.write_conversation(
             model.tokenizer, model.codec, [(keypoint, found)], instruction, "grey_cat", listed
         )
         with torch.no_grad():

@@ -8,7 +8,7 @@ import pytest
 
 from evaluations import T, record
 from study import metrics
-from study.compare import average_evaluations, compare_evaluations
+from study.compare import average_evaluations, compare_evaluations, measure_gap
 from study.pairs import PAIRS, QUERY_IMAGES
 from study.paper import find_published
 
@@ -156,6 +156,27 @@ def test_pairs_are_compared_with_single_images(evaluations):
     half = 1.96 * np.std(share * (first - mean) - first) / math.sqrt(len(weights))
     low, high = r["interval of the difference"]
     assert (high - low) / 2 == pytest.approx(half, rel=0.12) and low < r["difference"] < high
+
+
+def test_a_gap_is_of_any_metric(evaluations, tmp_path):
+    """And of any two folders: of mPCK what their comparison says."""
+    folders, _, weights = evaluations
+    for folder, name in ((folders[1], "better"), (folders[2], "pairs")):
+        gap, interval = measure_gap(folder, folders[0], "mPCK")
+        r = compare_evaluations(folders).numbers[name]
+        assert [gap, interval] == [r["difference"], r["interval of the difference"]]
+    scores = []
+    for folder in folders[:2]:
+        lines = (folder / "instances.jsonl").read_text().splitlines()[: len(weights)]
+        scores.append([json.loads(line)["PCK@0.20"] for line in lines])
+    gaps = np.subtract(scores[1], scores[0])
+    gap, (low, high) = measure_gap(folders[1], folders[0], "PCK@0.20")
+    assert gap == pytest.approx(gaps.mean())
+    half = 1.96 * gaps.std() / math.sqrt(len(gaps))
+    assert [low, high] == pytest.approx([gap - half, gap + half], abs=half / 6)
+    other = write_evaluation(tmp_path / "other", [[1, 2]] * 4)
+    with pytest.raises(ValueError, match="other and .*base are not of the same keypoints"):
+        measure_gap(other, folders[0], "mPCK")
 
 
 def test_a_folder_alone_shows_what_was_measured_beside_it(evaluations):

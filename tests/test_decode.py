@@ -281,7 +281,7 @@ def test_a_chain_reads_every_token_once(model):
     points, _ = model.answer(pixels, asked, cumulative=True)
     hook.remove()
     rounds = list(zip(asked, points, strict=True))
-    ids, _ = data.write_conversation(model.tokenizer, model.codec, rounds)
+    ids, *_ = data.write_conversation(model.tokenizer, model.codec, rounds)
     # Nothing follows the last digit: no bracket, no end of text.
     end = 1 + len(model.codec.close) + 1
     assert sum(fed) == 1 + 4 + len(ids) - end

@@ -16,9 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import data
+import decode
 from scripts import collect, document, faces, recipe, tables, trained
 from scripts.recipe import Row
-from support import eval_options
+from study import category, density, instructions
+from study.compare import compare_evaluations
+from support import eval_options, train_options
+from test_compare import write_evaluation
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -197,6 +202,47 @@ def test_functions_that_are_named_are_there(page):
         found = importlib.import_module(module)
         for word in words:
             found = getattr(found, word)
+
+
+# Choices.
+
+
+CHOICES = (ROOT / "docs/choices.md").read_text()
+
+
+def find_choice(what):
+    """The last cell, what is done here and why, of the one row that begins with `what`."""
+    (row,) = [line for line in CHOICES.splitlines() if line.startswith(f"| {what}")]
+    return row.strip("| ").split(" | ")[-1]
+
+
+def test_a_choice_has_three_cells():
+    rows = [line for line in CHOICES.splitlines() if line.startswith("|")]
+    assert all(len(row.strip("| ").split("|")) == 3 for row in rows if "---" not in row)
+
+
+def test_choices_have_the_numbers_of_the_code():
+    assert f"{len(instructions.ASKS)} phrasings" in find_choice("diverse questions")
+    assert f"{category.MAX_TOKENS} tokens" in find_choice("the category in `steps`")
+    assert f"{train_options.LOCLLM_K} drawn" in find_choice("LocLLM's rounds")
+    assert f"{data.MAX_TOKENS:,} tokens" in find_choice("longest sequence")
+    assert f"{decode.CANDIDATES} likeliest" in find_choice("contrastive search")
+    assert f"{density.DRAWS} samples" in find_choice("the density")
+
+
+def test_choices_repeat_the_defaults_of_training(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    options = train_options.read_options("", list(data.GROUPINGS))
+    assert f"at most {options.clip}" in find_choice("gradient clipping")
+    assert find_choice("batch").startswith(f"{options.batch},")
+    monkeypatch.setattr("sys.argv", ["train.py", "--rounds", "locllm"])
+    options = train_options.read_options("", list(data.GROUPINGS))
+    assert options.k == train_options.LOCLLM_K
+
+
+def test_the_first_page_leads_to_every_other():
+    linked = set(re.findall(r"\]\((docs/\w[\w-]*\.md)", README))
+    assert linked == {name_of(page) for page in ROOT.glob("docs/*.md")}
 
 
 # Commands.
@@ -425,7 +471,7 @@ def test_photographs_are_collected(tmp_path, monkeypatch):
     assert [run["parameters"] for run in found["runs"]] == [10, 4, 10]
     assert {run["minutes"] for run in found["runs"]} == {1}
     assert found["rows"][0]["tune"] == "nothing" and found["rows"][0]["mPCK low"] == 40
-    last = {"tune": "full", "epoch": 3, "difference": 25, "low": 20, "high": 30, "mPCK": 75}
+    last = {"tune": "everything", "epoch": 3, "difference": 25, "low": 20, "high": 30, "mPCK": 75}
     assert last.items() <= found["rows"][-1].items()
 
 
@@ -440,6 +486,74 @@ def test_a_comparison_is_collected(tmp_path):
         {"name": "base", "PCK@0.20": 87.4},
         {"name": "other, a part", "PCK@0.20": 80, "difference": -5.7, "low": -7, "high": -4},
     ]
+
+
+PAPER_ROWS = (
+    Row("base", "Table 4", "--rounds fixed", paper={}),
+    Row("k-2", "Table 12", "--k 2", paper={"k": 2}),
+    Row("base-cumulative", "Table 3", asked="--cumulative", paper={"cumulative": "fixed"}),
+    Row("k-3", "Table 12", "--k 3"),
+)
+
+
+@pytest.fixture
+def effects(tmp_path, monkeypatch):
+    """The rows of results/ of PAPER_ROWS, which lose mPCK, and PCK@0.20, in steps."""
+    folders = []
+    for n, row in enumerate(PAPER_ROWS):
+        distances = [[4 + 5 * n, 4, 24 - (5 if n < 2 else 0)]] * 30
+        folders.append(write_evaluation(tmp_path / "out" / row.name, distances))
+    numbers = compare_evaluations(folders).numbers
+    (tmp_path / "out/compare.json").write_text(json.dumps(numbers))
+    monkeypatch.setattr(collect, "RESULTS", tmp_path / "results")
+    found = collect.comparison("make x", tmp_path / "out", PAPER_ROWS)
+    collect.write_results("x", found)
+    return found["rows"]
+
+
+def test_effects_are_collected_in_the_papers_column(effects):
+    base, k_2, cumulative, k_3 = effects
+    assert "effect" not in base and "effect" not in k_3
+    # A keypoint of three leaves one threshold of five.
+    expected = {"column": "mPCK", "effect": -6.7, "effect low": -6.7, "effect high": -6.7}
+    assert expected.items() <= k_2.items() and k_2["difference"] == -6.7
+    # One of three leaves 0.20, of which Table 3 has numbers.
+    expected = {"column": "PCK@0.20", "effect": -33.3, "effect low": -33.3, "effect high": -33.3}
+    assert expected.items() <= cumulative.items() and cumulative["difference"] == -20
+
+
+def test_verdicts_are_shown(effects):
+    text = document.paper_rows("x", PAPER_ROWS, lambda row: row.name)
+    shown = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert shown[0][-2:] == ["difference in mPCK", "as in the paper"]
+    assert shown[2][1:] == ["base", "100.0", "96.98", "", ""]
+    # 89.11 - 91.98, 94.59 - 96.98
+    assert shown[3][1:] == ["k-2", "100.0", "95.30", "-6.7 (-6.7 to -6.7)", "yes"]
+    assert shown[4][3] == "94.59" and shown[4][-1] == "-33.3, paper -2.4"
+    assert shown[5][-1] == ""
+
+
+def test_every_row_says_how_it_was_measured():
+    for recipe_of, label in ((tables, document.asked_label), (trained, document.trained_label)):
+        labels = [label(row) for row in recipe_of.ROWS]
+        assert len(set(labels)) == len(labels) and not any("``" in text for text in labels)
+
+
+def test_a_verdict_needs_what_was_collected_for_it(effects):
+    effects[1]["column"] = "PCK@0.20"
+    collect.write_results("x", {"command": "make x", "rows": effects})
+    with pytest.raises(ValueError, match="no effect of k-2 on mPCK: collect again"):
+        document.paper_rows("x", PAPER_ROWS, lambda row: row.name)
+
+
+def test_what_folding_loses_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "RESULTS", tmp_path)
+    row = {"weights": "bf16, folded", "equal": 18.9, "distance": 0.854, "PCK@0.20": 86.5}
+    found = {"command": "python -m x", "images": 1400, "lost": 31.34, "rows": [row]}
+    collect.write_results("folding", found)
+    text = document.folding()
+    assert "lose 31.3% of their update" in text and "1,400 drawings" in text
+    assert text.splitlines()[-1] == "| bf16, folded | 18.9 | 0.85 | 86.5 |"
 
 
 def test_what_recipes_measure_is_what_results_hold():

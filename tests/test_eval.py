@@ -139,8 +139,9 @@ def known(monkeypatch):
     asked = []
 
     def compute(model, pixels, keypoint, category, listed):
-        asked.append((keypoint.name, category))
-        assert [k.name for k in listed] == TEXTS[category]
+        assert category is None
+        (of,) = [name for name, names in TEXTS.items() if [k.name for k in listed] == names]
+        asked.append((keypoint.name, of))
         p = density.make_gaussian(place_of(keypoint.name), SIGMA)
         return density.Density(p, 0.25, 1000 * len(keypoint.name))
 
@@ -501,15 +502,71 @@ def test_the_papers_number_is_of_the_same_way(
     monkeypatch.setattr("support.descriptions.DESCRIPTIONS", home)
     asked, find_published = [], paper.find_published
     monkeypatch.setattr(paper, "find_published", lambda **how: asked.append(how) or {})
+    monkeypatch.setattr(paper, "is_of_paper", lambda *_: True)
     arguments = ["--model", model_folder, "--data", folder, "--descriptions", home, "--limit", 1]
     done = run(*arguments, *[folders.get(word, word) for word in more])
     assert done.code == 0, done.err
     default = {"decoding": "greedy", "cumulative": None, "image_size": 224, "texts": "detailed"}
     default |= {"protocol": "only query images", "split": 1, "trained": "base", "asked": "base"}
+    default |= {"vision": "dinov2", "output": "text"}
     assert asked == [default | how] and find_published(**default)["PCK@0.20"] == 0.9698
     for name, path in folders.items():
         words = words.replace(name, str(path))
     assert done.out.splitlines()[0].endswith(f"{words}.")
+
+
+@pytest.mark.parametrize(
+    "trained, more, score",
+    [
+        # An older folder, or nano
+        (None, [], "97.0"),
+        ({}, [], "97.0"),
+        ({"rounds": "dynamic", "k": None}, [], "96.0"),
+        ({"rounds": "dynamic", "k": None}, ["--cumulative"], "97.3"),
+        ({"k": 2}, [], "95.3"),
+        ({"tune": "frozen"}, [], "95.1"),
+        ({"tune": "frozen", "k": 2}, [], None),
+        ({"tune": "everything"}, [], None),
+        ({"first": "steps-qa"}, [], "96.2"),
+        ({}, ["--instruction", "replaced"], "95.3"),
+        # Table 13, whoever says what the object is
+        ({"instruction": "steps"}, [], "96.5"),
+        ({"instruction": "steps"}, ["--true-category"], "96.5"),
+        ({"instruction": "diverse-outline"}, [], "95.9"),
+        ({"split": 2}, [], None),
+    ],
+)
+def test_the_papers_row_is_of_the_same_training(
+    run, model_folder, folder, tmp_path, monkeypatch, trained, more, score
+):
+    """As config.json remembers it. PCK@0.20; kites stand for the paper's categories."""
+    model = shutil.copytree(model_folder, tmp_path / "model")
+    config = read_json(model / "config.json")
+    if trained is not None:
+        options = {"split": 1, "rounds": "fixed", "k": 4, "tune": "lora", "first": None}
+        texts = {"instruction": "base", "descriptions": "descriptions"}
+        config["trained"] = options | texts | trained
+        config["instruction"] = config["trained"]["instruction"]
+    (model / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(paper, "is_of_paper", lambda *_: True)
+    monkeypatch.setattr("support.descriptions.DESCRIPTIONS", folder / "texts")
+    monkeypatch.setattr(paper, "ROOT", link_texts(tmp_path / "project", folder / "texts"))
+    shutil.copy(DESCRIPTIONS / "mp100.json", folder / "texts")
+    done = run(*list_arguments(model, folder), "--limit", 1, *more)
+    assert done.code == 0, done.err
+    rows = [line for line in done.out.splitlines() if line.startswith("| - paper, on MP-100")]
+    if score is None:
+        assert rows == []
+    else:
+        (row,) = rows
+        assert row.split("|")[6].strip() == score
+
+
+def link_texts(project, texts):
+    """A folder of the project whose descriptions/ are these texts."""
+    project.mkdir()
+    (project / "descriptions").symlink_to(texts)
+    return project
 
 
 def test_sheet(evaluate, folder, tmp_path):
@@ -594,7 +651,7 @@ def test_unreadable_images_are_named_and_the_others_measured(evaluate, folder, t
         (["--names", "nowhere"], "nowhere/boat.txt, nowhere/kite.txt are missing"),
         (["--limit", "0"], "--limit 0"),
         (["--limit", "-3"], "--limit -3"),
-        (["--image-size", "60"], "--image-size 60: the vision encoder reads patches of 14; 56 or"),
+        (["--image-size", "60"], "--image-size 60: the vision encoder reads multiples of 14; 56"),
         (["--image-size", "-14"], "--image-size -14"),
         (["--occlude", "0.3", "1"], "--occlude 0.3 1.0: shares of the box lie between 0 and 1"),
         (["--density", "--decoding", "top-3"], "--density covers every answer to its question"),
@@ -631,7 +688,12 @@ def test_help_has_its_options_in_groups(run):
 
 
 @pytest.mark.parametrize(
-    "more, expected", [([], "list"), (["--instruction", "replaced"], "replaced")]
+    "more, expected",
+    [
+        ([], "list"),
+        (["--instruction", "replaced"], "replaced"),
+        (["--instruction", "steps", "--true-category"], "steps"),
+    ],
 )
 def test_the_instruction_is_the_models_unless_another_is_asked_for(
     run, asked, model_folder, folder, tmp_path, more, expected
@@ -641,7 +703,9 @@ def test_the_instruction_is_the_models_unless_another_is_asked_for(
     (own / "config.json").write_text(json.dumps(config))
     done = run(*list_arguments(own, folder), *more)
     assert done.code == 0 and f"greedy, instruction {expected}, " in done.out.splitlines()[0]
-    assert {how["category"] for _, _, how in asked} == {"kite", "boat"}
+    # Nobody tells the model what the object is, unless that is asked for.
+    told = {"kite", "boat"} if "--true-category" in more else {None}
+    assert {how["category"] for _, _, how in asked} == told
     assert {model.config.instruction for model, _, _ in asked} == {expected}
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from helpers import one_line
-from support.folders import CapeLLMConfig, find_backbone, read_model_config, read_tensors
+from support.folders import CapeLLMConfig, fill_tensors, find_backbone, is_saved, read_model_config
 
 
 def write_config(folder, **changes):
@@ -18,7 +18,7 @@ def write_config(folder, **changes):
 def test_a_configuration_comes_back(tmp_path):
     vision, llm = tmp_path / "vision", tmp_path / "llm"
     lora = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["llm"]}
-    config = CapeLLMConfig(str(vision), str(llm), 112, 1, lora, True, "steps")
+    config = CapeLLMConfig(str(vision), str(llm), 112, 1, lora, ["vision"], "steps")
     (tmp_path / "config.json").write_text(config.to_json())
     assert read_model_config(tmp_path) == config
 
@@ -27,7 +27,7 @@ def test_entries_that_are_missing_are_the_paper_s(tmp_path):
     write_config(tmp_path)
     config = read_model_config(tmp_path)
     assert (config.image_size, config.K, config.lora) == (224, 3, None)
-    assert (config.everything, config.instruction) == (False, "base")
+    assert (config.whole, config.instruction, config.output) == ([], "base", "text")
 
 
 def test_a_backbone_inside_the_folder_comes_first(tmp_path, monkeypatch):
@@ -71,11 +71,21 @@ EXPECTED = {"a": torch.zeros(2, 3), "b": torch.zeros(4)}
 
 def test_tensors_come_back(tmp_path):
     tensors = {"a": torch.rand(2, 3), "b": torch.rand(4)}
-    save_file(tensors, tmp_path / "x.safetensors")
-    found = read_tensors(tmp_path / "x.safetensors", EXPECTED, "cpu")
-    assert found.keys() == tensors.keys()
+    save_file(tensors, tmp_path / "adapter.safetensors")
+    own = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    fill_tensors(own, tmp_path, "cpu")
     for name, tensor in tensors.items():
-        assert torch.equal(found[name], tensor)
+        assert torch.equal(own[name], tensor)
+
+
+def test_what_is_saved_follows_from_the_parts_trained_in_whole():
+    adapters = "vision.encoder.layer.0.query.lora_A", "llm.model.layers.0.q_proj.lora_B"
+    others = "vision.layernorm.weight", "llm.model.norm.weight"
+    config = CapeLLMConfig("vision", "llm")
+    assert all(is_saved(name, config) for name in (*adapters, "projection.weight"))
+    assert not any(is_saved(name, config) for name in others)
+    config.whole = ["vision"]
+    assert [is_saved(name, config) for name in others] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -87,17 +97,17 @@ def test_tensors_come_back(tmp_path):
     ],
 )
 def test_tensors_that_do_not_fit_are_named(tensors, problem, tmp_path):
-    save_file(tensors, tmp_path / "x.safetensors")
+    save_file(tensors, tmp_path / "adapter.safetensors")
     with pytest.raises(ValueError, match=problem) as error:
-        read_tensors(tmp_path / "x.safetensors", EXPECTED, "cpu")
-    assert "x.safetensors" in one_line(error)
+        fill_tensors(EXPECTED, tmp_path, "cpu")
+    assert "adapter.safetensors" in one_line(error)
 
 
 def test_a_file_that_is_missing_or_cut_is_named(tmp_path):
-    path = tmp_path / "x.safetensors"
-    with pytest.raises(FileNotFoundError, match="x.safetensors is missing"):
-        read_tensors(path, EXPECTED, "cpu")
+    path = tmp_path / "adapter.safetensors"
+    with pytest.raises(FileNotFoundError, match="adapter.safetensors is missing"):
+        fill_tensors(EXPECTED, tmp_path, "cpu")
     save_file(EXPECTED, path)
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ValueError, match="damaged or cut short"):
-        read_tensors(path, EXPECTED, "cpu")
+        fill_tensors(EXPECTED, tmp_path, "cpu")

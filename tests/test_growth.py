@@ -314,9 +314,28 @@ def test_what_is_counted_in_the_data():
     assert around == (growth.OPEN, growth.COMMA, growth.CLOSE)
     assert len(codec.encode(0, 0)) == growth.answer()
     assert sum(growth.steps(0)) == growth.answer() - growth.CLOSE - growth.END - 1
+    # So the last group is filled up with keypoints of its own category, all different.
+    assert min(growth.mp100("train")) > growth.ROUNDS
     for d in described:
-        groups = data.group_fixed(range(len(d)), growth.ROUNDS, random.Random(0), [], 0)
+        groups = data.group_fixed(range(len(d)), growth.ROUNDS, random.Random(0), [0] * len(d), 0)
         assert len(groups) == -(-len(d) // growth.ROUNDS)
+
+
+@pytest.mark.parametrize("labelled", [0.3, 0.895])
+def test_pairs_are_groups_with_a_labelled_keypoint(labelled):
+    """As `data.group_fixed` leaves them: how many there are, and how many rounds they have."""
+    K, k, trials, draw = 11, growth.ROUNDS, 4000, random.Random(0)
+    found = [0] * (k + 1)
+    for _ in range(trials):
+        askable = [j for j in range(K) if draw.random() < labelled]
+        for group in data.group_fixed(askable, k, draw, [0] * K, 0):
+            found[len(group)] += 1
+    groups = trials * -(-K // k)
+    found[0] = groups - sum(found)
+    shares = growth.share_of_groups(labelled)
+    assert sum(shares) == pytest.approx(1)
+    for n, share in zip(found, shares, strict=True):
+        assert n / groups == pytest.approx(share, abs=0.015)
 
 
 def numbers(text):

@@ -83,7 +83,7 @@ def test_instructions_read_as_in_the_paper(tokenizers, instruction, expected):
     Only what the ASSISTANT says carries a label.
     """
     tokenizer = tokenizers["llama3"]
-    ids, labels = write(tokenizer, ROUNDS, instruction)
+    ids, labels, _ = write(tokenizer, ROUNDS, instruction)
     assert decode_turns(tokenizer, ids) == expected
     answers = [turn.split("ASSISTANT:")[1] for turn in expected]
     labelled = [label for label in labels if label != data.IGNORE]
@@ -93,15 +93,18 @@ def test_instructions_read_as_in_the_paper(tokenizers, instruction, expected):
 
 
 def test_step_by_step_qa_names_what_is_there(tokenizers):
-    """Figure 8: the list names all, the answer those asked; then the name at each place."""
+    """Figure 8: the list names all, the answer, in the list's order, those visible, asked or not.
+
+    Then the name at each place follows.
+    """
     tokenizer = tokenizers["llama3"]
     rounds = [(NOSE, (0.1, 0.2)), (EYE, (0.25, 0.5))]
-    ids, labels = write(tokenizer, rounds, "steps-qa")
+    ids, labels, _ = write(tokenizer, rounds, "steps-qa", visible=[EYE, NOSE, TAIL])
     first, second, third, fourth = decode_turns(tokenizer, ids)
     assert first == "Joint list: left eye, nose, tail." + OBJECT
     assert second.endswith(
         "The grey cat in the image seems to have several joints in the list, "
-        "named nose, left eye. Those joints are visible in the image."
+        "named left eye, nose, tail. Those joints are visible in the image."
     )
     assert "[0.100,0.200]" in third and third.endswith("is nose.")
     assert "[0.250,0.500]" in fourth and fourth.endswith("is left eye.")
@@ -112,7 +115,7 @@ def test_step_by_step_qa_names_what_is_there(tokenizers):
 @pytest.mark.parametrize("name", ["llama3", "v1", "v3", "tiny"])
 def test_digits_are_single_tokens_wherever_coordinates_stand(tokenizers, name, instruction):
     tokenizer = tokenizers[name]
-    ids, _ = write(tokenizer, [(EYE, (0.123, 0.456))], instruction, "cat", [EYE])
+    ids, *_ = write(tokenizer, [(EYE, (0.123, 0.456))], instruction, "cat", [EYE])
     point = Codec(tokenizer).point(0.123, 0.456)
     assert any(ids[i : i + len(point)] == point for i in range(len(ids)))
 
@@ -132,6 +135,19 @@ def test_varied_questions(tokenizers):
     assert decode_turns(tokenizer, first) == [BASE]
     question = data.write_question(tokenizer, EYE, "diverse")
     assert tokenizer.decode(question) == BASE.split("[")[0]
+
+
+def test_varied_questions_under_the_outline(tokenizers):
+    """Table 11's last row is both of its variations at once."""
+    tokenizer = tokenizers["llama3"]
+    for seed in range(20):
+        diverse, both = (
+            write(tokenizer, ROUNDS, name, rng=random.Random(seed))
+            for name in ("diverse", "diverse-outline")
+        )
+        outline = tokenizer.encode(instructions.OUTLINE)
+        assert both.ids == outline + diverse.ids
+        assert both.labels == [data.IGNORE] * len(outline) + diverse.labels
 
 
 def test_random_replacement_takes_half(tokenizers):
@@ -169,7 +185,7 @@ def test_words_are_data(tokenizers, name, description, instruction):
     """
     tokenizer = tokenizers["llama3"]
     keypoint = data.Keypoint(name, description)
-    ids, _ = write(tokenizer, [(keypoint, (0.5, 0.25))], instruction, "cat", [keypoint, EYE])
+    ids, *_ = write(tokenizer, [(keypoint, (0.5, 0.25))], instruction, "cat", [keypoint, EYE])
     text = tokenizer.decode(ids)
     assert ids.count(tokenizer.eos_id) == count_answers(instruction) + 1
     assert max(ids) <= tokenizer.eos_id and tokenizer.bos_id not in ids

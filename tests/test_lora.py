@@ -146,10 +146,9 @@ def test_bf16_base_keeps_fp32_adapters():
     assert torch.equal(features, theirs(PIXELS))
     features.float().square().mean().backward()
     assert all(ours.get_parameter(name).grad.dtype == torch.float32 for name in adapters_of(ours))
+    # bf16 would lose most of a small update: the adapters stay.
     merge_lora(ours)
-    assert {p.dtype for p in ours.parameters()} == {torch.bfloat16}
-    features = features.float()
-    assert (ours(PIXELS).float() - features).abs().mean() < 0.02 * features.abs().mean()
+    assert adapters_of(ours) and torch.equal(ours(PIXELS), features)
 
 
 def test_starts_as_its_base_and_freezes_only_what_it_wraps():

@@ -12,7 +12,7 @@ from study.paper import Way
 from support.descriptions import DESCRIPTIONS, read_mp100
 from test_calibration import NAMES, draw_records
 
-WAY = Way("base", "base")
+WAY = Way("base")
 
 
 def find_rows(text):
@@ -80,7 +80,7 @@ def test_the_first_sentence_says_how_it_was_measured(numbers):
     first = report.format_report(numbers, WAY, pool=9).splitlines()[0]
     part = "nano on d, split 1, test part: 4 of 9 images"
     assert first == f"{part}, single round, greedy, instruction base."
-    way = Way("base", "list", "top-3", "confidence", 56, str(DESCRIPTIONS / "vague"), "names")
+    way = Way("list", "top-3", "confidence", 56, str(DESCRIPTIONS / "vague"), "names")
     first = report.format_report(numbers, way, pool=9).splitlines()[0]
     how = "cumulative (confidence), top-3, 56 pixels, instruction list"
     assert first == f"{part}, {how}, {DESCRIPTIONS / 'vague'}, names of names."

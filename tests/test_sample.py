@@ -390,3 +390,20 @@ def test_as_a_command(work, model_folder, image, code):
     )
     assert done.returncode == code and (work / "out" / "x_keypoints.png").is_file() == (code == 0)
     assert done.stderr == ("" if code == 0 else "sample.py: none.png is missing\n")
+
+
+@pytest.mark.parametrize("more, told", [([], None), (["--category", "red panda"], "red panda")])
+@pytest.mark.parametrize("asked", ["keypoints", "density"])
+def test_what_the_object_is_can_be_told(call, monkeypatch, more, told, asked):
+    seen = []
+    original = CapeLLM.prepare_questions
+
+    def prepare(self, pixels, keypoints, category=None, listed=None):
+        seen.append(category)
+        return original(self, pixels, keypoints, category, listed)
+
+    monkeypatch.setattr(CapeLLM, "prepare_questions", prepare)
+    if asked == "density":
+        more = [*more, "--density", "tail"]
+    call(*more)
+    assert set(seen) == {told}
