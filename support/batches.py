@@ -34,6 +34,7 @@ from copy import copy
 from itertools import count, islice
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from support.launch import list_first
@@ -65,7 +66,7 @@ class Place(NamedTuple):
 class Pass(NamedTuple):
     """What goes through the model at once."""
 
-    pixels: torch.Tensor  # (B, 3, S, S)
+    pixels: torch.Tensor  # (B, 3, S, S); from a worker as a numpy array
     conversations: list  # one an image or, if images are shared, a list of them an image
     tokens: int  # of all conversations
 
@@ -171,7 +172,7 @@ def plan_passes(pairs, division, step):
 
 def collate_pairs(pairs):
     """A Pass of pairs, each an image and its conversation."""
-    pixels = torch.stack([pair.pixels for pair in pairs])
+    pixels = np.stack([pair.pixels.numpy() for pair in pairs])
     conversations = [pair.conversation for pair in pairs]
     return Pass(pixels, conversations, sum(len(c.ids) for c in conversations))
 
@@ -180,10 +181,10 @@ def collate_views(pairs):
     """A Pass of pairs of which some share a view: each image once, with a list of conversations."""
     pixels, branches = {}, defaultdict(list)
     for pair in pairs:
-        pixels[pair.view] = pair.pixels
+        pixels[pair.view] = pair.pixels.numpy()
         branches[pair.view].append(pair.conversation)
     tokens = sum(len(pair.conversation.ids) for pair in pairs)
-    return Pass(torch.stack([*pixels.values()]), [*branches.values()], tokens)
+    return Pass(np.stack([*pixels.values()]), [*branches.values()], tokens)
 
 
 def end_run(step, measured, pairs, division):
@@ -243,9 +244,12 @@ def load_passes(pairs, division, step, share_image, workers, device):
         batch_sampler=plan_passes(pairs, division, step),
         collate_fn=collate_views if share_image else collate_pairs,
         num_workers=workers,
-        pin_memory=device.type == "cuda",
         worker_init_fn=prepare_worker,
         # A generator of its own: the random numbers of dropout must not depend on the workers.
         generator=torch.Generator(),
     )
-    return iter(loader)
+    # Workers send arrays through a pipe. Tensors would go through /dev/shm, of which containers
+    # have little; a worker that finds it full drops its pass, and the process waits for ever.
+    for batch in loader:
+        pixels = torch.from_numpy(batch.pixels)
+        yield batch._replace(pixels=pixels.pin_memory() if device.type == "cuda" else pixels)
