@@ -31,10 +31,10 @@ import math
 import sys
 from collections import defaultdict
 from copy import copy
+from functools import partial
 from itertools import count, islice
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from support.launch import list_first
@@ -66,7 +66,7 @@ class Place(NamedTuple):
 class Pass(NamedTuple):
     """What goes through the model at once."""
 
-    pixels: torch.Tensor  # (B, 3, S, S); from a worker as a numpy array
+    pixels: torch.Tensor  # (B, 3, S, S)
     conversations: list  # one an image or, if images are shared, a list of them an image
     tokens: int  # of all conversations
 
@@ -172,7 +172,7 @@ def plan_passes(pairs, division, step):
 
 def collate_pairs(pairs):
     """A Pass of pairs, each an image and its conversation."""
-    pixels = np.stack([pair.pixels.numpy() for pair in pairs])
+    pixels = torch.stack([pair.pixels for pair in pairs])
     conversations = [pair.conversation for pair in pairs]
     return Pass(pixels, conversations, sum(len(c.ids) for c in conversations))
 
@@ -181,10 +181,10 @@ def collate_views(pairs):
     """A Pass of pairs of which some share a view: each image once, with a list of conversations."""
     pixels, branches = {}, defaultdict(list)
     for pair in pairs:
-        pixels[pair.view] = pair.pixels.numpy()
+        pixels[pair.view] = pair.pixels
         branches[pair.view].append(pair.conversation)
     tokens = sum(len(pair.conversation.ids) for pair in pairs)
-    return Pass(np.stack([*pixels.values()]), [*branches.values()], tokens)
+    return Pass(torch.stack([*pixels.values()]), [*branches.values()], tokens)
 
 
 def end_run(step, measured, pairs, division):
@@ -229,6 +229,16 @@ def count_steps(pairs, epochs, batch):
     return max(1, round(count / batch))
 
 
+def collate_as_array(collate, pairs):
+    """A Pass whose pixels are an array: workers send it through a pipe.
+
+    Tensors go through /dev/shm, of which containers have little: a worker that finds it full drops
+    its pass, and the process waits for ever.
+    """
+    collated = collate(pairs)
+    return collated._replace(pixels=collated.pixels.numpy())
+
+
 def prepare_worker(_):
     """A worker leaves when its process does.
 
@@ -239,17 +249,16 @@ def prepare_worker(_):
 
 def load_passes(pairs, division, step, share_image, workers, device):
     """This process's passes from `step` on, without end; `workers` processes load their images."""
+    collate = collate_views if share_image else collate_pairs
     loader = torch.utils.data.DataLoader(
         Stream(pairs),
         batch_sampler=plan_passes(pairs, division, step),
-        collate_fn=collate_views if share_image else collate_pairs,
+        collate_fn=partial(collate_as_array, collate),
         num_workers=workers,
         worker_init_fn=prepare_worker,
         # A generator of its own: the random numbers of dropout must not depend on the workers.
         generator=torch.Generator(),
     )
-    # Workers send arrays through a pipe. Tensors would go through /dev/shm, of which containers
-    # have little; a worker that finds it full drops its pass, and the process waits for ever.
-    for batch in loader:
-        pixels = torch.from_numpy(batch.pixels)
-        yield batch._replace(pixels=pixels.pin_memory() if device.type == "cuda" else pixels)
+    for arrays in loader:
+        pixels = torch.from_numpy(arrays.pixels)
+        yield arrays._replace(pixels=pixels.pin_memory() if device.type == "cuda" else pixels)

@@ -13,6 +13,7 @@ import torch
 from support import meeting
 
 ITEMS_SHOWN = 5  # items in a message
+JOIN = 5  # seconds, for a process that was killed
 TEXT_SHOWN = 200  # characters of what others say
 # A collective takes seconds. Whoever may wait longer uses meeting.wait first.
 COLLECTIVE = timedelta(minutes=30)
@@ -79,7 +80,9 @@ def leave(code):
     hung.
     """
     for child in multiprocessing.active_children():
+        # Not SIGTERM: those that load images ignore it.
         child.kill()
+        child.join(JOIN)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
