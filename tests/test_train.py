@@ -676,7 +676,9 @@ def test_killed_twenty_times(folder, init, tmp_path, monkeypatch):
     assert are_equal(load_adapters(killed)[30], load_adapters(whole)[30])
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0)]
+)
 def test_a_signal_saves_and_leaves(folder, init, tmp_path, one, number, code):
     """Also where it comes twice, and to the processes that load images, too: as from a terminal."""
     out, options = tmp_path / "out", {"steps": 4, "batch": 10, "save_every": 100, "workers": 2}
@@ -698,6 +700,34 @@ def test_a_signal_saves_and_leaves(folder, init, tmp_path, one, number, code):
     found = fork(script, out, int(number), *arguments).split()
     assert found == [str(code), "step-0000002", "0"]
     assert are_equal(load_adapters(out)[4], load_adapters(one)[4])
+
+
+def test_a_second_interrupt_ends_at_once(folder, init, tmp_path):
+    """Also a step that never ends, with workers that ignore what they are asked."""
+    script = """
+        stuck, *argv = sys.argv[1:]
+
+        def never_return(*_):
+            Path(stuck).touch()
+            while True:
+                time.sleep(100)
+
+        def patch():
+            checkpoints.append_to_log = never_return
+
+        pid = child(argv, patch)
+        while not Path(stuck).exists():
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGINT)
+        time.sleep(1.5)
+        print(os.waitpid(pid, os.WNOHANG)[0])
+        began = time.monotonic()
+        os.kill(pid, signal.SIGINT)
+        print(wait(pid), time.monotonic() - began < 10)
+    """
+    arguments = command(folder, init[0.0], tmp_path / "out", workers=2)
+    found = fork(script, tmp_path / "stuck", *arguments)
+    assert found.split() == ["0", "130", "True"]
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
