@@ -314,4 +314,4 @@ def main():
 
 
 if __name__ == "__main__":
-    launch.run("train.py", main)
+    launch.run("train.py", main, train_options.MEMORY)

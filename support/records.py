@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch.distributed as dist
 
+from support import meeting
 from support.files import write_whole
 
 PART = "instances.part"
@@ -52,6 +53,7 @@ def gather_records(records, unreadable, world):
     """
     gathered = [(records, unreadable)]
     if world > 1:
+        meeting.wait()
         gathered = [None] * world
         dist.all_gather_object(gathered, (records, unreadable))
     everything, faults = {}, set()

@@ -19,6 +19,8 @@ LLM_FOLDER = "weights/Llama-3.1-8B"
 # Rounds of a conversation: Section 4.1, and LocLLM's published code.
 PAPER_K, LOCLLM_K = 4, 5
 DATA_FOLDERS = ["data/mp100"]
+# What to do if memory is short.
+MEMORY = "lower --micro-batch, add --checkpoint-activations, or --fsdp over several GPUs"
 
 
 def read_positive(text, kind=int):

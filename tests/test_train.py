@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -32,7 +31,7 @@ from helpers import LLAMA3
 from lora import LoRALinear, merge_lora
 from skirts import write_skirts
 from study import metrics
-from support import batches, checkpoints, launch, train_options
+from support import batches, checkpoints, train_options
 from support.descriptions import describe_categories
 from support.files import ROOT
 from support.folders import CapeLLMConfig
@@ -537,15 +536,6 @@ def test_shards_are_loaded_on_the_cpu(fsdp, monkeypatch):
     assert found == [torch.bfloat16, torch.device("cpu") if fsdp else gpu]
 
 
-def test_processes_wait_for_each_other(monkeypatch):
-    """Longer than any share of a validation or an evaluation; torch gives up after 10 or 30
-    minutes."""
-    asked = {}
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda _, **k: asked.update(k))
-    assert launch.setup().world == 2 and asked["timeout"] >= timedelta(days=1)
-
-
 @pytest.mark.parametrize("fsdp", [{}, {"fsdp": True}], ids=["ddp", "fsdp"])
 def test_two_processes_resumed_equal_uninterrupted(folder, init, tmp_path, fsdp):
     """Bit by bit, with dropout, sharded or not: once in a whole, once saved half-way."""
@@ -686,7 +676,9 @@ def test_killed_twenty_times(folder, init, tmp_path, monkeypatch):
     assert are_equal(load_adapters(killed)[30], load_adapters(whole)[30])
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0)]
+)
 def test_a_signal_saves_and_leaves(folder, init, tmp_path, one, number, code):
     """Also where it comes twice, and to the processes that load images, too: as from a terminal."""
     out, options = tmp_path / "out", {"steps": 4, "batch": 10, "save_every": 100, "workers": 2}
@@ -708,6 +700,34 @@ def test_a_signal_saves_and_leaves(folder, init, tmp_path, one, number, code):
     found = fork(script, out, int(number), *arguments).split()
     assert found == [str(code), "step-0000002", "0"]
     assert are_equal(load_adapters(out)[4], load_adapters(one)[4])
+
+
+def test_a_second_interrupt_ends_at_once(folder, init, tmp_path):
+    """Also a step that never ends, with workers that ignore what they are asked."""
+    script = """
+        stuck, *argv = sys.argv[1:]
+
+        def never_return(*_):
+            Path(stuck).touch()
+            while True:
+                time.sleep(100)
+
+        def patch():
+            checkpoints.append_to_log = never_return
+
+        pid = child(argv, patch)
+        while not Path(stuck).exists():
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGINT)
+        time.sleep(1.5)
+        print(os.waitpid(pid, os.WNOHANG)[0])
+        began = time.monotonic()
+        os.kill(pid, signal.SIGINT)
+        print(wait(pid), time.monotonic() - began < 10)
+    """
+    arguments = command(folder, init[0.0], tmp_path / "out", workers=2)
+    found = fork(script, tmp_path / "stuck", *arguments)
+    assert found.split() == ["0", "130", "True"]
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
