@@ -409,6 +409,9 @@ def test_missing_files(saved, folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=message):
         Llama.from_pretrained(folder)
     (folder / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(ValueError, match="index.json is not a JSON object"):
+        Llama.from_pretrained(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 3}}')
     with pytest.raises(ValueError, match="is not an index of shards"):
         Llama.from_pretrained(folder)
 

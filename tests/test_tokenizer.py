@@ -1,5 +1,6 @@
 """support/tokenizer.py against the published encoders, on the published vocabularies."""
 
+import io
 import random
 import shutil
 from base64 import b64encode
@@ -169,7 +170,20 @@ def write_tiktoken(tokens):
     return b"".join(lines)
 
 
-WITHOUT_DIGITS = write_tiktoken(bytes([b]) for b in range(256) if not chr(b).isdecimal())
+def train_without_digits():
+    """A sentencepiece vocabulary of letters alone."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["left eye right eye nose tip"] * 9),
+        model_writer=model,
+        model_type="char",
+        vocab_size=64,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
 DAMAGED_LINE = b"".join(LLAMA3.read_bytes().splitlines(keepends=True)[:99]) + b"oops\n"
 
 
@@ -180,7 +194,7 @@ DAMAGED_LINE = b"".join(LLAMA3.read_bytes().splitlines(keepends=True)[:99]) + b"
         (b"{}", "neither"),
         (DAMAGED_LINE, "neither"),
         (SENTENCEPIECE["v1"].read_bytes()[:5000], "neither"),
-        (WITHOUT_DIGITS, "no single token for each digit"),
+        (train_without_digits(), "no single token for each digit"),
     ],
     ids=["empty", "json", "damaged line", "cut", "no digits"],
 )
