@@ -43,7 +43,7 @@ def format_results(numbers):
         if isinstance(value, list):
             rows = [json.dumps(row, allow_nan=False) for row in value]
             text = "[\n  " + ",\n  ".join(rows) + "\n ]"
-        entries.append(f" {json.dumps(key)}: {text}")
+        entries.append(f" {json.dumps(key, allow_nan=False)}: {text}")
     return "{\n" + ",\n".join(entries) + "\n}\n"
 
 

@@ -147,7 +147,8 @@ def read_log(out):
 
 def cut_log(out, step):
     """Leave out of log.jsonl what follows a step: what is done again is logged again."""
-    kept = [json.dumps(record) + "\n" for record in read_log(out) if record["step"] <= step]
+    records = [record for record in read_log(out) if record["step"] <= step]
+    kept = [json.dumps(record, allow_nan=False) + "\n" for record in records]
     path = out / "log.jsonl"
     with explain_unwritten(path), write_whole(path) as partial:
         partial.write_text("".join(kept))

@@ -14,7 +14,7 @@ Count = Annotated[int, Range(0, 1024)]
 Rows = Annotated[int, Range(1, 2**22)]  # of a vocabulary
 Pixels = Annotated[int, Range(1, 2**13)]
 Ratio = Annotated[float, Range(0.125, 64)]
-Epsilon = Annotated[float, Range(0, 0.1)]
+Epsilon = Annotated[float, Range(1e-12, 0.1)]
 Scale = Annotated[float, Range(0, 1e6)]
 
 

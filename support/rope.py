@@ -43,8 +43,8 @@ def merge_rope(raw):
 
 
 def find_rope_type(scaling):
-    scaling = scaling or {}
-    return scaling.get("rope_type") or scaling.get("type") or "default"
+    found = [(scaling or {}).get(name) for name in ("rope_type", "type")]
+    return next((kind for kind in found if kind is not None), "default")
 
 
 def check_scaling(scaling):
