@@ -134,7 +134,8 @@ def print_summary(to_average, to_compare, out):
     print(text, end="")
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        records.write_text_file(out / f"{name}.json", json.dumps(found.numbers, indent=1))
+        text_of_numbers = json.dumps(found.numbers, indent=1, allow_nan=False)
+        records.write_text_file(out / f"{name}.json", text_of_numbers)
         records.write_text_file(out / f"{name}.md", text)
 
 

@@ -71,7 +71,8 @@ def write_checkpoint(folder, config, tensors, state):
     for parameter, tensors_of_parameter in state["optimiser"].items():
         for name, tensor in tensors_of_parameter.items():
             moments[f"{parameter}/{name}"] = tensor
-    rest = {k: json.dumps(v) for k, v in state.items() if k not in ("optimiser", "random")}
+    others = state.keys() - {"optimiser", "random"}
+    rest = {k: json.dumps(state[k], allow_nan=False) for k in sorted(others)}
     with explain_unwritten(folder), write_whole_folder(folder) as partial:
         (partial / "config.json").write_text(config.to_json())
         save_tensors(tensors, partial / "adapter.safetensors")
@@ -146,7 +147,8 @@ def read_log(out):
 
 def cut_log(out, step):
     """Leave out of log.jsonl what follows a step: what is done again is logged again."""
-    kept = [json.dumps(record) + "\n" for record in read_log(out) if record["step"] <= step]
+    records = [record for record in read_log(out) if record["step"] <= step]
+    kept = [json.dumps(record, allow_nan=False) + "\n" for record in records]
     path = out / "log.jsonl"
     with explain_unwritten(path), write_whole(path) as partial:
         partial.write_text("".join(kept))
@@ -175,7 +177,7 @@ def append_to_log(out, record):
     """Add a line to log.jsonl."""
     path = out / "log.jsonl"
     with explain_unwritten(path), open(path, "a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(json.dumps(record, allow_nan=False) + "\n")
 
 
 def average_behind(values, width):

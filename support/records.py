@@ -155,7 +155,7 @@ def open_part(out, number, settings):
 
 def write_line(file, record):
     """Write a record to an open part file, at once."""
-    print(json.dumps(record), file=file, flush=True)
+    print(json.dumps(record, allow_nan=False), file=file, flush=True)
 
 
 def write_results(out, numbers, text, faults, records):
@@ -164,11 +164,11 @@ def write_results(out, numbers, text, faults, records):
     numbers: what results.json holds, "settings" among it; text: what results.md shows, before a
     list of faults; records: in the order in which they are written.
     """
-    lines = [json.dumps(record) for record in records]
+    lines = [json.dumps(record, allow_nan=False) for record in records]
     write_text_file(out / "instances.jsonl", "\n".join(lines))
     items = [f"\n- {fault}\n" for fault in faults]
     write_text_file(out / "results.md", text + "".join(items))
-    write_text_file(out / "results.json", json.dumps(numbers, indent=1))
+    write_text_file(out / "results.json", json.dumps(numbers, indent=1, allow_nan=False))
     for file in out.glob(f"{PART}*.jsonl"):
         file.unlink()
 
