@@ -53,7 +53,7 @@ def read_model_config(folder) -> CapeLLMConfig:
             raise ValueError(f"instruction {config.instruction!r} is not one of {known}")
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{folder} is no model folder: config.json is missing") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
     return replace(config, vision=vision, llm=llm)
 

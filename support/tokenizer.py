@@ -79,15 +79,8 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, path):
-        """Read tokenizer.model (also in original/, or as tokenizer.model.v3) of a model folder."""
-        for name in ("tokenizer.model", "original/tokenizer.model", "tokenizer.model.v3"):
-            file = Path(path) / name
-            if file.is_file():
-                return cls(file)
-        original = Path(path) / "original"
-        raise FileNotFoundError(
-            f"no tokenizer.model in {path} or {original}: copy the official one there"
-        )
+        """Read the vocabulary of a model folder."""
+        return cls(find_vocabulary(path))
 
     def find_tokens(self, texts):
         """Ids of the tokens that are exactly these texts; None if the vocabulary lacks one."""
@@ -112,6 +105,18 @@ class Tokenizer:
 
     def decode(self, ids):
         return self.bpe.decode(ids) if self.ranks else self.start.decode(ids)
+
+
+def find_vocabulary(path):
+    """tokenizer.model (also in original/, or as tokenizer.model.v3) of a model folder."""
+    for name in ("tokenizer.model", "original/tokenizer.model", "tokenizer.model.v3"):
+        file = Path(path) / name
+        if file.is_file():
+            return file
+    original = Path(path) / "original"
+    raise FileNotFoundError(
+        f"no tokenizer.model in {path} or {original}: copy the official one there"
+    )
 
 
 def split_runs(text):

@@ -57,7 +57,7 @@ def test_a_state_is_read_as_it_was_written(tmp_path):
 
 
 def test_a_run_that_has_not_begun(tmp_path):
-    expected = (None, {"step": 0, "best": None})
+    expected = (None, {"step": 0, "best": None}, [])
     assert checkpoints.read_newest_state(tmp_path / "nowhere", SETTINGS) == expected
 
 
@@ -85,21 +85,27 @@ def test_settings_that_differ_are_named(tmp_path):
 
 
 def test_a_log_cut_anywhere(tmp_path):
-    record = {"step": 2, "loss": 1.5, "val": {"mPCK": 0.25}}
+    first = {"step": 1, "loss": 2.5, "lr": 1e-3}
+    record = {"step": 2, "loss": 1.5, "lr": 1e-4, "val": {"PCK@0.20": 0.25, "PCK@0.05": 0.0}}
     line = json.dumps(record)
     for end in range(len(line) + 1):
-        (tmp_path / "log.jsonl").write_text('{"step": 1}\n' + line[:end])
-        expected = [{"step": 1}]
+        (tmp_path / "log.jsonl").write_text(json.dumps(first) + "\n" + line[:end])
+        expected = [first]
         if end == len(line):
             expected.append(record)
         assert checkpoints.read_log(tmp_path) == expected
 
 
 def test_a_log_loses_the_steps_that_are_done_again(tmp_path):
-    write_log(tmp_path / "run", steps=5)
-    checkpoints.cut_log(tmp_path / "run", 3)
-    assert [r["step"] for r in checkpoints.read_log(tmp_path / "run")] == [1, 2, 3]
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["log.jsonl"]
+    run = tmp_path / "run"
+    write_log(run, steps=9)
+    write_checkpoint(run)
+    start = checkpoints.read_newest_state(run, SETTINGS)
+    # Nothing is written before all is read.
+    assert len(checkpoints.read_log(run)) == 9
+    checkpoints.write_log(run, start.log)
+    assert [r["step"] for r in checkpoints.read_log(run)] == [1, 2, 3, 4, 5, 6, 7]
+    assert sorted(p.name for p in run.iterdir()) == ["log.jsonl", "step-0000007"]
 
 
 def count_coloured(picture):

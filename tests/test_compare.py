@@ -50,7 +50,7 @@ def test_what_has_no_average_is_refused(tmp_path):
     for folder, message in (
         (write_results(tmp_path / "a", 3, 0.1), "a is of split 3, as another"),
         (write_results(tmp_path / "b", 2, 0.1, decoding="top-3"), other),
-        (tmp_path / "cut", "cut/results.json cannot be read"),
+        (tmp_path / "cut", "cut/results.json: this is no JSON from column 12 on: evaluate"),
         (tmp_path / "nowhere", "nowhere/results.json is missing"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -215,7 +215,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         (other, "other has answers for 12 images"),
         (split, "data is e, elsewhere d; split is 2, elsewhere 1"),
         (cut, "cut/instances.jsonl does not fit its results.json"),
-        (old, "old/results.json cannot be read .KeyError: 'protocol'"),
+        (old, "old/results.json: protocol is missing: evaluate again"),
         (tmp_path / "nowhere", "nowhere/results.json is missing"),
         (tmp_path / "file", "file/results.json is missing"),
     ):

@@ -307,7 +307,7 @@ def test_a_damaged_evaluation_is_named(evaluate, tmp_path):
     assert evaluate(*arguments).code == 0
     (tmp_path / "out" / "instances.jsonl").write_text("no JSON\n")
     done = evaluate(*arguments, "--resume")
-    assert done.code == 2 and "instances.jsonl is damaged" in done.err
+    assert done.code == 2 and "instances.jsonl, line 1: this is no JSON" in done.err
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ import pytest
 
 from evaluations import read_json, read_lines
 from support import records
+from support.json_files import NAME, TEXT
 
+SHAPE = {"category": NAME, "id": NAME, "file": TEXT}
 SETTINGS = {"seed": 0, "decoding": "greedy"}
 
 
@@ -28,7 +30,7 @@ def write_finished(out, ids, settings=SETTINGS):
 
 
 def find(out, resume=True, settings=SETTINGS):
-    return records.find_earlier(out, settings, resume)
+    return records.find_earlier(out, settings, SHAPE, resume)
 
 
 def test_an_empty_folder_has_nothing(tmp_path):
@@ -87,12 +89,12 @@ def test_damage_is_named(tmp_path, line):
     write_part(tmp_path, 0, [3])
     with open(tmp_path / "instances.part0.jsonl", "a") as file:
         file.write(line + "\n")
-    with pytest.raises(ValueError, match="part0.jsonl is damaged .*: remove it; --resume asks"):
+    with pytest.raises(ValueError, match="part0.jsonl, line 3: .*: remove .*, and --resume asks"):
         find(tmp_path)
     (tmp_path / "instances.part0.jsonl").unlink()
     write_finished(tmp_path, [3])
     (tmp_path / "instances.jsonl").write_text(line + "\n")
-    with pytest.raises(ValueError, match="instances.jsonl is damaged"):
+    with pytest.raises(ValueError, match="instances.jsonl, line 1: .*: remove instances.jsonl"):
         find(tmp_path)
 
 
@@ -108,5 +110,5 @@ def test_results_are_written_with_their_faults(tmp_path):
 def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_part(None, 0, [3])
-    assert records.continue_earlier(None, SETTINGS, False, 0, 1, "cpu") == ({}, 0)
+    assert records.continue_earlier(None, SETTINGS, SHAPE, False, 0, 1, "cpu") == ({}, 0)
     assert not list(tmp_path.iterdir())
