@@ -2,6 +2,7 @@
 
 import pytest
 
+from damage import check_message, make_special
 from evaluations import read_json, read_lines
 from support import records
 from support.json_files import NAME, TEXT
@@ -112,3 +113,30 @@ def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
     write_part(None, 0, [3])
     assert records.continue_earlier(None, SETTINGS, SHAPE, False, 0, 1, "cpu") == ({}, 0)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+@pytest.mark.parametrize("name", [*records.WRITTEN, "instances.part0.jsonl"])
+def test_what_is_no_file_is_refused_before_the_work(tmp_path, name, kind):
+    write_finished(tmp_path, [3])
+    make_special(tmp_path / name, kind)
+    with pytest.raises(ValueError, match=f"{name} is no regular file"):
+        find(tmp_path)
+
+
+def test_names_that_only_look_like_parts_are_none(tmp_path):
+    for name in ("x", "²", "0.old", ""):
+        (tmp_path / f"instances.part{name}.jsonl").write_text("mine")
+    assert find(tmp_path, resume=False) == find(tmp_path) == ({}, 0)
+    write_part(tmp_path, 10, [4])
+    write_part(tmp_path, 9, [3])
+    assert list(find(tmp_path).records) == [key(3), key(4)] and find(tmp_path).free == 11
+    write_finished(tmp_path, [3])
+    assert len(list(tmp_path.glob("instances.part*"))) == 4
+
+
+def test_settings_are_quoted_briefly(tmp_path):
+    write_part(tmp_path, 0, [3], {"seed": "\n\x1b" * 5000, "decoding": ["x"] * 5000})
+    with pytest.raises(ValueError) as error:
+        find(tmp_path)
+    check_message(str(error.value), tmp_path / "instances.part0.jsonl")
