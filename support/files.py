@@ -11,13 +11,20 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
+def refuse_special(path):
+    """ValueError if something stands there that is no file: reading a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no regular file: move it away, or name another")
+
+
 @contextmanager
 def write_whole(path):
     """A name beside `path` to write to: renamed when the block is done, removed if it fails.
 
     The name keeps the suffix, from which Pillow learns the format. Missing folders are made.
-    Raises OSError if the disk is full or `path` cannot be written.
+    Raises OSError if the disk is full or `path` cannot be written, ValueError if it is a pipe.
     """
+    refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:

@@ -89,20 +89,13 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, path):
-        """Read tokenizer.model (also in original/, or as tokenizer.model.v3) of a model folder.
+        """Read the vocabulary of a model folder.
 
         ValueError if it is of another model than the config.json beside it.
         """
-        for name in ("tokenizer.model", "original/tokenizer.model", "tokenizer.model.v3"):
-            file = Path(path) / name
-            if file.is_file():
-                tokenizer = cls(file)
-                check_embedding(tokenizer, Path(path) / "config.json")
-                return tokenizer
-        original = Path(path) / "original"
-        raise FileNotFoundError(
-            f"no tokenizer.model in {path} or {original}: copy the official one there"
-        )
+        tokenizer = cls(find_vocabulary(path))
+        check_embedding(tokenizer, Path(path) / "config.json")
+        return tokenizer
 
     def find_tokens(self, texts):
         """Ids of the tokens that are exactly these texts; None if the vocabulary lacks one."""
@@ -169,6 +162,18 @@ def check_embedding(tokenizer, path):
             f"{tokenizer.file} {problem}: they are of two models, copy the tokenizer.model of this "
             "one there"
         )
+
+
+def find_vocabulary(path):
+    """tokenizer.model (also in original/, or as tokenizer.model.v3) of a model folder."""
+    for name in ("tokenizer.model", "original/tokenizer.model", "tokenizer.model.v3"):
+        file = Path(path) / name
+        if file.is_file():
+            return file
+    original = Path(path) / "original"
+    raise FileNotFoundError(
+        f"no tokenizer.model in {path} or {original}: copy the official one there"
+    )
 
 
 def split_runs(text):

@@ -213,14 +213,13 @@ def collect_settings(options, config, pairs, world):
     names = ("split", "rounds", "k", "tune", "instruction", "batch", "micro_batch", "share_image",
              "lr", "clip", "seed")
     settings = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
-    folders = [folder for folder in (config.vision, config.llm, options.init) if folder]
     return settings | {
         "steps": options.steps,
         "processes": world,
         "instances": len(pairs.instances),
         "--digits": config.K,
         "--output-format": config.output,
-        "the model": fingerprints.fingerprint_weights(folders),
+        "the model": fingerprints.fingerprint_model(config.vision, config.llm, options.init),
         "the data": fingerprints.fingerprint_instances(pairs.instances),
         "the descriptions": fingerprints.compute_fingerprint([pairs.described]),
     }

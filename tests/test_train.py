@@ -27,6 +27,7 @@ import data
 import eval as evaluation
 import train
 from capellm import CapeLLM
+from damage import OTHERS, make_special
 from helpers import LLAMA3
 from lora import LoRALinear, merge_lora
 from skirts import write_skirts
@@ -937,6 +938,77 @@ def test_a_damaged_state(folder, init, short, tmp_path, monkeypatch, capsys, dam
     error = refuse(monkeypatch, capsys, command(folder, init[0.0], out, **RESUMED))
     assert f"{path} is damaged" in error
     assert "--resume continues the checkpoint before it" in error
+
+
+def read_files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def damage_random(path):
+    save_file(load_file(path) | {"random": torch.zeros(1, 16, dtype=torch.uint8)}, path, read(path))
+
+
+def forget_moments(path):
+    tensors = {n: t for n, t in load_file(path).items() if not n.startswith("projection")}
+    save_file(tensors, path, read(path))
+
+
+def forget_the_step(path):
+    texts = read(path)
+    del texts["step"]
+    save_file(load_file(path), path, texts)
+
+
+def nest_the_best(path):
+    save_file(load_file(path), path, read(path) | {"best": OTHERS[8]})
+
+
+def read(path):
+    with safe_open(path, framework="pt") as saved:
+        return saved.metadata()
+
+
+def cut_a_line(path):
+    path.write_text('{"step": 1, "lo\n' + path.read_text())
+
+
+def put_a_pipe(path):
+    make_special(path, "pipe")
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("step-0000001/state.safetensors", damage_random, "its random numbers are not"),
+        ("step-0000001/state.safetensors", forget_moments, "projection.weight is missing"),
+        ("step-0000001/state.safetensors", forget_the_step, "step is missing"),
+        ("step-0000001/state.safetensors", nest_the_best, "nested too deep"),
+        ("step-0000001/state.safetensors", put_a_pipe, "is no regular file"),
+        ("log.jsonl", cut_a_line, "line 1: this is no JSON"),
+        ("log.jsonl", put_a_pipe, "is no regular file"),
+    ],
+)
+def test_what_a_run_left_is_checked_before_anything_is_written(
+    folder, init, short, tmp_path, monkeypatch, capsys, name, change, message
+):
+    out = shutil.copytree(short, tmp_path / "out")
+    change(out / name)
+    before = read_files(out)
+    error = refuse(monkeypatch, capsys, command(folder, init[0.0], out, **RESUMED))
+    assert message in error and f"{out / name}" in error and read_files(out) == before
+
+
+def test_a_run_continues_whatever_comes_to_lie_beside_its_model(
+    folder, init, short, tmp_path, monkeypatch
+):
+    """Files that nothing reads, and links to nowhere, as in folders of a cache."""
+    out, start = shutil.copytree(short, tmp_path / "out"), tmp_path / "init"
+    shutil.copytree(init[0.0], start)
+    for inside in (start, start / "vision", start / "llm"):
+        (inside / "tokenizer_config.json").write_text("{}")
+        (inside / "state.safetensors").symlink_to("nowhere")
+    run(monkeypatch, folder, start, out, **RESUMED)
+    assert sorted(load_adapters(out)) == [1, 2]
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
