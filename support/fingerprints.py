@@ -1,21 +1,13 @@
 """Fingerprints: short texts by which a resumed run knows that its inputs are still the same."""
 
-import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
 
+from support.digest import compute_fingerprint
 from support.folders import read_model_config
 from support.tokenizer import find_vocabulary
 from support.weights import list_weight_files
-
-
-def compute_fingerprint(parts):
-    """A short text that differs when one of the parts does: bytes, or anything that has a text."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else str(part).encode())
-    return digest.hexdigest()[:12]
 
 
 def list_backbone_files(folder, has_vocabulary):

@@ -11,7 +11,7 @@ import sentencepiece
 import tiktoken
 
 from support.configs import read_config
-from support.fingerprints import compute_fingerprint
+from support.digest import compute_fingerprint
 from support.quote import cut
 
 # As published in llama-models (models/llama3/tokenizer.py).

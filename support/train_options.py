@@ -12,6 +12,7 @@ from pathlib import Path
 from study.instructions import INSTRUCTIONS
 from support import checkpoints, fingerprints, parallel
 from support.descriptions import DESCRIPTIONS
+from support.digest import compute_fingerprint
 from support.files import ROOT
 
 VISION_FOLDER = "weights/dinov2-large"
@@ -221,7 +222,7 @@ def collect_settings(options, config, pairs, world):
         "--output-format": config.output,
         "the model": fingerprints.fingerprint_model(config.vision, config.llm, options.init),
         "the data": fingerprints.fingerprint_instances(pairs.instances),
-        "the descriptions": fingerprints.compute_fingerprint([pairs.described]),
+        "the descriptions": compute_fingerprint([pairs.described]),
     }
 
 

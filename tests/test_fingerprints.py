@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from capellm import CapeLLM
 from damage import damage_value
 from support.coco import Instance
+from support.digest import compute_fingerprint
 from support.files import ROOT
-from support.fingerprints import compute_fingerprint, fingerprint_evaluation, fingerprint_model
+from support.fingerprints import fingerprint_evaluation, fingerprint_model
 
 
 def test_a_fingerprint_is_that_of_all_parts_in_a_row():
