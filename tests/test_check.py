@@ -75,12 +75,12 @@ def test_sound_data(boats, texts):
 
 
 def test_what_is_left_out_is_counted(boats, texts):
-    """Without an error: keypoints outside of the image, empty boxes, nothing labelled."""
+    """Without an error: keypoints outside of the image or box, empty boxes, nothing labelled."""
     changes = {
         1: {"keypoints": [60.5, 10, 2, 30, 40, 1]},
         2: {"keypoints": [10, 10, 2, -1, 40, 1]},
         3: {"keypoints": [0] * 6},
-        4: {"bbox": [5, 5, 0, 40]},
+        4: {"bbox": [5, 5, 0, 0]},
         5: {"bbox": [70, 5, 9, 9], "keypoints": [-5, -5, 0, 9, 0, 0]},
         6: {"keypoints": [0, 0, 2, 60, 50, 2]},
         7: {"keypoints": [-9, 0, 0, 30, 30, 2]},
@@ -90,12 +90,13 @@ def test_what_is_left_out_is_counted(boats, texts):
     kept = [0, 1, 2, 6, 7, 8, 9, 10, 11]
     assert [i.id for i in instances] == kept == [i.id for i in data.read_split(folder)[0]]
     expected = {"instances": 12, "usable": 9} | NO_PROBLEM
-    expected |= {"empty box": 2, "no keypoint": 2, "keypoint outside": 2}
+    expected |= {"empty box": 2, "no keypoint": 2, "keypoint outside": 2, "outside the box": 3}
     assert read_cells(table) == {"all": expected, "boat (7)": expected}
     assert [line for line in table.split("\n") if not line.startswith("|")] == [
         "empty box: annotations 4, 5",
         "no keypoint: annotations 3, 5",
         "keypoint outside: annotations 1, 2",
+        "outside the box: annotations 1, 2, 6",
     ]
 
 
@@ -187,11 +188,12 @@ def test_an_image_cut_anywhere_is_found(tmp_path_factory, kind, size, cut):
     """Unless Pillow decodes it all the same."""
     path = tmp_path_factory.mktemp("cut") / "image"
     photo(*size).save(path, format=kind)
-    assert check.find_fault(path, size) is None
+    assert check.examine_image(path, size) == check.Finding()
     whole = path.read_bytes()
     path.write_bytes(whole[: int(cut * len(whole))])
-    fault = check.find_fault(path, size)
-    assert fault == (None if can_be_decoded(path) else check.Fault("unreadable", str(path)))
+    damage = check.Finding("unreadable", str(path))
+    expected = check.Finding() if can_be_decoded(path) else damage
+    assert check.examine_image(path, size) == expected
 
 
 def test_several_folders(boats, texts):

@@ -120,7 +120,8 @@ def test_an_unreadable_image_leaves_its_tile_empty(instances):
 
 
 def test_a_contact_sheet_holds_one_image_of_each_category_and_its_labelled_keypoints(instances):
-    page = pictures.draw_contact_sheet(instances, data.load_crop)
+    page, faults = pictures.draw_contact_sheet(instances, data.load_crop)
+    assert not faults
     assert page.size == (2 * pictures.THUMB, pictures.LINE + pictures.THUMB)
     pixels = np.asarray(page)
     red = (pixels == (255, 0, 0)).all(2)
