@@ -56,8 +56,8 @@ def make_affine(bbox, size, scale=1.0, angle=0.0) -> np.ndarray:
 
 def cut_crop(image: Image.Image, affine, size) -> torch.Tensor:
     """Pixels (3, size, size), bilinear, normalised as DINOv2 expects."""
-    # Much larger originals are averaged over boxes first; Pillow's sums overflow beyond 1000.
-    reduce = min(int(np.hypot(affine[0, 0], affine[1, 0])), 1000)
+    # Much larger originals are averaged over boxes first; beyond 256 x 256 Pillow's sums are off.
+    reduce = min(int(np.hypot(affine[0, 0], affine[1, 0])), 256)
     if reduce > 1:
         image, affine = image.reduce(reduce), affine / reduce
     bilinear = Image.Resampling.BILINEAR

@@ -188,7 +188,7 @@ def test_any_bytes_are_descriptions_or_one_line(tmp_path_factory, content):
         assert list_control_characters(name + description) == []
 
 
-@pytest.mark.parametrize("text", ["\u0628\u0647\u200c\u06cc", "\u0915\u094d\u200d\u0937", "\u200eleft"])
+@pytest.mark.parametrize("text", ["\u0647\u200c\u06cc", "\u0915\u094d\u200d\u0937", "\u200eleft"])
 def test_joiners_are_spelling(desc, text):
     """Persian and Hindi words are written with them, and they reach the model."""
     assert data.read_descriptions(desc(f"{text}: {text}.\n")) == [data.Keypoint(text, f"{text}.")]

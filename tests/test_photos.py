@@ -170,7 +170,9 @@ BYTE, ASCII, SHORT, LONG, RATIONAL, SIGNED, FLOAT = 1, 2, 3, 4, 5, 9, 11
 @pytest.mark.parametrize("tag", [0x100, 0x10F, 0x11A, 0x128, 0x132, 0x213, 0x8298, 0x8769, 0x8825])
 def test_photos_are_turned_whatever_else_exif_says(tmp_path, tag, kind):
     """Phones write odd fields; only the orientation is read, and nothing is written."""
-    entries = {0x112: (SHORT, struct.pack("<HH", 6, 0)), tag: (kind, b"\xff\0\0\xff")}
+    # Of a fraction the entry says where it stands.
+    odd = struct.pack("<I", 8) if kind == RATIONAL else b"\xff\0\0\xff"
+    entries = {0x112: (SHORT, struct.pack("<HH", 6, 0)), tag: (kind, odd)}
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries))
     for number, (kind, value) in sorted(entries.items()):
         exif += struct.pack("<HHI", number, kind, 1) + value
@@ -208,11 +210,10 @@ def test_pipes_are_refused_and_long_names_cut(tmp_path):
             assert len(one_line(error)) < 450 and one_line(error).isprintable()
 
 
-@pytest.mark.parametrize("width", [60_000, 500_000])
-def test_very_wide_photos(tmp_path, width):
-    """Pillow's own sums overflow where thousands of pixels become one."""
-    image = Image.new("RGB", (width, 60), (200, 100, 50))
-    pixels = data.cut_crop(image, data.make_affine((0, 0, width, 60), 4), 4)
-    shown = (pixels * photos.PIXEL_STD + photos.PIXEL_MEAN) * 255
-    top = shown.amax((1, 2))
-    assert torch.allclose(top, torch.tensor([200.0, 100, 50]), atol=40 if width > 100_000 else 5)
+@pytest.mark.parametrize("side", [1000, 5000, 70_000])
+def test_very_large_crops_are_averages(side):
+    """Pillow's own sums are black where thousands of pixels become one."""
+    image = Image.new("RGB", (side, 60), (200, 100, 50))
+    crop = data.cut_crop(image, data.make_affine((0, 0, side, 60), 1), 1)
+    shown = (crop * photos.PIXEL_STD + photos.PIXEL_MEAN) * 255
+    torch.testing.assert_close(shown.ravel(), torch.tensor([200.0, 100, 50]), atol=2, rtol=0)
