@@ -118,7 +118,9 @@ def cut_out(image, low, high, scale):
     if (inner_high > inner_low).all():
         part = image.convert("RGB").crop((*inner_low.tolist(), *inner_high.tolist()))
         part_size = [max(1, round(side * scale)) for side in part.size]
-        place = ((inner_low - low) * scale).round().astype(int).tolist()
+        place = ((inner_low - low) * scale).round().astype(int)
+        # A photo of few lines may round to beyond the edge.
+        place = np.minimum(place, np.subtract(size, part_size)).tolist()
         page.paste(part.resize(part_size, Image.Resampling.BICUBIC), place)
     return page
 
