@@ -181,7 +181,7 @@ def check_shape(value, shape, name=""):
 
 def check_kind(value, kind, name):
     if not kind.fits(value):
-        found = cut(json.dumps(value, ensure_ascii=False))
+        found = cut(json.dumps(value, ensure_ascii=False, allow_nan=False))
         raise ValueError(f"{cut(name) or 'this'} is {found}, not {kind.name}")
 
 
