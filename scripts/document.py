@@ -299,6 +299,19 @@ def nano_minutes():
     return textwrap.fill(text, 100) + "\n"
 
 
+def encoders():
+    """How Table 14's small encoders were pre-trained."""
+    labels = {"dinov2": "DINOv2", "hiera": "Hiera"}
+    said = []
+    for row in read_results("minutes")["encoders"]:
+        said.append(
+            f"{labels[row['vision']]} ({row['parameters'] / 1e6:.1f} million parameters, "
+            f"{row['tokens']} tokens) took {row['minutes']} minutes"
+        )
+    text = f"Side by side on two cores, {', '.join(said)} for the same steps and images."
+    return textwrap.fill(text, 100) + "\n"
+
+
 # Documents.
 
 BLOCKS = {
@@ -318,6 +331,7 @@ BLOCKS = {
     "folding": folding,
     "recipe-minutes": recipe_minutes,
     "nano-minutes": nano_minutes,
+    "encoders": encoders,
 }
 
 
