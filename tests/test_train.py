@@ -349,6 +349,8 @@ def llama3(model_folder, tmp_path_factory):
     shutil.copy(LLAMA3, llm / "tokenizer.model")
     config = json.loads((llm / "config.json").read_text()) | {"vocab_size": 128256}
     (llm / "config.json").write_text(json.dumps(config))
+    own = json.loads((target / "config.json").read_text()) | {"vocabulary": None}
+    (target / "config.json").write_text(json.dumps(own))
     tensors = load_file(llm / "model.safetensors")
     torch.manual_seed(0)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
