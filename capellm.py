@@ -24,9 +24,8 @@ from lora import add_lora, merge_lora
 from study import density, keypoint_token, share_image
 from study.category import name_category
 from study.encoders import load_encoder
-from support.folders import CapeLLMConfig, fill_tensors, is_saved, read_model_config
+from support.folders import CapeLLMConfig, fill_tensors, is_saved, load_tokenizer, read_model_config
 from support.passes import check_length, draw_numbers
-from support.tokenizer import Tokenizer
 
 
 class Codec:
@@ -247,10 +246,11 @@ class CapeLLM(nn.Module):
     @classmethod
     def assemble(cls, config: CapeLLMConfig, dtype=None, device="cpu") -> "CapeLLM":
         """A model from two official backbone folders, all of it frozen, adapters new."""
-        vision = load_encoder(config.vision, dtype, device)
+        tokenizer = load_tokenizer(config)
+        vision = load_encoder(config.vision, dtype, device, config.image_size)
         llm = Llama.from_pretrained(config.llm, dtype, device)
-        tokenizer = Tokenizer.from_pretrained(config.llm)
-        model = cls(vision, llm, tokenizer, replace(config, lora=None))
+        bare = replace(config, lora=None, vocabulary=tokenizer.fingerprint)
+        model = cls(vision, llm, tokenizer, bare)
         if config.lora:
             model.adapt(config.lora)
         return model.requires_grad_(False)
@@ -281,7 +281,7 @@ class CapeLLM(nn.Module):
 
     def load_adapter(self, folder):
         """Load adapter.safetensors of a model folder; every tensor checked by name and shape."""
-        fill_tensors(self.adapter(), folder, self.device)
+        fill_tensors(self.adapter(), folder)
 
 
 class Point(NamedTuple):

@@ -56,8 +56,8 @@ def make_affine(bbox, size, scale=1.0, angle=0.0) -> np.ndarray:
 
 def cut_crop(image: Image.Image, affine, size) -> torch.Tensor:
     """Pixels (3, size, size), bilinear, normalised as DINOv2 expects."""
-    # Much larger originals are averaged over boxes first.
-    reduce = int(np.hypot(affine[0, 0], affine[1, 0]))
+    # Much larger originals are averaged over boxes first; beyond 256 x 256 Pillow's sums are off.
+    reduce = min(int(np.hypot(affine[0, 0], affine[1, 0])), 256)
     if reduce > 1:
         image, affine = image.reduce(reduce), affine / reduce
     bilinear = Image.Resampling.BILINEAR
@@ -83,14 +83,8 @@ def load_crop(instance: Instance, size, scale=1.0, angle=0.0):
     image stored larger or smaller than annotated, by one factor, is resampled as if it were not.
     """
     affine = make_affine(instance.bbox, size, scale, angle)
-    with photos.open_annotated(instance) as image:
-        factor = photos.find_factor(image.size, instance.size)
-        side = max(instance.bbox[2:]) * scale * factor
-        stored = affine * factor
-        # A JPEG much larger than the crop is decoded at 1/2, 1/4 or 1/8: still fine enough.
-        if side > 2 * size:
-            stored = stored / photos.draft_jpeg(image, size / side)
-        pixels = cut_crop(image.convert("RGB"), stored, size)
+    image, factor = photos.open_annotated(instance, max(instance.bbox[2:]) * scale, size)
+    pixels = cut_crop(image, affine * factor, size)
     points = map_to_crop(instance.keypoints[:, :2], affine, size)
     return pixels, np.concatenate([points, instance.keypoints[:, 2:]], 1)
 

@@ -14,33 +14,33 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from support.configs import fill_config, read_config
+from support.configs import BackboneConfig, Count, Epsilon, Pixels, Ratio, Scale, Width
 from support.pixels import check_pixels
 from support.weights import load_weights, skip_initialisation
 
 
 @dataclass
-class DINOv2Config:
+class DINOv2Config(BackboneConfig):
     """The numbers of an architecture, under the names of the official config.json."""
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    mlp_ratio: float = 4
-    layer_norm_eps: float = 1e-6
-    layerscale_value: float = 1.0
+    hidden_size: Width
+    num_hidden_layers: Count
+    num_attention_heads: Width
+    mlp_ratio: Ratio = 4
+    layer_norm_eps: Epsilon = 1e-6
+    layerscale_value: Scale = 1.0
     qkv_bias: bool = True
     use_swiglu_ffn: bool = False
-    image_size: int = 518  # pixels a side of the square that the positional table covers
-    patch_size: int = 14
-    num_register_tokens: int = 0
+    image_size: Pixels = 518  # a side of the square that the positional table covers
+    patch_size: Pixels = 14
+    num_register_tokens: Count = 0
 
-    @classmethod
-    def from_json(cls, path) -> "DINOv2Config":
-        """Read an official config.json; errors: see support.configs.read_config."""
-        kinds = ("dinov2", "dinov2_with_registers")
-        raw = read_config(path, {"model_type": kinds, "hidden_act": ("gelu", None)})
-        return fill_config(cls, raw, path)
+    SUPPORTED = {"model_type": ("dinov2", "dinov2_with_registers"), "hidden_act": ("gelu", None)}
+    SQUARES = ("image_size", "patch_size")
+
+    def check(self):
+        self.check_heads(self.hidden_size, self.num_attention_heads)
+        self.check_patch(self.image_size, self.patch_size)
 
 
 def make_tokens(n, width):

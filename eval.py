@@ -12,7 +12,6 @@ too. --controls measures that on the same images, and exchanges the image, or th
 of the same definition: a model that looks and reads falls then.
 """
 
-import json
 import sys
 
 import torch
@@ -21,14 +20,14 @@ from tqdm import tqdm
 import data
 from capellm import CapeLLM
 from decode import DECODING
-from study import compare, controls, paper, report
+from study import compare, controls, measure, paper, report
 from study.conclude import conclude_evaluation
 from study.images import choose_images
-from study.measure import Asking, count_chain_tokens, measure_instance
 from study.paper import Way
 from support import eval_options, launch, records
 from support.fingerprints import fingerprint_evaluation
 from support.folders import read_model_config
+from support.json_files import format_json
 from support.pictures import draw_sheet
 
 # The arguments that decide an answer: a resumed evaluation has the same.
@@ -85,10 +84,10 @@ def measure_share(model, size, images, positions, prepared, asking, file):
     for n in positions:
         instance, control = images.instances[n], prepared[n] if prepared else None
         keypoints = images.described[instance.category]
-        record = measure_instance(model, instance, keypoints, look, asking, control)
+        record = measure.measure_instance(model, instance, keypoints, look, asking, control)
         if record:
             if asking.cumulative:
-                record["tokens"] = count_chain_tokens(model, keypoints, instance.name, size)
+                record["tokens"] = measure.count_chain_tokens(model, keypoints, instance.name, size)
             found[records.make_key(instance)] = record
             records.write_line(file, record)
     return found, unreadable
@@ -134,7 +133,7 @@ def print_summary(to_average, to_compare, out):
     print(text, end="")
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        records.write_text_file(out / f"{name}.json", json.dumps(found.numbers, indent=1))
+        records.write_text_file(out / f"{name}.json", format_json(found.numbers, indent=1))
         records.write_text_file(out / f"{name}.md", text)
 
 
@@ -144,14 +143,16 @@ def measure_images(a, images, prepared, settings, process):
     Returns {key: record} and messages about images that cannot be read, of all processes.
     """
     rank, world, device = process
-    earlier = records.continue_earlier(a.out, settings, a.resume, rank, world, device)
+    asking = measure.Asking(
+        a.decoding, CUMULATIVE[a.cumulative], a.seed, a.occlude, a.density, a.true_category
+    )
+    shape = measure.describe_record(asking)
+    earlier = records.continue_earlier(a.out, settings, shape, a.resume, rank, world, device)
+    measure.check_records(earlier.records, images, a.out)
     todo = [n for n in images.chosen if images.keys[n] not in earlier.records]
     found, unreadable = {}, set()
     if todo:
         model, size = load_model(a.model, a.instruction, a.image_size, device)
-        asking = Asking(
-            a.decoding, CUMULATIVE[a.cumulative], a.seed, a.occlude, a.density, a.true_category
-        )
         label = label_progress(len(images.chosen) - len(todo), world)
         bar = tqdm(todo[rank::world], label, disable=rank > 0, unit="image")
         with records.open_part(a.out, earlier.free + rank, settings) as file:

@@ -11,7 +11,7 @@ The model takes embeddings, not ids, because the image enters as embeddings.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from support.attention import ALL, attend, split_mask
-from support.configs import fill_config, read_config
+from support.configs import BackboneConfig, Count, Epsilon, Rows, Width
+from support.rope import Theta, check_scaling, find_rope_type, merge_rope
 from support.weights import load_weights, skip_initialisation
 
 
@@ -216,63 +217,47 @@ class KVCache:
         self.length = n
 
 
-# Entries of config.json that change the computation, and the values that this file implements.
-SUPPORTED = {
-    "model_type": ("llama", "mistral"),
-    "hidden_act": ("silu", None),
-    "sliding_window": (None,),
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "quantization_config": (None,),
-}
-SCALING = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
-
-
 @dataclass
-class Config:
+class Config(BackboneConfig):
     """The numbers of an architecture, under the names of the official config.json."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int | None = None  # None: as many as heads (MHA)
-    head_dim: int | None = None  # None: hidden_size / heads
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
+    vocab_size: Rows
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Count
+    num_attention_heads: Width
+    num_key_value_heads: Width | None = None  # None: as many as heads (MHA)
+    head_dim: Width | None = None  # None: hidden_size / heads
+    rms_norm_eps: Epsilon = 1e-5
+    rope_theta: Theta = 10000.0
     rope_scaling: dict | None = None  # only rope_type "llama3" is known
     tie_word_embeddings: bool = False
 
-    def __post_init__(self):
-        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.type is int and not (type(value) is int and value > 0):
-                raise ValueError(f"{f.name} is {value!r}, expected a positive whole number")
-        self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+    SUPPORTED = {
+        "model_type": ("llama", "mistral"),
+        "hidden_act": ("silu", None),
+        "sliding_window": (None,),
+        "attention_bias": (False, None),
+        "mlp_bias": (False, None),
+        "quantization_config": (None,),
+    }
+
+    def check(self):
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None:
+            self.head_dim = self.hidden_size // self.num_attention_heads
         if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
             raise ValueError(
                 f"{self.num_attention_heads} heads of width {self.head_dim} cannot share "
                 f"{self.num_key_value_heads} key-value heads: need a divisor, and an even width"
             )
-        if self.rope_type not in ("default", "llama3"):
-            raise ValueError(f"rope type {self.rope_type!r} is not supported, only 'llama3'")
-        missing = SCALING - set(self.rope_scaling or {})
-        if self.rope_type == "llama3" and missing:
-            raise ValueError(f"rope scaling lacks {', '.join(sorted(missing))}")
+        check_scaling(self.rope_scaling)
 
     @property
     def rope_type(self):
-        scaling = self.rope_scaling or {}
-        return scaling.get("rope_type") or scaling.get("type") or "default"
+        return find_rope_type(self.rope_scaling)
 
     @classmethod
-    def from_json(cls, path) -> "Config":
-        """Read an official config.json; errors: see support.configs.read_config."""
-        raw = read_config(path, SUPPORTED)
-        # Newer files keep theta and scaling in one table.
-        rope = raw.get("rope_parameters")
-        if rope:
-            raw.update(rope_theta=rope.get("rope_theta"), rope_scaling=rope)
-        return fill_config(cls, raw, path)
+    def translate(cls, raw):
+        return super().translate(merge_rope(raw))

@@ -131,7 +131,7 @@ def main():
         written.append(args.json)
         numbers = {"image": str(args.image), "model": str(args.model), "box": box, **numbers}
         with write_whole(args.json) as partial:
-            partial.write_text(json.dumps(numbers, indent=1) + "\n")
+            partial.write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
     print("\n".join(lines))
     print(f"written: {', '.join(map(str, written))}")
 

@@ -283,7 +283,7 @@ def main():
     if options.steps is None:
         options.steps = batches.count_steps(pairs, options.epochs, options.batch)
     settings = train_options.collect_settings(options, model.config, pairs, world)
-    newest, state = checkpoints.read_newest_state(options.out, settings)
+    newest, state, log = checkpoints.read_newest_state(options.out, settings)
     if newest:
         model.load_adapter(newest)
     if rank == 0:
@@ -295,13 +295,14 @@ def main():
     # From here on each process draws dropout of its own.
     torch.manual_seed(options.seed + rank)
     if newest:
+        checkpoints.check_state(newest, state, learner.parameters, device, rank)
         parallel.restore_state(state, learner.optimiser, learner.parameters, device, rank)
     passes = batches.load_passes(
         pairs, division, state["step"], options.share_image, options.workers, device
     )
     if rank == 0:
         options.out.mkdir(parents=True, exist_ok=True)
-        checkpoints.cut_log(options.out, state["step"])
+        checkpoints.write_log(options.out, log)
     step, noted = train(
         learner, pairs, passes, division, options, settings, validation, state
     )
@@ -314,4 +315,4 @@ def main():
 
 
 if __name__ == "__main__":
-    launch.run("train.py", main)
+    launch.run("train.py", main, train_options.MEMORY)

@@ -65,7 +65,7 @@ def write_annotations(path, records, categories):
         "annotations": [annotation for _, annotation in chosen],
         "categories": [describe_category(category) for category in categories],
     }
-    path.write_text(json.dumps(coco))
+    path.write_text(json.dumps(coco, allow_nan=False))
 
 
 def write_dataset(out, seed=0, per_category=200):

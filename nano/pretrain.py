@@ -490,7 +490,7 @@ def describe_hiera():
 
 def export_backbone(backbone, config, folder):
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=1, allow_nan=False) + "\n")
     state = backbone.state_dict()
     tensors = {name: t.to(torch.bfloat16).contiguous() for name, t in state.items()}
     checkpoints.save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})

@@ -497,7 +497,7 @@ def write_rows(what, rows):
     command = "python -m scripts.bench " + shlex.join(sys.argv[1:])
     OUT.mkdir(parents=True, exist_ok=True)
     rows = [{"work": row["work"], "command": command} | row for row in rows]
-    (OUT / f"{what}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (OUT / f"{what}.json").write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
 
 
 def bench(settings):

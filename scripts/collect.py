@@ -39,11 +39,11 @@ def format_results(numbers):
     """JSON with an entry a line, and a row a line in those that are lists of rows."""
     entries = []
     for key, value in numbers.items():
-        text = json.dumps(value)
+        text = json.dumps(value, allow_nan=False)
         if isinstance(value, list):
-            rows = [json.dumps(row) for row in value]
+            rows = [json.dumps(row, allow_nan=False) for row in value]
             text = "[\n  " + ",\n  ".join(rows) + "\n ]"
-        entries.append(f" {json.dumps(key)}: {text}")
+        entries.append(f" {json.dumps(key, allow_nan=False)}: {text}")
     return "{\n" + ",\n".join(entries) + "\n}\n"
 
 

@@ -131,7 +131,7 @@ def write_backbone(folder, model, config, dtype):
             value = 0.0 if name.endswith("bias") else 1.0
             tensors[name] = torch.full(tensor.shape, value, dtype=dtype)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config, allow_nan=False))
 
 
 def write_llm(folder, shape, dtype):

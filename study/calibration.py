@@ -15,6 +15,9 @@ from study.metrics import METRICS, average_records, bootstrap, find_definitions,
 
 # How much of the mass the credible regions hold.
 LEVELS = (0.5, 0.68, 0.9, 0.95)
+SMOOTHED = f"mode of {density.DRAWS} samples, smoothed"
+# Points of a record of eval.py --density: top-3 sampling, and those of `compare_with_truths`.
+POINTS = ("top-3", "mode", "mean", "median", "PCK-optimal", SMOOTHED)
 PCK_GAIN = "PCK-optimal minus greedy"
 
 
@@ -39,7 +42,7 @@ def compare_with_truths(model, pixels, keypoints, truths, greedy, thresholds, rn
         points["median"].append(density.find_median(p))
         points["PCK-optimal"].append([density.find_best_point(p, t)[0] for t in thresholds])
         smoothed = density.find_mode(density.smooth_samples(samples, bandwidth))
-        points[f"mode of {density.DRAWS} samples, smoothed"].append(smoothed)
+        points[SMOOTHED].append(smoothed)
         of_keypoint = {
             "truth": truth,
             "greedy": answer,
@@ -61,7 +64,7 @@ def average_points(records):
     points are of the same images.
     """
     rows = {"greedy": [{**r, "controls": {}} for r in records]}
-    for name in records[0]["points"]:
+    for name in [name for name in POINTS if name in records[0]["points"]]:
         rows[name] = [
             {"category": r["category"], "controls": {}, **r["points"][name]} for r in records
         ]
@@ -88,7 +91,7 @@ def compare_with_gaussians(records, names):
     keypoints, image, definition, outside = [], [], [], 0
     for n, r in enumerate(records):
         for keypoint in r["density"].values():
-            if "nll" in keypoint:
+            if "nll" in keypoint and "level" in keypoint:
                 keypoints.append(keypoint)
                 image.append(n)
                 definition.append(definitions[r["category"]])

@@ -6,13 +6,50 @@
 Both read what eval.py --out wrote. Numbers only: `study.report` puts them into words.
 """
 
-import json
 from typing import NamedTuple
 
 import numpy as np
 
+from study.measure import COMPARED
 from study.metrics import COLUMNS, METRICS, average_scores, bootstrap
 from study.pairs import PAIRS
+from support.json_files import (
+    BOOL,
+    COUNT,
+    NUMBER,
+    POSITIVE_COUNT,
+    TEXT,
+    WHOLE,
+    Each,
+    OrNull,
+    read_json,
+    read_json_lines,
+)
+from support.quote import cut
+
+# What results.json holds, as far as it is read here, and of its settings.
+RESULTS = dict.fromkeys(COLUMNS, NUMBER) | {
+    "protocol": TEXT,
+    "images": POSITIVE_COUNT,
+    "instances": COUNT,
+    "data": TEXT,
+    "split": WHOLE,
+    "part": TEXT,
+    "limit": OrNull(COUNT),
+    "paper": Each(NUMBER),
+}
+SETTINGS = {
+    "precision": TEXT,
+    "data": TEXT,
+    "part": TEXT,
+    "instruction": OrNull(TEXT),
+    "true_category": BOOL,
+    "decoding": TEXT,
+    "cumulative": OrNull(TEXT),
+    "image_size": OrNull(WHOLE),
+    "names": OrNull(TEXT),
+    "seed": WHOLE,
+}
 
 
 class Average(NamedTuple):
@@ -176,7 +213,7 @@ def bootstrap_gap(theirs, ours, metric="mPCK"):
 def check_alike(folder, how, first, common):
     """ValueError if a folder was measured in another way (how) than the first one (common)."""
     different = [
-        f"{name} is {value}, elsewhere {common[name]}"
+        f"{name} is {cut(value)}, elsewhere {cut(common[name])}"
         for name, value in how.items()
         if value != common[name]
     ]
@@ -192,16 +229,15 @@ def read_evaluation(folder, entries, settings=()):
     Raises FileNotFoundError or ValueError naming the folder.
     """
     path = folder / "results.json"
+    shape = {name: RESULTS[name] for name in entries}
+    if settings:
+        shape["settings"] = {name: SETTINGS[name] for name in settings}
     try:
-        results = json.loads(path.read_bytes())
-        found = {name: results[name] for name in entries}
-        return found | {name: results["settings"][name] for name in settings}
+        results = read_json(path, shape, "evaluate again")
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path} is missing: eval.py --out {folder} writes it") from None
-    except (ValueError, KeyError, TypeError) as e:
-        raise ValueError(
-            f"{path} cannot be read ({type(e).__name__}: {e}): evaluate again"
-        ) from None
+    found = {name: results[name] for name in entries}
+    return found | {name: results["settings"][name] for name in settings}
 
 
 def read_scores(folder, count, pairs):
@@ -211,24 +247,21 @@ def read_scores(folder, count, pairs):
     scores over support-query pairs; an image without one has the weight 0.
     """
     path = folder / "instances.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:count]
-        rows = {"": {}}
-        for line in lines:
-            record = json.loads(line)
-            image = record["category"], record["id"], record["file"]
-            scored = {"": record["pairs"] if pairs else record}
-            if scored[""] is None:
-                scored[""] = dict.fromkeys([*METRICS, "weight"], 0.0)
-            if not pairs:
-                scored |= record["controls"] | record.get("points", {})
-            for label, scores in scored.items():
-                keypoints = len((scores if label else record)["distances"])
-                rows.setdefault(label, {})[image] = Scored(scores, keypoints, record["size"])
-        if len(rows[""]) < count:
-            raise ValueError(f"{len(rows[''])} of {count} images")
-        return rows
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    shape = COMPARED | {"pairs": COMPARED["pairs"].shape} if pairs else COMPARED
+    rows = {"": {}}
+    for record in read_json_lines(path, shape, "evaluate again")[:count]:
+        image = record["category"], record["id"], record["file"]
+        scored = {"": record["pairs"] if pairs else record}
+        if scored[""] is None:
+            scored[""] = dict.fromkeys([*METRICS, "weight"], 0.0)
+        if not pairs:
+            scored |= record["controls"] | record.get("points", {})
+        for label, scores in scored.items():
+            keypoints = len((scores if label else record)["distances"])
+            rows.setdefault(label, {})[image] = Scored(scores, keypoints, record["size"])
+    if len(rows[""]) < count or not any(s.scores.get("weight", 1) for s in rows[""].values()):
         raise ValueError(
-            f"{path} does not fit its results.json ({type(e).__name__}: {e}): evaluate again"
-        ) from None
+            f"{path} does not fit its results.json ({len(rows[''])} of {count} images): "
+            "evaluate again"
+        )
+    return rows

@@ -13,7 +13,16 @@ from support.configs import read_config
 ENCODERS = {"dinov2": DINOv2, "dinov2_with_registers": DINOv2, "hiera": Hiera}
 
 
-def load_encoder(folder, dtype=None, device="cpu"):
-    """The encoder in an official folder; errors: see support.weights.load_weights."""
+def load_encoder(folder, dtype=None, device="cpu", image_size=None):
+    """The encoder in an official folder; errors: see support.weights.load_weights.
+
+    ValueError, too, if its patches do not fill square images of a size.
+    """
     config = read_config(Path(folder) / "config.json", {"model_type": tuple(ENCODERS)})
-    return ENCODERS[config["model_type"]].from_pretrained(folder, dtype, device)
+    encoder = ENCODERS[config["model_type"]].from_pretrained(folder, dtype, device)
+    if image_size is not None and image_size % encoder.unit:
+        raise ValueError(
+            f"image_size {image_size} does not fit the encoder in {folder}: "
+            f"expected a multiple of {encoder.unit}"
+        )
+    return encoder

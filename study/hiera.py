@@ -27,55 +27,63 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from support.configs import fill_config, read_config
+from support.configs import BackboneConfig, Count, Epsilon, Pixels, Ratio, Width
 from support.pixels import check_pixels
 from support.weights import load_weights, skip_initialisation
 
+STRIDE = 4  # of the tokens of the first stage, in pixels
+MOST_STAGES = 8  # official models have four
 POOLED = 4  # tokens, 2 x 2, of which one remains
 # Parts of official files that features do not need.
 UNUSED = ("pooler.", "encoder_norm.", "decoder.", "multiscale_fusion.")
 
 
 @dataclass
-class HieraConfig:
+class HieraConfig(BackboneConfig):
     """The numbers of an architecture, under the names of the official config.json."""
 
-    embed_dim: int  # width of the first stage; it doubles from stage to stage
-    depths: list  # blocks of each stage
-    num_heads: list
-    masked_unit_attention: list  # of each stage, whether it attends within windows
-    num_query_pool: int  # how many times tokens are pooled
-    image_size: list  # height and width that the positional table covers, in pixels
-    mlp_ratio: float = 4.0
-    layer_norm_eps: float = 1e-6
+    embed_dim: Width  # of the first stage; it doubles from stage to stage
+    depths: list[Count]  # blocks of each stage
+    num_heads: list[Width]
+    masked_unit_attention: list[bool]  # of each stage, whether it attends within windows
+    num_query_pool: Count  # how many times tokens are pooled
+    image_size: list[Pixels]  # height and width that the positional table covers
+    mlp_ratio: Ratio = 4.0
+    layer_norm_eps: Epsilon = 1e-6
+    masked_unit_size: list[Width] | None = None  # what the number of stages makes it
 
-    @classmethod
-    def from_json(cls, path) -> "HieraConfig":
-        """Read an official config.json; errors: see support.configs.read_config."""
-        supported = {
-            "model_type": ("hiera",),
-            "hidden_act": ("gelu",),
-            "patch_size": ([7, 7],),
-            "patch_stride": ([4, 4],),
-            "patch_padding": ([3, 3],),
-            "query_stride": ([2, 2],),
-            "embed_dim_multiplier": (2, None),
-        }
-        raw = read_config(path, supported)
-        config = fill_config(cls, raw, path)
+    SUPPORTED = {
+        "model_type": ("hiera",),
+        "hidden_act": ("gelu",),
+        "patch_size": ([7, 7],),
+        "patch_stride": ([4, 4],),
+        "patch_padding": ([3, 3],),
+        "query_stride": ([2, 2],),
+        "embed_dim_multiplier": (2, None),
+    }
+
+    def check(self):
+        stages = len(self.depths)
+        if not 1 <= stages <= MOST_STAGES or 0 in self.depths:
+            raise ValueError(f"depths are {self.depths}: need 1 to {MOST_STAGES}, none of them 0")
         for name in ("num_heads", "masked_unit_attention"):
-            given = len(getattr(config, name))
-            if given != len(config.depths):
-                raise ValueError(
-                    f"{path}: {name} are for {given} stages, depths for {len(config.depths)}"
-                )
-        side = 2**config.levels
-        if raw.get("masked_unit_size") != [side, side]:
+            given = len(getattr(self, name))
+            if given != stages:
+                raise ValueError(f"{name} are for {given} stages, depths for {stages}")
+        for stage, heads in enumerate(self.num_heads):
+            self.check_heads(self.embed_dim * 2**stage, heads)
+        if self.num_query_pool > self.levels:
+            raise ValueError(f"{stages} stages cannot pool {self.num_query_pool} times")
+        side = 2**self.levels
+        if self.masked_unit_size not in (None, [side, side]):
             raise ValueError(
-                f"{path}: masked_unit_size is {raw.get('masked_unit_size')}, expected "
-                f"{[side, side]}: half as large after each of {len(config.depths)} stages"
+                f"masked_unit_size is {self.masked_unit_size}, expected {[side, side]}: "
+                f"half as large after each of {stages} stages"
             )
-        return config
+        if len(self.image_size) != 2:
+            raise ValueError(f"image_size is {self.image_size}, expected height and width")
+        for pixels in self.image_size:
+            self.check_patch(pixels, STRIDE)
 
     @property
     def levels(self):
@@ -147,10 +155,10 @@ def pool(x: torch.Tensor) -> torch.Tensor:
 class Embeddings(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.grid = [side // Hiera.stride for side in c.image_size]
+        self.grid = [side // STRIDE for side in c.image_size]
         positions = torch.empty(1, self.grid[0] * self.grid[1], c.embed_dim)
         self.position_embeddings = nn.Parameter(nn.init.normal_(positions, std=0.02))
-        projection = nn.Conv2d(3, c.embed_dim, kernel_size=7, stride=Hiera.stride, padding=3)
+        projection = nn.Conv2d(3, c.embed_dim, kernel_size=7, stride=STRIDE, padding=3)
         self.patch_embeddings = nn.ModuleDict({"projection": projection})
 
     def positions(self, height, width):
@@ -253,8 +261,6 @@ class Hiera(nn.Module):
     ValueError unless windows fill the image.
     """
 
-    stride = 4  # of the tokens of the first stage, in pixels
-
     def __init__(self, config: HieraConfig):
         super().__init__()
         self.config = config
@@ -272,11 +278,11 @@ class Hiera(nn.Module):
     @property
     def unit(self):
         """Pixels a side of a window: sides of images are multiples of it."""
-        return self.stride * 2**self.config.levels
+        return STRIDE * 2**self.config.levels
 
     def count_patches(self, size: int) -> int:
         """N of a square image, `size` pixels a side."""
-        return (size // (self.stride * 2**self.config.num_query_pool)) ** 2
+        return (size // (STRIDE * 2**self.config.num_query_pool)) ** 2
 
     @classmethod
     def from_pretrained(cls, path, dtype=None, device="cpu") -> "Hiera":

@@ -13,6 +13,47 @@ import numpy as np
 
 import data
 from study import calibration, controls, metrics
+from support.json_files import (
+    COUNT,
+    NAME,
+    NOT_NEGATIVE,
+    NUMBER,
+    OBJECT,
+    POSITIVE,
+    POSITIVE_COUNT,
+    TEXT,
+    Each,
+    Maybe,
+    OrNull,
+)
+from support.records import make_key
+
+# Shapes of what is written (support.json_files). Scores of one image, see `score_places`; where
+# each threshold has answers of its own, a keypoint has a distance for each.
+SCORES = dict.fromkeys(metrics.METRICS, NOT_NEGATIVE)
+SCORED = SCORES | {"distances": Each(NOT_NEGATIVE)}
+SCORED_APART = SCORES | {"distances": Each((NOT_NEGATIVE,) * len(metrics.THRESHOLDS))}
+# A record, as a comparison reads it. "pairs": null if no pair shows a keypoint of the image.
+COMPARED = SCORED | {
+    "id": NAME,
+    "file": TEXT,
+    "category": NAME,
+    "size": POSITIVE,
+    "controls": Each(SCORED),
+    "points": Maybe(Each(SCORES | {"distances": OBJECT})),
+    "pairs": Maybe(OrNull(SCORES | {"weight": POSITIVE_COUNT})),
+}
+PLACE = (NUMBER, NUMBER)
+# Of a keypoint, see `calibration.compare_with_truths`.
+DENSITY = {
+    "truth": PLACE,
+    "greedy": PLACE,
+    "entropy": NUMBER,
+    "spread": NUMBER,
+    "prefixes": COUNT,
+    "nll": Maybe(NUMBER),
+    "level": Maybe(NUMBER),
+}
 
 
 class Asking(NamedTuple):
@@ -66,6 +107,37 @@ def measure_instance(model, instance, keypoints, look, asking, control=None):
     if asking.density:
         record |= measure_density(model, pixels, question, places, rng)
     return record
+
+
+def describe_record(asking):
+    """The shape of a record of images that are asked so."""
+    shape = COMPARED | {
+        "name": TEXT,
+        "predictions": Each(PLACE),
+        "probabilities": Each(NOT_NEGATIVE),
+    }
+    if asking.cumulative:
+        shape["tokens"] = COUNT
+    if asking.density:
+        shape["density"] = Each(DENSITY)
+        shape["points"] = dict.fromkeys(calibration.POINTS, SCORED) | {"PCK-optimal": SCORED_APART}
+    return shape
+
+
+def check_records(records, images, out):
+    """ValueError if {key: record}, found in a folder, are not of the keypoints that their images
+    show."""
+    for instance in images.instances:
+        record = records.get(make_key(instance))
+        if record:
+            named = zip(images.described[instance.category], instance.keypoints[:, 2], strict=True)
+            labelled = {keypoint.name for keypoint, v in named if v > 0}
+            for part in ("distances", "predictions", "probabilities"):
+                if record[part].keys() != labelled:
+                    raise ValueError(
+                        f"{out}: {part} of {instance.image.name} are not of its labelled "
+                        "keypoints: remove instances*.jsonl, and --resume asks again"
+                    )
 
 
 def pose_question(instance, keypoints, asking, seed):

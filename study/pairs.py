@@ -34,7 +34,9 @@ def read_order(folder, split, part, instances):
     coco = json.loads(find_annotations(folder, split, part).read_bytes())
     images = Path(folder) / "images"
     place = {images / image["file_name"]: n for n, image in enumerate(coco["images"])}
-    order = sorted(range(len(instances)), key=lambda n: place[instances[n].image])
+    # As published, a flat box has no pairs.
+    able = [n for n, instance in enumerate(instances) if min(instance.bbox[2:]) > 0]
+    order = sorted(able, key=lambda n: place[instances[n].image])
     members = {}
     for category in coco["categories"]:
         found = [n for n in order if instances[n].category == category["id"]]

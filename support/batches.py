@@ -31,6 +31,7 @@ import math
 import sys
 from collections import defaultdict
 from copy import copy
+from functools import partial
 from itertools import count, islice
 from typing import NamedTuple
 
@@ -228,6 +229,16 @@ def count_steps(pairs, epochs, batch):
     return max(1, round(count / batch))
 
 
+def collate_as_array(collate, pairs):
+    """A Pass whose pixels are an array: workers send it through a pipe.
+
+    Tensors go through /dev/shm, of which containers have little: a worker that finds it full drops
+    its pass, and the process waits for ever.
+    """
+    collated = collate(pairs)
+    return collated._replace(pixels=collated.pixels.numpy())
+
+
 def prepare_worker(_):
     """A worker leaves when its process does.
 
@@ -238,14 +249,16 @@ def prepare_worker(_):
 
 def load_passes(pairs, division, step, share_image, workers, device):
     """This process's passes from `step` on, without end; `workers` processes load their images."""
+    collate = collate_views if share_image else collate_pairs
     loader = torch.utils.data.DataLoader(
         Stream(pairs),
         batch_sampler=plan_passes(pairs, division, step),
-        collate_fn=collate_views if share_image else collate_pairs,
+        collate_fn=partial(collate_as_array, collate),
         num_workers=workers,
-        pin_memory=device.type == "cuda",
         worker_init_fn=prepare_worker,
         # A generator of its own: the random numbers of dropout must not depend on the workers.
         generator=torch.Generator(),
     )
-    return iter(loader)
+    for arrays in loader:
+        pixels = torch.from_numpy(arrays.pixels)
+        yield arrays._replace(pixels=pixels.pin_memory() if device.type == "cuda" else pixels)

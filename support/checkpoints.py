@@ -7,18 +7,58 @@ beside its name and then renamed.
 
 import json
 import os
+import re
 import shutil
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from support.files import write_whole
+from support.files import refuse_special, write_whole
+from support.json_files import (
+    COUNT,
+    NUMBER,
+    OBJECT,
+    Maybe,
+    OrNull,
+    format_json,
+    parse_json,
+    read_json_lines,
+)
+from support.quote import cut
 
 KEEP = 3  # newest checkpoints; the best is kept beside them
+
+# A line of log.jsonl, see `describe_step`; "val": what was measured after the step.
+LOGGED = {
+    "step": COUNT,
+    "loss": NUMBER,
+    "lr": NUMBER,
+    "digits": Maybe(NUMBER),
+    "gradient": Maybe(NUMBER),
+    "pairs_per_s": Maybe(NUMBER),
+    "tokens_per_s": Maybe(NUMBER),
+    "waiting": Maybe(NUMBER),
+    "val": Maybe({"PCK@0.20": NUMBER, "PCK@0.05": NUMBER}),
+}
+# What state.safetensors holds besides tensors. "best": the highest mPCK, and its step.
+STATE = {"step": COUNT, "best": OrNull((NUMBER, COUNT)), "settings": OBJECT}
+# What AdamW keeps of a parameter: how many steps it took, and two moments.
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+
+
+class Start(NamedTuple):
+    """Where a run goes on. folder: the newest checkpoint, None if there is none; state: its state;
+    log: what log.jsonl holds of the steps before it."""
+
+    folder: Path | None
+    state: dict
+    log: list
 
 
 @contextmanager
@@ -58,7 +98,8 @@ def save_tensors(tensors, path, metadata=None):
 
 def list_checkpoints(out):
     """The complete checkpoints of a run, oldest first."""
-    return sorted(p for p in Path(out).glob("step-*") if p.name.removeprefix("step-").isdigit())
+    found = Path(out).glob("step-*")
+    return sorted(p for p in found if re.fullmatch("step-[0-9]+", p.name))
 
 
 def write_checkpoint(folder, config, tensors, state):
@@ -71,7 +112,8 @@ def write_checkpoint(folder, config, tensors, state):
     for parameter, tensors_of_parameter in state["optimiser"].items():
         for name, tensor in tensors_of_parameter.items():
             moments[f"{parameter}/{name}"] = tensor
-    rest = {k: json.dumps(v) for k, v in state.items() if k not in ("optimiser", "random")}
+    others = state.keys() - {"optimiser", "random"}
+    rest = {k: json.dumps(state[k], allow_nan=False) for k in sorted(others)}
     with explain_unwritten(folder), write_whole_folder(folder) as partial:
         (partial / "config.json").write_text(config.to_json())
         save_tensors(tensors, partial / "adapter.safetensors")
@@ -90,66 +132,110 @@ def remove_old_checkpoints(out, best_step, keep=KEEP):
             shutil.rmtree(old)
 
 
+def explain_removal(folder):
+    """What to do about a checkpoint that is damaged."""
+    return f"remove {folder}, and --resume continues the checkpoint before it"
+
+
 def read_state(folder, settings):
     """The state of the checkpoint to continue, as write_checkpoint takes it.
 
     ValueError if it is damaged or was written under other settings.
     """
-    file = folder / "state.safetensors"
+    file, remedy = folder / "state.safetensors", explain_removal(folder)
+    refuse_special(file)
     try:
         with safe_open(file, framework="pt") as saved:
-            state = {k: json.loads(v) for k, v in saved.metadata().items()}
-            state |= {"optimiser": {}, "random": saved.get_tensor("random")}
+            texts = saved.metadata() or {}
+            state = {"optimiser": {}, "random": saved.get_tensor("random")}
             # In one order on all processes: each tensor is dealt out by all of them.
             for key in sorted(set(saved.keys()) - {"random"}):
                 parameter, _, name = key.rpartition("/")
                 state["optimiser"].setdefault(parameter, {})[name] = saved.get_tensor(key)
-        before = state["settings"]
-    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error}): remove {folder}, "
-            "and --resume continues the checkpoint before it"
-        ) from None
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ValueError(f"{file} is damaged ({cut(error)}): {remedy}") from None
+    for name, shape in STATE.items():
+        if name not in texts:
+            raise ValueError(f"{file}: {name} is missing: {remedy}")
+        state[name] = parse_json(texts[name], shape, f"{file}, {name}", remedy)
+    if state["step"] != int(folder.name.removeprefix("step-")):
+        raise ValueError(f"{file} is of step {state['step']}: {remedy}")
+    check_settings(folder, state["settings"], settings)
+    return state
+
+
+def check_settings(folder, before, settings):
+    """ValueError naming the settings in which a checkpoint differs from the run to be continued."""
     different = []
     for name, value in settings.items():
         if before.get(name) != value:
             is_fingerprint = name.startswith("the ")
-            was = f"{name} was {before.get(name)}, is {value}"
+            was = f"{name} was {cut(before.get(name))}, is {cut(value)}"
             different.append(f"{name} changed" if is_fingerprint else was)
     if different:
         raise ValueError(
             f"{folder} is of another run: {'; '.join(different)}. "
             "Resume as it was started, or choose another --out"
         )
-    return state
+
+
+def check_state(folder, state, parameters, device, rank):
+    """ValueError if a state read from a checkpoint does not fit the parameters {name: parameter},
+    or the device that this process computes on."""
+    file, remedy = folder / "state.safetensors", explain_removal(folder)
+    for name in sorted(state["optimiser"].keys() ^ parameters.keys()):
+        problem = "missing" if name in parameters else "not expected"
+        raise ValueError(f"{file}: what the optimiser keeps of {name} is {problem}: {remedy}")
+    for name, moments in state["optimiser"].items():
+        problem = find_wrong_moment(moments, parameters[name], state["step"])
+        if problem:
+            raise ValueError(f"{file}: {name}/{problem}: {remedy}")
+    try:
+        torch.Generator(device).set_state(state["random"][rank].clone())
+    except (RuntimeError, TypeError, IndexError):
+        raise ValueError(
+            f"{file}: its random numbers are not of this kind of device ({device.type}): "
+            f"resume on the other, or {remedy}"
+        ) from None
+
+
+def find_wrong_moment(moments, parameter, step):
+    """What is wrong with what AdamW has kept of a parameter for so many steps; None if nothing."""
+    for name in sorted(moments.keys() ^ MOMENTS):
+        return f"{name} is " + ("missing" if name in MOMENTS else "not expected")
+    for name in ("exp_avg", "exp_avg_sq"):
+        tensor = moments[name]
+        if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
+            return f"{name} is {tuple(tensor.shape)}, {tensor.dtype}, as its parameter is not"
+        if tensor.isnan().any() or (name == "exp_avg_sq" and (tensor < 0).any()):
+            return f"{name} holds what is no number, or below 0"
+    if moments["step"].shape != () or not 1 <= moments["step"].item() <= step:
+        return f"step is no number from 1 to {step}"
+    return None
 
 
 def read_newest_state(out, settings):
-    """(the newest checkpoint, its state), or (None, the state of a run that has not begun)."""
+    """The Start of a run. ValueError if it cannot go on from what is in its folder."""
+    refuse_special(Path(out) / "log.jsonl")
     found = list_checkpoints(out)
     if not found:
-        return None, {"step": 0, "best": None}
-    return found[-1], read_state(found[-1], settings)
+        return Start(None, {"step": 0, "best": None}, [])
+    state = read_state(found[-1], settings)
+    log = [record for record in read_log(out) if record["step"] <= state["step"]]
+    return Start(found[-1], state, log)
 
 
 def read_log(out):
     """The lines of log.jsonl, {"step": ...}; a line that a crash cut short is left out."""
-    file, records = Path(out) / "log.jsonl", []
-    lines = file.read_text().splitlines() if file.exists() else []
-    for line in lines:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
+    file = Path(out) / "log.jsonl"
+    return read_json_lines(file, LOGGED, "remove this line") if file.exists() else []
 
 
-def cut_log(out, step):
-    """Leave out of log.jsonl what follows a step: what is done again is logged again."""
-    kept = [json.dumps(record) + "\n" for record in read_log(out) if record["step"] <= step]
+def write_log(out, log):
+    """Write log.jsonl anew, without what a Start left out: what is done again is logged again."""
     path = out / "log.jsonl"
     with explain_unwritten(path), write_whole(path) as partial:
-        partial.write_text("".join(kept))
+        partial.write_text("".join(format_json(record) + "\n" for record in log))
 
 
 def describe_step(step, lr, measured, batch, began):
@@ -175,7 +261,7 @@ def append_to_log(out, record):
     """Add a line to log.jsonl."""
     path = out / "log.jsonl"
     with explain_unwritten(path), open(path, "a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(format_json(record) + "\n")
 
 
 def average_behind(values, width):
@@ -222,8 +308,11 @@ def draw_curves(runs, path):
     if validated:
         axes[2].legend()
     pyplot.close(figure)
+    kind = Path(path).suffix[1:].lower() or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ValueError(f"{path}: curves are not drawn as .{cut(kind)}: name it .png or .pdf")
     with explain_unwritten(path), write_whole(Path(path)) as partial:
-        figure.savefig(partial, format=Path(path).suffix[1:] or "png")
+        figure.savefig(partial, format=kind)
 
 
 def draw_own_curves(out):
@@ -233,3 +322,6 @@ def draw_own_curves(out):
     except ImportError:
         if len(list_checkpoints(out)) == 1:
             tqdm.write("no curves.png: pip install matplotlib")
+    except ValueError as error:
+        # Someone has changed the log meanwhile: no reason to end a training.
+        tqdm.write(f"no curves.png: {error}")

@@ -3,37 +3,106 @@
 import json
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Annotated
+
+from support.fields import Range, check_fields
+from support.quote import cut, quote
+
+# Far above any official model: a number beyond is a mistake, which would keep a machine busy.
+Width = Annotated[int, Range(1, 2**17)]
+Count = Annotated[int, Range(0, 1024)]
+Rows = Annotated[int, Range(1, 2**22)]  # of a vocabulary
+Pixels = Annotated[int, Range(1, 2**13)]
+Ratio = Annotated[float, Range(0.125, 64)]
+Epsilon = Annotated[float, Range(1e-12, 0.1)]
+Scale = Annotated[float, Range(0, 1e6)]
+
+
+class BackboneConfig:
+    """What the dataclasses of the backbones share: the fields' hints are checked, then `check`."""
+
+    # Entries of config.json that change the computation, and the values that are implemented;
+    # None among them: the entry may be missing or null.
+    SUPPORTED = {}
+    # Entries that may be [side, side] as well as a side.
+    SQUARES = ()
+
+    def __post_init__(self):
+        check_fields(self)
+        self.check()
+
+    def check(self):
+        """ValueError if fields, each good by itself, contradict each other."""
+
+    @staticmethod
+    def check_heads(width, heads):
+        if width % heads:
+            raise ValueError(f"{heads} heads cannot share a width of {width}: need a divisor")
+
+    @staticmethod
+    def check_patch(image, patch):
+        if image < patch:
+            raise ValueError(f"image_size {image} is smaller than a patch of {patch} pixels")
+
+    @classmethod
+    def translate(cls, raw):
+        """The entries of a config.json as the fields have them."""
+        return raw | {name: read_square(name, raw.get(name)) for name in cls.SQUARES}
+
+    @classmethod
+    def from_json(cls, path):
+        """Read an official config.json.
+
+        FileNotFoundError or ValueError name the file and the entry.
+        """
+        raw = read_config(path, cls.SUPPORTED)
+        required = [f.name for f in fields(cls) if f.default is MISSING]
+        missing = [name for name in required if raw.get(name) is None]
+        if missing:
+            raise ValueError(f"{path} lacks {', '.join(missing)}: use the official config.json")
+        try:
+            raw = cls.translate(raw)
+            return cls(**{f.name: raw[f.name] for f in fields(cls) if raw.get(f.name) is not None})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
 def read_config(path, supported):
-    """A config.json as a dict.
+    """A config.json as a dict, its entries compared with {entry: values that are implemented}.
 
-    supported: {entry: values that are implemented}, of entries that change the computation; None
-    among the values: the entry may be missing or null. Raises FileNotFoundError or ValueError
-    naming the file and the entry.
+    Raises FileNotFoundError or ValueError naming the file and the entry.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: a model folder needs its official config.json")
-    try:
-        raw = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a JSON object ({error}): download it again") from None
+    raw = read_object(path)
+    if "model_type" in supported and {"vision", "llm"} <= raw.keys():
+        raise ValueError(
+            f"{path} is of a whole CapeLLM, not of a backbone: name one of its two backbones"
+        )
     for key, known in supported.items():
         if raw.get(key) not in known:
             names = " or ".join("null" if value is None else repr(value) for value in known)
-            raise ValueError(f"{path}: {key} {raw.get(key)!r} is not supported, only {names}")
+            raise ValueError(f"{path}: {key} {quote(raw.get(key))} is not supported, only {names}")
     return raw
 
 
-def fill_config(cls, raw, path):
-    """The dataclass `cls` filled from those entries of a config.json that it has fields for."""
-    required = [f.name for f in fields(cls) if f.default is MISSING]
-    missing = [name for name in required if raw.get(name) is None]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}: use the official config.json")
-    known = {f.name: raw[f.name] for f in fields(cls) if raw.get(f.name) is not None}
+def read_object(path):
+    """A file that holds a JSON object, as a dict. ValueError naming it if it holds another."""
     try:
-        return cls(**known)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raw = json.loads(path.read_bytes())
+    # Nested a thousand deep.
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON object ({cut(error)}): get it again") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} is not a JSON object but {quote(raw)}: get it again")
+    return raw
+
+
+def read_square(name, value):
+    """The side of a square [side, side]; what is no list as it is."""
+    if not isinstance(value, list):
+        return value
+    if len(value) != 2 or value[0] != value[1]:
+        raise ValueError(f"{name} is {quote(value)}, expected a square")
+    return value[0]

@@ -2,13 +2,15 @@
 
 import functools
 import json
+import os
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from support.coco import list_control_characters
-from support.files import ROOT
+from support.coco import JOINERS, list_control_characters
+from support.files import ROOT, find_spelling, refuse_special
 from support.launch import list_first
+from support.quote import cut, quote
 
 DESCRIPTIONS = ROOT / "descriptions"
 
@@ -20,43 +22,49 @@ class Keypoint(NamedTuple):
 
 def read_descriptions(path) -> list[Keypoint]:
     """A description file: UTF-8, one `name: description` a line, `#` starts a comment line."""
-    path = Path(path)
-    if not path.is_file():
+    path, shown = Path(path), cut(path)
+    if not os.path.exists(path):
         raise FileNotFoundError(
-            f"{path} is missing: a description file holds one 'name: description' line a keypoint"
+            f"{shown} is missing: a description file holds one 'name: description' line a keypoint"
         )
+    refuse_special(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        number = error.object[:error.start].count(b"\n") + 1
+        before = error.object[:error.start].decode()
+        number = len(f"{before}?".splitlines())
         raise ValueError(
-            f"{path}, line {number}: not UTF-8 text; save the file as UTF-8"
+            f"{shown}, line {number}: not UTF-8 text; save the file as UTF-8"
         ) from None
     keypoints, lines = [], {}
-    for number, line in enumerate(text.split("\n"), 1):
+    # A bare carriage return ends a line, too.
+    for number, line in enumerate(text.splitlines(), 1):
         # Tabs and no-break spaces are spaces.
         line = " ".join(line.split())
         if not line or line.startswith("#"):
             continue
-        place = f"{path}, line {number}"
+        place = f"{shown}, line {number}"
         name, colon, description = (part.strip() for part in line.partition(":"))
-        if not name or not colon:
-            raise ValueError(f"{place}: expected 'name: description', found {line[:60]!r}")
+        if not name.strip(JOINERS) or not colon:
+            raise ValueError(f"{place}: expected 'name: description', found {quote(line[:60])}")
         found = list_control_characters(line)
         if found:
             raise ValueError(f"{place}: control characters ({list_first(found)}); keep plain text")
         first = lines.setdefault(simplify_name(name), number)
         if first != number:
-            raise ValueError(f"{place}: {name!r} stands on line {first} already; names must differ")
+            raise ValueError(
+                f"{place}: {quote(name)} stands on line {first} already; names must differ"
+            )
         keypoints.append(Keypoint(name, description))
     if not keypoints:
-        raise ValueError(f"{path} describes no keypoint: write one 'name: description' line each")
+        raise ValueError(f"{shown} describes no keypoint: write one 'name: description' line each")
     return keypoints
 
 
 def simplify_name(name):
-    """A name as it is compared: without case, underscores, and how accents are stored."""
-    return unicodedata.normalize("NFC", " ".join(name.casefold().replace("_", " ").split()))
+    """A name as it is compared: without case, underscores, joiners, how accents are stored."""
+    seen = "".join(c for c in name.casefold().replace("_", " ") if c not in JOINERS)
+    return unicodedata.normalize("NFC", " ".join(seen.split()))
 
 
 @functools.cache
@@ -74,8 +82,8 @@ def describe_categories(instances, names, folder=DESCRIPTIONS):
     definitions = {(c["id"], c["name"]): c["definition"] for c in read_mp100()["categories"]}
     paths = {}
     for id, name in names.items():
-        paths[id] = Path(folder) / f"{definitions.get((id, name), name)}.txt"
-    missing = sorted({str(path) for path in paths.values() if not path.is_file()})
+        paths[id] = find_spelling(folder, f"{definitions.get((id, name), name)}.txt")
+    missing = sorted({cut(path) for path in paths.values() if not os.path.exists(path)})
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise FileNotFoundError(
@@ -88,8 +96,8 @@ def describe_categories(instances, names, folder=DESCRIPTIONS):
         size = len(annotated[id].keypoints)
         if len(described[id]) != size:
             raise ValueError(
-                f"{paths[id]} describes {len(described[id])} keypoints, "
-                f"category {id} ({name}) has {size}"
+                f"{cut(paths[id])} describes {len(described[id])} keypoints, "
+                f"category {quote(id)} ({cut(name)}) has {size}"
             )
         if (id, name) not in definitions:
             compare_names(paths[id], described[id], annotated[id])
@@ -104,7 +112,7 @@ def compare_names(path, keypoints, instance):
     labels = instance.labels
     if not labels:
         return
-    category = f"category {instance.category} ({instance.name})"
+    category = f"category {quote(instance.category)} ({cut(instance.name)})"
     if len(labels) != len(keypoints):
         raise ValueError(
             f"the annotations of {category} name {len(labels)} keypoints and hold "
@@ -115,7 +123,7 @@ def compare_names(path, keypoints, instance):
     for number, (label, keypoint) in enumerate(zip(labels, keypoints, strict=True), 1):
         if simplify_name(label) != simplify_name(keypoint.name):
             raise ValueError(
-                f"{path}: keypoint {number} is {keypoint.name!r}, the annotations of {category} "
-                f"name it {label!r}: bring the lines into the annotations' order, or change one "
-                "of the names"
+                f"{cut(path)}: keypoint {number} is {quote(keypoint.name)}, the annotations of "
+                f"{category} name it {quote(label)}: bring the lines into the annotations' "
+                "order, or change one of the names"
             )

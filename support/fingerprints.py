@@ -1,28 +1,39 @@
 """Fingerprints: short texts by which a resumed run knows that its inputs are still the same."""
 
-import hashlib
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
-
-def compute_fingerprint(parts):
-    """A short text that differs when one of the parts does: bytes, or anything that has a text."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else str(part).encode())
-    return digest.hexdigest()[:12]
+from support.digest import compute_fingerprint
+from support.folders import read_model_config
+from support.tokenizer import find_vocabulary
+from support.weights import list_weight_files
 
 
-def fingerprint_weights(folders):
-    """Of model folders: the names and sizes of their files, and the first MiB of each."""
+def list_backbone_files(folder, has_vocabulary):
+    """Those files of a backbone's folder that are read. Whatever else lies there decides nothing.
+
+    ValueError or FileNotFoundError if it is no such folder.
+    """
+    folder = Path(folder)
+    files = [folder / "config.json", *list_weight_files(folder)]
+    if folder / "model.safetensors" not in files:
+        files.append(folder / "model.safetensors.index.json")
+    if has_vocabulary:
+        files.append(find_vocabulary(folder))
+    return sorted(files)
+
+
+def fingerprint_model(vision, llm, init=None):
+    """Of backbones, and of the model folder to start from: names and sizes of the files that are
+    read, and the first MiB of each."""
+    files = list_backbone_files(vision, False) + list_backbone_files(llm, True)
+    if init:
+        files += [Path(init) / "adapter.safetensors", Path(init) / "config.json"]
     parts = []
-    for folder in folders:
-        for path in sorted(Path(folder).iterdir()):
-            if path.suffix in (".json", ".safetensors", ".model"):
-                with open(path, "rb") as file:
-                    parts += [path.name, path.stat().st_size, file.read(2**20)]
+    for path in files:
+        with open(path, "rb") as file:
+            parts += [path.name, path.stat().st_size, file.read(2**20)]
     return compute_fingerprint(parts)
 
 
@@ -39,19 +50,19 @@ def fingerprint_evaluation(model_folder, described, instances):
     """Of what an evaluation reads: the model's weights, the descriptions and the annotations.
 
     Of a model folder config.json counts, of the adapter its size and first MiB, of the backbones
-    the names and sizes of their files.
+    the names and sizes of the files that are read.
     """
     parts = [repr(described)]
     folder = Path(model_folder)
     # If there is no model, loading it will say what is wrong.
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        config = (folder / "config.json").read_bytes()
+    with suppress(OSError, ValueError):
+        config = read_model_config(folder)
         with open(folder / "adapter.safetensors", "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            parts += [config, file.read(2**20), size]
-        for backbone in ("vision", "llm"):
-            files = sorted((folder / json.loads(config)[backbone]).glob("*"))
-            parts.append([(f.name, f.stat().st_size) for f in files if f.is_file()])
+            parts += [(folder / "config.json").read_bytes(), file.read(2**20), size]
+        for backbone, has_vocabulary in ((config.vision, False), (config.llm, True)):
+            files = list_backbone_files(backbone, has_vocabulary)
+            parts.append([(file.name, file.stat().st_size) for file in files])
     for i in instances:
         parts += [f"{i.id} {i.image.name} {i.category} {i.bbox}", i.keypoints.tobytes()]
     return compute_fingerprint(parts)

@@ -1,32 +1,60 @@
 """A model folder: config.json, adapter.safetensors, and the two backbones there or elsewhere."""
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 from study.instructions import INSTRUCTIONS
-from support.weights import check_shape
+from support.configs import read_object
+from support.fields import Range, Text, fill_dataclass
+from support.quote import cut, quote
+from support.tokenizer import Tokenizer
+from support.weights import check_finite, check_stored, open_tensors
+
+Part = Literal["vision", "llm"]
+Instruction = Literal[*INSTRUCTIONS]
+
+
+class Lora(TypedDict):
+    """How adapters are made, see CapeLLM.adapt."""
+
+    rank: Annotated[int, Range(1, 1024)]
+    alpha: Annotated[float, Range(1e-6, 1e6)]
+    dropout: Annotated[float, Range(0, 0.999)]
+    parts: list[Part]
+
+
+class Trained(TypedDict):
+    """train.py's options that a table of the paper varies."""
+
+    split: NotRequired[Annotated[int, Range(0, 1000)]]
+    rounds: Text
+    k: Annotated[int, Range(1, 1000)] | None
+    tune: Text
+    instruction: NotRequired[Instruction]
+    descriptions: NotRequired[Text]
+    first: Instruction | None
 
 
 @dataclass
 class CapeLLMConfig:
     """config.json of a model folder."""
 
-    vision: str  # folders of the backbones, inside the model folder or elsewhere
-    llm: str
-    image_size: int = 224  # pixels a side of the crop
-    K: int = 3  # tokens of a coordinate
-    lora: dict | None = None  # {"rank", "alpha", "dropout", "parts"}, see CapeLLM.adapt
-    whole: list = field(default_factory=list)  # parts whose own weights were trained, and saved
-    instruction: str = "base"  # a name of study.instructions
-    output: str = "text"  # digits, or "token": a <KEYPOINT>, see study.keypoint_token
-    trained: dict | None = None  # how: train.py's options that a table of the paper varies
+    vision: Text  # folders of the backbones, inside the model folder or elsewhere
+    llm: Text
+    image_size: Annotated[int, Range(1, 2048)] = 224  # pixels a side of the crop
+    K: Literal[1, 3] = 3  # tokens of a coordinate
+    lora: Lora | None = None
+    whole: list[Part] = field(default_factory=list)  # whose own weights were trained, and saved
+    instruction: Instruction = "base"
+    output: Literal["text", "token"] = "text"  # digits, or a <KEYPOINT>, study.keypoint_token
+    trained: Trained | None = None
+    vocabulary: Text | None = None  # Tokenizer.fingerprint; None: not noted
 
     def to_json(self):
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
 
 
 def is_saved(name, config):
@@ -44,27 +72,47 @@ def read_model_config(folder) -> CapeLLMConfig:
     """
     folder = Path(folder)
     path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no model folder: config.json is missing")
+    raw = read_object(path)
+    if "model_type" in raw:
+        raise ValueError(
+            f"{path} is of a backbone ({quote(raw['model_type'])}), not of a whole CapeLLM: name a "
+            "folder that train.py wrote, or nano"
+        )
     try:
-        config = CapeLLMConfig(**json.loads(path.read_bytes()))
-        vision = find_backbone(folder, config.vision)
-        llm = find_backbone(folder, config.llm)
-        if config.instruction not in INSTRUCTIONS:
-            known = ", ".join(INSTRUCTIONS)
-            raise ValueError(f"instruction {config.instruction!r} is not one of {known}")
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{folder} is no model folder: config.json is missing") from None
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
-    return replace(config, vision=vision, llm=llm)
+        config = fill_dataclass(CapeLLMConfig, raw)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error})") from None
+    found = {part: find_backbone(folder, raw[part]) for part in ("vision", "llm")}
+    for part, backbone in found.items():
+        if not os.path.isdir(backbone):
+            raise FileNotFoundError(
+                f"{path} says that {part} is in {quote(raw[part])}, which is no folder here: "
+                "correct it there"
+            )
+    return replace(config, **found)
 
 
 def find_backbone(folder, name):
     """The absolute path of a backbone: inside the model folder, or where the name says."""
     inside = folder / name
-    return str((inside if inside.exists() else Path(name)).absolute())
+    # Unlike Path.exists, false for a name that is too long.
+    return str((inside if os.path.exists(inside) else Path(name)).absolute())
 
 
-def fill_tensors(own, folder, device):
+def load_tokenizer(config):
+    """The Tokenizer beside a model's language model; ValueError if it is not that of training."""
+    tokenizer = Tokenizer.from_pretrained(config.llm)
+    if config.vocabulary not in (None, tokenizer.fingerprint):
+        raise ValueError(
+            f"{tokenizer.file} is not the tokenizer that the model was trained with: "
+            "copy that one there"
+        )
+    return tokenizer
+
+
+def fill_tensors(own, folder):
     """Fill tensors {name: tensor} from the adapter.safetensors of a folder.
 
     Names and shapes must be the same: ValueError names the tensor that is not.
@@ -74,17 +122,14 @@ def fill_tensors(own, folder, device):
         raise FileNotFoundError(
             f"{path} is missing: a model folder holds config.json and adapter.safetensors"
         )
-    try:
-        tensors = load_file(path, device=str(device))
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is damaged or cut short ({error}): copy or save it again"
-        ) from None
-    wrong = sorted(own.keys() ^ tensors.keys())
-    if wrong:
-        problem = "missing" if wrong[0] in own else "not expected"
-        raise ValueError(f"{path}: {wrong[0]} is {problem} ({len(wrong)} such tensors)")
-    for name, tensor in tensors.items():
-        check_shape(name, tensor, own[name], path)
-    for name, tensor in own.items():
-        tensor.copy_(tensors[name])
+    with open_tensors(path) as tensors:
+        wrong = sorted(own.keys() ^ tensors.keys())
+        if wrong:
+            problem = "missing" if wrong[0] in own else "not expected"
+            raise ValueError(f"{path}: {cut(wrong[0])} is {problem} ({len(wrong)} such tensors)")
+        for name, tensor in own.items():
+            check_stored(name, tensors.get_slice(name), tensor, path)
+        for name, tensor in own.items():
+            value = tensors.get_tensor(name).to(tensor.device)
+            check_finite(name, value, path)
+            tensor.copy_(value)

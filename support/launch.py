@@ -1,13 +1,24 @@
-"""Start a command: torchrun's processes, and a user's errors in one line."""
+"""Start a command, and end it: torchrun's processes, and what goes wrong in one line."""
 
+import errno
+import multiprocessing
 import os
 import sys
+import traceback
 from datetime import timedelta
 from typing import NamedTuple
 
 import torch
 
+from support import meeting
+
 ITEMS_SHOWN = 5  # items in a message
+JOIN = 5  # seconds, for a process that was killed
+TEXT_SHOWN = 200  # characters of what others say
+# A collective takes seconds. Whoever may wait longer uses meeting.wait first.
+COLLECTIVE = timedelta(minutes=30)
+# What PyTorch calls too little memory on a CPU, and what a system without any answers.
+MEMORY_WORDS = ("can't allocate memory", "not enough memory", "can't start new thread")
 
 
 class Process(NamedTuple):
@@ -19,7 +30,7 @@ class Process(NamedTuple):
 
 
 def setup():
-    """The Process that runs this, under torchrun or alone."""
+    """The Process that runs this, under torchrun or alone. ValueError if the others do not come."""
     rank = int(os.environ.get("RANK", 0))
     world = int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device("cpu")
@@ -27,41 +38,85 @@ def setup():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     if world > 1:
+        store = meeting.meet(rank, world)
         backend = "nccl" if device.type == "cuda" else "gloo"
-        # Long: a process that is done waits for the others, and if one fails torchrun ends all.
-        torch.distributed.init_process_group(backend, timeout=timedelta(days=7))
+        torch.distributed.init_process_group(
+            backend, timeout=COLLECTIVE, store=store, rank=rank, world_size=world
+        )
     return Process(rank, world, device)
 
 
-def run(name, main):
-    """Call main() as the command `name`.
+def run(name, main, memory="close other programs, or take a larger machine"):
+    """Call main() as the command `name`, and end all of its processes with it.
 
-    Bad input or a full disk (ValueError, OSError) is one line on stderr and exit code 2, Ctrl-C is
-    exit code 130.
+    Bad input, a full disk, too little memory (memory: what to do then) or a process that is gone
+    is one line on stderr and exit code 2, Ctrl-C is exit code 130. What nobody foresaw keeps its
+    traceback, exit code 1.
     """
     code = 0
     try:
         main()
-    except (ValueError, OSError) as error:
-        print(f"{name}: {describe_error(error)}", file=sys.stderr)
-        code = 2
     except KeyboardInterrupt:
         code = 130
     except SystemExit as end:
         code = read_exit_code(end)
-    if torch.distributed.is_initialized():
-        # No teardown: on a busy machine it hung, waiting for threads of the process group that
-        # waited for Python's lock.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    except Exception as error:
+        line = explain_error(error, memory)
+        code = 2 if line else 1
+        if line:
+            print(f"{name}: {line}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+    if torch.distributed.is_initialized() or multiprocessing.active_children():
+        leave(code)
     if code:
         sys.exit(code)
 
 
+def leave(code):
+    """End this process and those that it has started, at once.
+
+    Python's own teardown waits for threads and workers, which may wait for it: on a busy machine it
+    hung.
+    """
+    for child in multiprocessing.active_children():
+        # Not SIGTERM: those that load images ignore it.
+        child.kill()
+        child.join(JOIN)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def explain_error(error, memory):
+    """What a user can do something about, in one line; None for anything else."""
+    text = describe_error(error)
+    if is_out_of_memory(error, text):
+        what = text.rpartition("DefaultCPUAllocator: ")[2][:TEXT_SHOWN]
+        return f"too little memory ({what}): {memory}"
+    if "DataLoader worker" in text:
+        return (
+            "a process that loads images was ended, mostly by a system that is short of memory "
+            f"({text[:TEXT_SHOWN]}): use --workers 0 or more memory, and --resume"
+        )
+    if "by peer" in text or isinstance(error, torch.distributed.DistError):
+        return f"another process is gone, and has said why ({text[:TEXT_SHOWN]})"
+    if isinstance(error, (ValueError, OSError)):
+        return text
+    return None
+
+
+def is_out_of_memory(error, text):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in text for words in MEMORY_WORDS)
+
+
 def describe_error(error):
     """An error in one line."""
-    text = str(error)
+    text = str(error) or type(error).__name__
     # A worker of the DataLoader sends its traceback, which ends with "ValueError: message".
     if "\nOriginal Traceback" in text:
         last = text.strip().rpartition("\n")[2]

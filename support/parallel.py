@@ -15,6 +15,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from support import meeting
+
 
 class Loss(torch.nn.Module):
     """The model's loss as a module: DDP synchronises what is called as one."""
@@ -111,15 +113,16 @@ def clip_gradients(parameters, norm, highest):
 
 
 def wait_for_all(world):
-    """Wait until all processes are here: the first may still be writing."""
+    """Wait until all processes are here: one may still be writing, or have more to do."""
     if world > 1:
-        dist.barrier()
+        meeting.wait()
 
 
 def gather_lists(own, world):
     """The lists of all processes, one after the other."""
     if world == 1:
         return own
+    wait_for_all(world)
     lists = [None] * world
     dist.all_gather_object(lists, own)
     return [item for one in lists for item in one]

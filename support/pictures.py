@@ -21,6 +21,8 @@ SMOOTH = 2
 # reduced. Up to NAMED keypoints carry their names, more carry numbers that a legend explains.
 SMALLEST_SIDE, LARGEST_SIDE = 768, 1600
 NAMED = 20
+# Characters of a name; and lines of a legend, however low the photo is.
+LONGEST_NAME, LEAST_LINES = 60, 10
 
 # The sheet of an evaluation, in pixels: the side of a tile, the space between tiles, the heights
 # of its key, of a row's title and of what is written below a tile; and how many tiles make a row.
@@ -28,8 +30,10 @@ TILE, GAP, KEY, TITLE, CAPTION = 272, 14, 34, 30, 58
 TILES_IN_ROW = 4
 TRUTH_COLOUR, ANSWER_COLOUR = (50, 150, 255), (255, 140, 0)
 
-# The contact sheet: the height of the line above a tile, and a tile's side, in pixels.
+# The contact sheet: the height of the line above a tile, and a tile's side, in pixels; and how many
+# categories it shows at most.
 LINE, THUMB = 14, 160
+MOST_SHOWN = 400
 
 
 # A photo with its keypoints.
@@ -50,6 +54,7 @@ def draw_keypoints(image, points, names, box=None):
     box: x, y, w, h in pixels, drawn as a thin frame.
     """
     points = np.array([point[:2] for point in points], float).reshape(-1, 2)
+    names = [cut_name(name) for name in names]
     low, high = choose_view(image.size, points, box)
     scale = SMOOTH * choose_scale(max(high - low))
     picture = cut_out(image, low, high, scale)
@@ -71,6 +76,10 @@ def draw_keypoints(image, points, names, box=None):
         draw_points(picture, points, numbers, colours, style, unit)
         picture = add_legend(picture, names, colours, unit)
     return picture.reduce(SMOOTH)
+
+
+def cut_name(name):
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\u2026"
 
 
 def choose_view(size, points, box):
@@ -100,10 +109,20 @@ def choose_scale(side):
 
 def cut_out(image, low, high, scale):
     """The part of an image between two corners, resized; black outside of the image."""
-    corners = [int(v) for v in (*low, *high)]
-    part = image.convert("RGB").crop(corners)
-    size = [max(1, round(side * scale)) for side in part.size]
-    return part.resize(size, Image.Resampling.BICUBIC)
+    low, high = low.astype(int), high.astype(int)
+    size = [max(1, round(side * scale)) for side in (high - low).tolist()]
+    page = Image.new("RGB", size)
+    # What lies outside is never made at full size: around a wide photo it may be thousands of times
+    # larger than the photo.
+    inner_low, inner_high = low.clip(0, image.size), high.clip(0, image.size)
+    if (inner_high > inner_low).all():
+        part = image.convert("RGB").crop((*inner_low.tolist(), *inner_high.tolist()))
+        part_size = [max(1, round(side * scale)) for side in part.size]
+        place = ((inner_low - low) * scale).round().astype(int)
+        # A photo of few lines may round to beyond the edge.
+        place = np.minimum(place, np.subtract(size, part_size)).tolist()
+        page.paste(part.resize(part_size, Image.Resampling.BICUBIC), place)
+    return page
 
 
 def choose_colours(count):
@@ -170,7 +189,7 @@ def add_legend(picture, names, colours, unit):
     """The picture with columns of colours, numbers and names at its right."""
     font = ImageFont.load_default(12 * unit)
     line = 18 * unit
-    fitting = max(1, int(picture.height / line - 1))
+    fitting = max(LEAST_LINES, int(picture.height / line - 1))
     columns = math.ceil(len(names) / fitting)
     rows = math.ceil(len(names) / columns)
     starts = range(0, len(names), rows)
@@ -179,7 +198,8 @@ def add_legend(picture, names, colours, unit):
         longest = max(font.getlength(name) for name in names[start : start + rows])
         widths.append(longest + 50 * unit)
     left = picture.width + 10 * unit
-    page = Image.new("RGB", (round(left + sum(widths)), picture.height), "white")
+    height = max(picture.height, round((rows + 1) * line))
+    page = Image.new("RGB", (round(left + sum(widths)), height), "white")
     page.paste(picture)
     pen = ImageDraw.Draw(page)
     for start, width in zip(starts, widths, strict=True):
@@ -298,26 +318,38 @@ def make_picture(pixels):
 
 
 def draw_contact_sheet(instances, load_crop):
-    """One image of each category, its crop with the labelled keypoints. An RGB image.
+    """One image of each category, its crop with the labelled keypoints. Returns a Sheet.
 
-    instances: list of Instance; load_crop: data.load_crop. Raises what load_crop raises.
+    instances: list of Instance; load_crop: data.load_crop. An image that cannot be read leaves its
+    tile empty.
     """
-    first = {}
+    first, faults = {}, []
     for instance in instances:
         first.setdefault(instance.category, instance)
-    columns = math.ceil(len(first) ** 0.5)
-    rows = math.ceil(len(first) / columns)
+    # Ids may be numbers or text.
+    categories = sorted(first, key=get_sorted_id)[:MOST_SHOWN]
+    columns = math.ceil(len(categories) ** 0.5)
+    rows = math.ceil(len(categories) / columns)
     page = Image.new("RGB", (columns * THUMB, rows * (LINE + THUMB)), "white")
     pen = ImageDraw.Draw(page)
-    for n, category in enumerate(sorted(first)):
+    for n, category in enumerate(categories):
         row, column = divmod(n, columns)
         left, top = column * THUMB, row * (LINE + THUMB)
         title = f"{category} {first[category].name}"
         pen.text((left + 2, top + 1), title[: THUMB // 6], "black")
-        pixels, points = load_crop(first[category], THUMB)
+        try:
+            pixels, points = load_crop(first[category], THUMB)
+        except (ValueError, FileNotFoundError) as error:
+            faults.append(str(error))
+            continue
         tile = make_picture(pixels)
         tile_pen = ImageDraw.Draw(tile)
-        for x, y in THUMB * points[points[:, 2] > 0, :2]:
+        inside = ((points[:, :2] >= 0) & (points[:, :2] <= 1)).all(1)
+        for x, y in THUMB * points[inside & (points[:, 2] > 0), :2]:
             tile_pen.ellipse((x - 2, y - 2, x + 2, y + 2), "red", "white")
         page.paste(tile, (left, top + LINE))
-    return page
+    return Sheet(page, faults)
+
+
+def get_sorted_id(category):
+    return isinstance(category, str), category

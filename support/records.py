@@ -6,16 +6,22 @@ settings. At the end results.json, results.md and instances.jsonl replace these 
 evaluation that is interrupted can be resumed, and one that is done can be resumed for more images.
 """
 
-import json
 import os
+import re
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch.distributed as dist
 
-from support.files import write_whole
+from support import meeting
+from support.files import refuse_special, write_whole
+from support.json_files import OBJECT, format_json, read_json, read_json_lines
+from support.quote import cut
 
 PART = "instances.part"
+# What an evaluation writes at its end.
+WRITTEN = ("results.json", "results.md", "instances.jsonl", "sheet.png")
+SETTINGS = {"settings": OBJECT}
 
 
 class Earlier(NamedTuple):
@@ -30,16 +36,17 @@ def make_key(instance):
     return instance.category, instance.id, str(instance.image)
 
 
-def continue_earlier(out, settings, resume, rank, world, device):
+def continue_earlier(out, settings, shape, resume, rank, world, device):
     """The Earlier of an evaluation that is to be written to a folder, on all processes.
 
-    out: the folder, or None. Raises ValueError as `find_earlier`, before the work and not after it.
+    out: the folder, or None; shape: of a record, as of support.json_files. Raises ValueError as
+    `find_earlier`, before the work and not after it.
     """
     found = [Earlier({}, 0)]
     # Rank 0 alone looks: by the time others did, it might be writing.
     if out and rank == 0:
         out.mkdir(parents=True, exist_ok=True)
-        found = [find_earlier(out, settings, resume)]
+        found = [find_earlier(out, settings, shape, resume)]
     if world > 1:
         dist.broadcast_object_list(found, device=device)
     return found[0]
@@ -52,6 +59,7 @@ def gather_records(records, unreadable, world):
     """
     gathered = [(records, unreadable)]
     if world > 1:
+        meeting.wait()
         gathered = [None] * world
         dist.all_gather_object(gathered, (records, unreadable))
     everything, faults = {}, set()
@@ -61,73 +69,65 @@ def gather_records(records, unreadable, world):
     return everything, sorted(faults)
 
 
-def find_earlier(out, settings, resume):
+def find_earlier(out, settings, shape, resume):
     """What an evaluation in this folder, interrupted or done, has answered, as Earlier.
 
     settings: what decides an answer. Raises ValueError if an interrupted evaluation is there but
-    `resume` is not set, or if the evaluation to be resumed has other settings. If an interrupted
-    evaluation and a finished one differ in their settings, the interrupted one alone is resumed.
+    `resume` is not set, if the evaluation to be resumed has other settings, or if a file is
+    damaged. If an interrupted evaluation and a finished one differ in their settings, the
+    interrupted one alone is resumed.
     """
-    parts = sorted(out.glob(f"{PART}*.jsonl"))
+    for name in WRITTEN:
+        refuse_special(out / name)
+    parts = list_parts(out)
     if parts and not resume:
         raise ValueError(
             f"{out} holds an interrupted evaluation: --resume continues it; "
             f"or remove its {PART}*"
         )
     records = {}
-    for file in parts:
-        before, answered = read_part(file)
+    for file in parts.values():
+        before, answered = read_part(file, shape)
         check_settings(file, before or settings, settings)
         records |= answered
     results, finished = out / "results.json", out / "instances.jsonl"
     if resume and results.exists() and finished.exists():
-        before, answered = read_finished(results, finished)
+        before = read_json(results, SETTINGS, explain_removal(results))["settings"]
         if not parts:
             check_settings(results, before, settings)
         if not list_differences(before, settings):
-            records |= answered
-    numbers = [int(file.stem.removeprefix(PART)) for file in parts]
-    return Earlier(records, 1 + max(numbers, default=-1))
+            remedy = explain_removal(finished)
+            records |= key_records(read_json_lines(finished, shape, remedy))
+    return Earlier(records, 1 + max(parts, default=-1))
 
 
-def read_part(file):
+def list_parts(out):
+    """{number: part file} of a folder."""
+    numbers = {file: file.stem.removeprefix(PART) for file in out.glob(f"{PART}*.jsonl")}
+    found = {int(text): file for file, text in numbers.items() if re.fullmatch("[0-9]+", text)}
+    return dict(sorted(found.items()))
+
+
+def read_part(file, shape):
     """The settings and {key: record} of a part file, (None, {}) if it holds no line."""
-    lines = read_lines(file)
+    lines = read_json_lines(file, shape, explain_removal(file), first=SETTINGS)
     if not lines:
         return None, {}
-    try:
-        return json.loads(lines[0])["settings"], parse_records(lines[1:])
-    except (ValueError, KeyError, TypeError) as e:
-        raise explain_damage(file, e) from None
+    return lines[0]["settings"], key_records(lines[1:])
 
 
-def read_finished(results, instances):
-    """The settings and {key: record} of an evaluation that is done."""
-    try:
-        return json.loads(results.read_bytes())["settings"], parse_records(read_lines(instances))
-    except (ValueError, KeyError, TypeError) as e:
-        raise explain_damage(instances, e) from None
-
-
-def read_lines(file):
-    """The lines of a file that are complete: a crash cuts the last one short."""
-    return file.read_text(encoding="utf-8").split("\n")[:-1]
-
-
-def parse_records(lines):
-    records = [json.loads(line) for line in lines]
+def key_records(records):
     return {(r["category"], r["id"], r["file"]): r for r in records}
 
 
-def explain_damage(file, e):
-    return ValueError(
-        f"{file} is damaged ({type(e).__name__}: {e}): remove it; --resume asks again"
-    )
+def explain_removal(file):
+    """What to do about a file that is damaged."""
+    return f"remove {file.name}, and --resume asks again"
 
 
 def list_differences(before, settings):
     return [
-        f"{name} was {before.get(name)}, is {value}"
+        f"{name} was {cut(before.get(name))}, is {cut(value)}"
         for name, value in settings.items()
         if before.get(name) != value
     ]
@@ -153,7 +153,7 @@ def open_part(out, number, settings):
 
 def write_line(file, record):
     """Write a record to an open part file, at once."""
-    print(json.dumps(record), file=file, flush=True)
+    print(format_json(record), file=file, flush=True)
 
 
 def write_results(out, numbers, text, faults, records):
@@ -162,12 +162,12 @@ def write_results(out, numbers, text, faults, records):
     numbers: what results.json holds, "settings" among it; text: what results.md shows, before a
     list of faults; records: in the order in which they are written.
     """
-    lines = [json.dumps(record) for record in records]
+    lines = [format_json(record) for record in records]
     write_text_file(out / "instances.jsonl", "\n".join(lines))
     items = [f"\n- {fault}\n" for fault in faults]
     write_text_file(out / "results.md", text + "".join(items))
-    write_text_file(out / "results.json", json.dumps(numbers, indent=1))
-    for file in out.glob(f"{PART}*.jsonl"):
+    write_text_file(out / "results.json", format_json(numbers, indent=1))
+    for file in list_parts(out).values():
         file.unlink()
 
 

@@ -10,6 +10,10 @@ from pathlib import Path
 import sentencepiece
 import tiktoken
 
+from support.configs import read_config
+from support.digest import compute_fingerprint
+from support.quote import cut
+
 # As published in llama-models (models/llama3/tokenizer.py).
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -24,6 +28,8 @@ LLAMA3_SPECIAL = [
 LLAMA3_SPECIAL += [f"<|reserved_special_token_{i}|>" for i in range(2, 246)]
 # The longest text, and the longest run of spaces or of others, that tiktoken takes.
 LONGEST_TEXT, LONGEST_RUN = 400_000, 25_000
+# Rows of an embedding behind the vocabulary: some models fill it up to a multiple of 256.
+MOST_UNUSED = 255
 
 
 class Tokenizer:
@@ -34,17 +40,20 @@ class Tokenizer:
     """
 
     def __init__(self, file):
-        content = Path(file).read_bytes()
+        self.file = Path(file)
+        content = self.file.read_bytes()
+        self.fingerprint = compute_fingerprint([content])
         self.ranks = None
         try:
             # A line of a tiktoken file is a token in base64 and its rank.
             if re.match(rb"[A-Za-z0-9+/=]+ \d+\r?\n", content):
-                self.read_tiktoken(content, Path(file).name)
+                self.ranks = read_ranks(content)
+                self.prepare_tiktoken()
             else:
                 self.read_sentencepiece(content)
         except (ValueError, RuntimeError) as error:
             raise ValueError(
-                f"{file} is neither a tiktoken nor a sentencepiece vocabulary ({error}): "
+                f"{file} is neither a tiktoken nor a sentencepiece vocabulary ({cut(error)}): "
                 "download tokenizer.model again"
             ) from None
         self.digit_ids = self.find_tokens([f"{i}" for i in range(10)])
@@ -54,14 +63,13 @@ class Tokenizer:
             )
         self.digit3_ids = self.find_tokens([f"{i:03}" for i in range(1000)])
 
-    def read_tiktoken(self, content, name):
-        self.ranks = {}
-        for line in content.splitlines():
-            token, rank = line.split()
-            self.ranks[b64decode(token)] = int(rank)
+    def prepare_tiktoken(self):
         special = {text: len(self.ranks) + i for i, text in enumerate(LLAMA3_SPECIAL)}
         self.bpe = tiktoken.Encoding(
-            name, pat_str=LLAMA3_SPLIT, mergeable_ranks=self.ranks, special_tokens=special
+            self.file.name,
+            pat_str=LLAMA3_SPLIT,
+            mergeable_ranks=self.ranks,
+            special_tokens=special,
         )
         self.bos_id = special["<|begin_of_text|>"]
         self.eos_id = special["<|end_of_text|>"]
@@ -76,18 +84,18 @@ class Tokenizer:
         self.bos_id = self.start.bos_id()
         self.eos_id = self.start.eos_id()
         self.vocab_size = self.start.vocab_size()
+        if self.bos_id < 0 or self.eos_id < 0:
+            raise ValueError("it has no token for the start or for the end of a text")
 
     @classmethod
     def from_pretrained(cls, path):
-        """Read tokenizer.model (also in original/, or as tokenizer.model.v3) of a model folder."""
-        for name in ("tokenizer.model", "original/tokenizer.model", "tokenizer.model.v3"):
-            file = Path(path) / name
-            if file.is_file():
-                return cls(file)
-        original = Path(path) / "original"
-        raise FileNotFoundError(
-            f"no tokenizer.model in {path} or {original}: copy the official one there"
-        )
+        """Read the vocabulary of a model folder.
+
+        ValueError if it is of another model than the config.json beside it.
+        """
+        tokenizer = cls(find_vocabulary(path))
+        check_embedding(tokenizer, Path(path) / "config.json")
+        return tokenizer
 
     def find_tokens(self, texts):
         """Ids of the tokens that are exactly these texts; None if the vocabulary lacks one."""
@@ -111,7 +119,61 @@ class Tokenizer:
         return self.encode(text) if self.ranks else self.inside.encode(text)
 
     def decode(self, ids):
+        # An embedding may have unused rows behind the vocabulary.
+        ids = [i for i in ids if i < self.vocab_size]
         return self.bpe.decode(ids) if self.ranks else self.start.decode(ids)
+
+
+def read_ranks(content):
+    """{token: rank} of a tiktoken file, of which tiktoken itself panics at a damaged one."""
+    ranks = {}
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            token, rank = line.split()
+            ranks[b64decode(token, validate=True)] = int(rank)
+        except ValueError:
+            raise ValueError(f"line {number} is not a token and its rank") from None
+        if len(ranks) < number:
+            raise ValueError(f"line {number} repeats a token")
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise ValueError(f"its {len(ranks)} ranks are not 0, 1, 2 and so on, each once")
+    missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if missing:
+        raise ValueError(f"{len(missing)} bytes have no token, {missing[0]} among them")
+    return ranks
+
+
+def check_embedding(tokenizer, path):
+    """ValueError if a vocabulary does not fit the language model of a config.json, if any."""
+    if not path.is_file():
+        return
+    config = read_config(path, {})
+    rows, start = config.get("vocab_size"), config.get("bos_token_id")
+    problem = None
+    # Whether they are numbers is checked with the model.
+    if type(rows) is int and tokenizer.vocab_size > rows:
+        problem = f"has {tokenizer.vocab_size} tokens, {path} vocab_size {rows}"
+    elif type(start) is int and start != tokenizer.bos_id:
+        problem = f"starts a text with token {tokenizer.bos_id}, {path} with {start}"
+    elif type(start) is type(rows) is int and rows - tokenizer.vocab_size > MOST_UNUSED:
+        problem = f"has only {tokenizer.vocab_size} tokens, {path} vocab_size {rows}"
+    if problem:
+        raise ValueError(
+            f"{tokenizer.file} {problem}: they are of two models, copy the tokenizer.model of this "
+            "one there"
+        )
+
+
+def find_vocabulary(path):
+    """tokenizer.model (also in original/, or as tokenizer.model.v3) of a model folder."""
+    for name in ("tokenizer.model", "original/tokenizer.model", "tokenizer.model.v3"):
+        file = Path(path) / name
+        if file.is_file():
+            return file
+    original = Path(path) / "original"
+    raise FileNotFoundError(
+        f"no tokenizer.model in {path} or {original}: copy the official one there"
+    )
 
 
 def split_runs(text):

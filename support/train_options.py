@@ -12,6 +12,7 @@ from pathlib import Path
 from study.instructions import INSTRUCTIONS
 from support import checkpoints, fingerprints, parallel
 from support.descriptions import DESCRIPTIONS
+from support.digest import compute_fingerprint
 from support.files import ROOT
 
 VISION_FOLDER = "weights/dinov2-large"
@@ -19,6 +20,8 @@ LLM_FOLDER = "weights/Llama-3.1-8B"
 # Rounds of a conversation: Section 4.1, and LocLLM's published code.
 PAPER_K, LOCLLM_K = 4, 5
 DATA_FOLDERS = ["data/mp100"]
+# What to do if memory is short.
+MEMORY = "lower --micro-batch, add --checkpoint-activations, or --fsdp over several GPUs"
 
 
 def read_positive(text, kind=int):
@@ -211,16 +214,15 @@ def collect_settings(options, config, pairs, world):
     names = ("split", "rounds", "k", "tune", "instruction", "batch", "micro_batch", "share_image",
              "lr", "clip", "seed")
     settings = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
-    folders = [folder for folder in (config.vision, config.llm, options.init) if folder]
     return settings | {
         "steps": options.steps,
         "processes": world,
         "instances": len(pairs.instances),
         "--digits": config.K,
         "--output-format": config.output,
-        "the model": fingerprints.fingerprint_weights(folders),
+        "the model": fingerprints.fingerprint_model(config.vision, config.llm, options.init),
         "the data": fingerprints.fingerprint_instances(pairs.instances),
-        "the descriptions": fingerprints.compute_fingerprint([pairs.described]),
+        "the descriptions": compute_fingerprint([pairs.described]),
     }
 
 

@@ -1,12 +1,18 @@
 """Official safetensors, checked by name and shape, into a model built on the meta device."""
 
-import json
+import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from support.configs import read_object
+from support.fields import Text, check_value
 from support.launch import list_first
+from support.quote import cut
+
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class skip_initialisation(torch.overrides.TorchFunctionMode):
@@ -29,41 +35,79 @@ def load_weights(model, folder, dtype=None, device="cpu", ignored=(), prefix="")
     """
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-    expected = model.state_dict()
-    loaded, unexpected = {}, []
-    for file in list_weight_files(Path(folder)):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for stored_name in tensors.keys():
-                    name = stored_name.removeprefix(prefix)
-                    if name in expected:
-                        value = tensors.get_tensor(stored_name)
-                        check_shape(name, value, expected[name], file)
-                        # If nothing changes, this is the file's own pages, not a copy.
-                        loaded[name] = value.to(device, dtype)
-                    elif not any(part in name for part in ignored):
-                        unexpected.append(name)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{file} is not a whole safetensors file ({error}): download it again"
-            ) from None
-    refuse_names(folder, "lack", sorted(expected.keys() - loaded))
-    refuse_names(folder, "hold what this model has not:", unexpected)
+    expected, loaded = model.state_dict(), {}
+    files = list_weight_files(Path(folder))
+    check_headers(files, folder, expected, ignored, prefix)
+    for file in files:
+        with open_tensors(file) as tensors:
+            for stored_name in tensors.keys():
+                name = stored_name.removeprefix(prefix)
+                if name in expected:
+                    stored = tensors.get_tensor(stored_name)
+                    # If nothing changes, this is the file's own pages, not a copy.
+                    loaded[name] = stored.to(device, dtype)
+                    # What is narrowed may overflow, what is widened does not.
+                    check_finite(name, min(loaded[name], stored, key=count_bytes), file)
     model.load_state_dict(loaded, assign=True)
     return model.eval()
 
 
-def check_shape(name, value, expected, file):
-    if value.shape != expected.shape:
+def count_bytes(tensor):
+    return tensor.nbytes
+
+
+def check_headers(files, folder, expected, ignored, prefix):
+    """ValueError unless files hold the expected tensors, before any of these is read."""
+    found, unexpected = {}, []
+    for file in files:
+        with open_tensors(file) as tensors:
+            for stored_name in tensors.keys():
+                name = stored_name.removeprefix(prefix)
+                if name in found:
+                    raise ValueError(f"{file} holds {name}, which {found[name].name} holds, too")
+                if name in expected:
+                    check_stored(name, tensors.get_slice(stored_name), expected[name], file)
+                    found[name] = file
+                elif not any(part in name for part in ignored):
+                    unexpected.append(name)
+    refuse_names(folder, "lack", sorted(expected.keys() - found))
+    refuse_names(folder, "hold what this model has not:", unexpected)
+
+
+@contextmanager
+def open_tensors(file):
+    """A file as safetensors.safe_open gives it; ValueError naming it if it is damaged."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"shape of {name} is {tuple(value.shape)} in {file}, expected {tuple(expected.shape)}"
+            f"{file} is not a whole safetensors file ({cut(error)}): download or save it again"
+        ) from None
+
+
+def check_stored(name, stored, expected, file):
+    """ValueError naming a tensor unless a file's slice has the expected shape, and floats."""
+    shape, kind = tuple(stored.get_shape()), stored.get_dtype()
+    if shape != expected.shape:
+        raise ValueError(
+            f"shape of {name} is {cut(shape)} in {file}, expected {tuple(expected.shape)}"
         )
+    if kind not in FLOATS:
+        raise ValueError(f"{name} is of type {kind} in {file}, expected {' or '.join(FLOATS)}")
+
+
+def check_finite(name, value, file):
+    """ValueError naming a tensor that holds NaN or infinity."""
+    # A sum takes a tenth of a second a GB, isfinite seconds; but it can overflow by itself.
+    if not value.sum().isfinite() and not value.isfinite().all():
+        raise ValueError(f"{name} in {file} holds NaN or infinity: download or train it again")
 
 
 def refuse_names(folder, problem, names):
     if names:
         raise ValueError(
-            f"the weights in {folder} {problem} {list_first(names)}; "
+            f"the weights in {folder} {problem} {list_first([cut(name) for name in names])}; "
             "config.json and safetensors must be of the same model"
         )
 
@@ -84,18 +128,25 @@ def list_weight_files(folder):
             "AutoModelForCausalLM.from_pretrained(OLD).save_pretrained(NEW), or AutoModel for "
             "vision"
         )
+    others = sorted(p.name for p in folder.glob("*.safetensors"))
+    if others:
+        raise FileNotFoundError(
+            f"{index} not found, which says what is in {list_first(others)}: download it, too"
+        )
     raise FileNotFoundError(f"{single} not found: download the model's safetensors into {folder}")
 
 
 def list_shards(index):
+    names = read_object(index).get("weight_map")
     try:
-        names = json.loads(index.read_text())["weight_map"].values()
-        shards = sorted({index.parent / Path(name).name for name in names})
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{index} is not an index of shards: download it again") from None
+        check_value("weight_map", names, dict)
+        check_value("files", list(names.values()), list[Text])
+    except ValueError as error:
+        raise ValueError(f"{index} is not an index of shards ({error}): get it again") from None
+    shards = sorted({index.parent / Path(name).name for name in names.values()})
     for shard in shards:
-        if not shard.is_file():
+        if not os.path.isfile(shard):
             raise FileNotFoundError(
-                f"{shard} not found, but {index.name} names it: download it too"
+                f"{cut(shard)} not found, but {index.name} names it: download it too"
             )
     return shards

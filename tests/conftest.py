@@ -3,6 +3,7 @@
 import io
 import json
 import signal
+import sys
 
 import pytest
 import sentencepiece
@@ -13,6 +14,7 @@ from capellm import CapeLLM
 from dino import DINOv2, DINOv2Config
 from helpers import LLAMA3, VOCABULARIES, randomise
 from llama import Config, Llama
+from support import launch
 from support.folders import CapeLLMConfig
 from support.tokenizer import Tokenizer
 
@@ -35,6 +37,12 @@ def restore_signals():
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def outlive_commands(monkeypatch):
+    """A command that runs in this process and leaves would take the tests with it."""
+    monkeypatch.setattr(launch, "leave", sys.exit)
 
 
 @pytest.fixture(scope="module")

@@ -267,12 +267,12 @@ LORA = "llm.model.layers.1.self_attn.v_proj.lora_B"
                 (f / "adapter.safetensors").read_bytes()[:-10]
             ),
             ValueError,
-            "damaged or cut short",
+            "is not a whole safetensors file",
         ),
         (
             lambda f: (f / "adapter.safetensors").write_bytes(b""),
             ValueError,
-            "damaged or cut short",
+            "is not a whole safetensors file",
         ),
         (
             lambda f: (f / "adapter.safetensors").unlink(),
@@ -280,13 +280,13 @@ LORA = "llm.model.layers.1.self_attn.v_proj.lora_B"
             "adapter.safetensors is missing",
         ),
         (lambda f: (f / "config.json").unlink(), FileNotFoundError, "config.json is missing"),
-        (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json cannot be read"),
-        (lambda f: (f / "config.json").write_text("[]"), ValueError, "config.json cannot be read"),
+        (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json is not a JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), ValueError, "config.json is not a JSON"),
         (lambda f: (f / "config.json").write_text("{}"), ValueError, "config.json cannot be read"),
         (
             lambda f: configure(f, llm="nowhere/llm"),
             FileNotFoundError,
-            "nowhere/llm/config.json not found",
+            "config.json says that llm is in .*nowhere/llm",
         ),
     ],
 )

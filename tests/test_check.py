@@ -1,15 +1,19 @@
 """support/check.py: a data folder against the disk, before training and as a command."""
 
 import json
+import os
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import data
+from capellm import Codec
 from helpers import one_line, photo, read_cells
 from support import check
 from support.descriptions import describe_categories
@@ -75,12 +79,12 @@ def test_sound_data(boats, texts):
 
 
 def test_what_is_left_out_is_counted(boats, texts):
-    """Without an error: keypoints outside of the image, empty boxes, nothing labelled."""
+    """Without an error: keypoints outside of the image or box, empty boxes, nothing labelled."""
     changes = {
         1: {"keypoints": [60.5, 10, 2, 30, 40, 1]},
         2: {"keypoints": [10, 10, 2, -1, 40, 1]},
         3: {"keypoints": [0] * 6},
-        4: {"bbox": [5, 5, 0, 40]},
+        4: {"bbox": [5, 5, 0, 0]},
         5: {"bbox": [70, 5, 9, 9], "keypoints": [-5, -5, 0, 9, 0, 0]},
         6: {"keypoints": [0, 0, 2, 60, 50, 2]},
         7: {"keypoints": [-9, 0, 0, 30, 30, 2]},
@@ -90,12 +94,13 @@ def test_what_is_left_out_is_counted(boats, texts):
     kept = [0, 1, 2, 6, 7, 8, 9, 10, 11]
     assert [i.id for i in instances] == kept == [i.id for i in data.read_split(folder)[0]]
     expected = {"instances": 12, "usable": 9} | NO_PROBLEM
-    expected |= {"empty box": 2, "no keypoint": 2, "keypoint outside": 2}
+    expected |= {"empty box": 2, "no keypoint": 2, "keypoint outside": 2, "outside the box": 3}
     assert read_cells(table) == {"all": expected, "boat (7)": expected}
     assert [line for line in table.split("\n") if not line.startswith("|")] == [
         "empty box: annotations 4, 5",
         "no keypoint: annotations 3, 5",
         "keypoint outside: annotations 1, 2",
+        "outside the box: annotations 1, 2, 6",
     ]
 
 
@@ -187,11 +192,12 @@ def test_an_image_cut_anywhere_is_found(tmp_path_factory, kind, size, cut):
     """Unless Pillow decodes it all the same."""
     path = tmp_path_factory.mktemp("cut") / "image"
     photo(*size).save(path, format=kind)
-    assert check.find_fault(path, size) is None
+    assert check.examine_image(path, size) == check.Finding()
     whole = path.read_bytes()
     path.write_bytes(whole[: int(cut * len(whole))])
-    fault = check.find_fault(path, size)
-    assert fault == (None if can_be_decoded(path) else check.Fault("unreadable", str(path)))
+    damage = check.Finding("unreadable", str(path))
+    expected = check.Finding() if can_be_decoded(path) else damage
+    assert check.examine_image(path, size) == expected
 
 
 def test_several_folders(boats, texts):
@@ -259,6 +265,96 @@ def test_images_stored_narrower_than_annotated(smooth, texts):
     message = "01.png is 60 x 25 pixels, annotated as 60 x 50"
     with pytest.raises(ValueError, match=message) as error:
         data.load_crop(instance, 28)
+    one_line(error)
+
+
+def test_an_image_annotated_with_two_sizes_is_judged_by_each(boats, texts):
+    folder = boats(3)
+    path = folder / "annotations" / "train.json"
+    content = json.loads(path.read_text())
+    content["images"] += [{"id": 7, "file_name": name_file(1), "width": 30, "height": 50}]
+    content["images"] += [{"id": 8, "file_name": name_file(2), "width": 30, "height": 25}]
+    for id in (7, 8):
+        content["annotations"].append(content["annotations"][0] | {"id": id, "image_id": id})
+    for entries in (content["annotations"], content["annotations"][::-1]):
+        path.write_text(json.dumps(content | {"annotations": entries}))
+        message = "^1 of 3 images other size: .*01.png .60 x 50, annotated 30 x 50"
+        with pytest.raises(ValueError, match=message):
+            check_folders(folder, texts=texts)
+        (instances, _), _ = check_folders(folder, texts=texts, skip_missing=True)
+        assert sorted(i.id for i in instances) == [0, 1, 2, 8]
+        for instance in instances:
+            data.load_crop(instance, 28)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(60, 50), (50, 50)])
+def test_images_that_viewers_turn_are_counted_and_named(boats, texts, orientation, size):
+    """Also if their size fits."""
+    folder = boats(2)
+    path = folder / "annotations" / "train.json"
+    content = json.loads(path.read_text())
+    content["images"][1] |= {"width": size[0], "height": size[1]}
+    path.write_text(json.dumps(content))
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    file = folder / "images" / "01.png"
+    photo(*size).save(file, exif=exif)
+    (instances, table), _ = check_folders(folder, texts=texts)
+    assert len(instances) == 2
+    said = f"turned: 1 images have an EXIF rotation ({file}), which training ignores"
+    assert (said in table) == (orientation > 1)
+
+
+@settings(deadline=None)
+@given(
+    box=st.tuples(*[st.floats(0, 40)] * 2, *[st.floats(0, 20)] * 2),
+    points=st.lists(st.tuples(st.floats(0, 60), st.floats(0, 50)), min_size=1, max_size=4),
+)
+def test_points_outside_the_box_are_those_that_have_no_code(box, points):
+    """But for the last 0.0005 of a crop."""
+    assume(max(box[2:]) >= 1)
+    relative = data.map_to_crop(points, data.make_affine(box, 1), 1)
+    assume((np.abs(relative) > 1e-9).all() and (np.abs(relative - 1) > 0.001).all())
+    outside = check.is_outside_box(np.array(points), box)
+    assert outside.tolist() == [not inside for inside in Codec.has_code(relative).all(1)]
+
+
+@pytest.mark.parametrize("bad", ["pipe", "header", "pixels", "EXIF", "none"])
+def test_the_contact_sheet_never_loses_what_was_found(boats, command, tmp_path, capsys, bad):
+    """The first image of a category is the one that it shows."""
+    folder = boats()
+    (folder / "images" / "05.png").unlink()
+    file = folder / "images" / "01.png"
+    path = folder / "annotations" / "train.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"annotations": content["annotations"][1:]}))
+    whole = file.read_bytes()
+    if bad == "pipe":
+        file.unlink()
+        os.mkfifo(file)
+    elif bad == "header":
+        # A second one before the end, cut short.
+        end = whole.index(b"IEND") - 4
+        header = bytes(4) + b"IHDR" + struct.pack(">I", zlib.crc32(b"IHDR"))
+        file.write_bytes(whole[:end] + header + whole[end:])
+    elif bad == "pixels":
+        file.write_bytes(whole[:900] + bytes(50) + whole[950:])
+    elif bad == "EXIF":
+        photo(60, 50).save(file, exif=b"Exif\0\0II*\0")
+    with pytest.raises(ValueError, match="1 of 11 images missing: .*05.png") as error:
+        command(folder)
+    assert ("01.png" in one_line(error)) == (bad in ("pipe", "header", "pixels"))
+    assert (tmp_path / "x.png").exists()
+
+
+def test_a_contact_sheet_that_cannot_be_written_is_said_last(boats, command, tmp_path):
+    folder = boats()
+    (folder / "images" / "05.png").unlink()
+    (tmp_path / "taken.png").mkdir()
+    message = "^1 of 12 images missing: .*05.png; .*taken.png: the contact sheet cannot be written"
+    with pytest.raises(ValueError, match=message) as error:
+        command(folder, "taken.png")
     one_line(error)
 
 

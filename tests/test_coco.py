@@ -1,6 +1,8 @@
 """support/coco.py: what annotation files are read, and which are refused in one line."""
 
 import json
+import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 import data
 from helpers import coco, one_line, read_cells
 from support import check
+from support.coco import clip_box, list_control_characters
 from support.descriptions import describe_categories
 
 
@@ -26,7 +29,7 @@ def test_read_split(split):
 
 
 @pytest.mark.parametrize(
-    "change", [{"keypoints": [0] * 24}, {"bbox": [10, 10, 0, 20]}, {"bbox": [70, 10, 5, 5]}]
+    "change", [{"keypoints": [0] * 24}, {"bbox": [10, 10, 0, 0]}, {"bbox": [70, 10, 5, 5]}]
 )
 def test_what_cannot_be_used_is_left_out(split, change):
     folder = split(coco(**change))
@@ -54,7 +57,7 @@ def test_an_id_may_stand_again_on_another_image(split):
         ({"bbox": None}, "annotation 1 "),
         ({"bbox": [0, 0, float("nan"), 9]}, "annotation 1 .*finite"),
         ({"bbox": [0, 0, float("inf"), 9]}, "annotation 1 .*finite"),
-        ({"bbox": "5540"}, "annotation 1 .*other than numbers"),
+        ({"bbox": "5540"}, "annotation 1 .*expected a list"),
         ({"bbox": [5, 5, "40", 40]}, "annotation 1 .*other than numbers"),
     ],
 )
@@ -62,6 +65,121 @@ def test_annotations_that_are_refused(split, change, message):
     with pytest.raises(ValueError, match=message) as error:
         data.read_split(split(coco(**change)))
     assert "mp100_split1_train.json" in one_line(error)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"category_id": 9}, "its category_id 9 is not among the categories"),
+        ({"category_id": "1"}, "its category_id is '1', the categories have .* another type"),
+        ({"image_id": "1"}, "its image_id is '1', the images have .* another type"),
+        ({"image_id": None}, "image_id is None, expected a number or text"),
+        ({"id": [1]}, "id is .1., expected a number or text"),
+        ({"bbox": [[1], [2, 3], 4, 5]}, "its bbox hold something other than numbers"),
+        ({"bbox": [1, 2, 3]}, "its bbox is 3 numbers, not four"),
+        ({"keypoints": [1, 2]}, "its keypoints are 2 numbers, not x, y, v for each"),
+        ({"keypoints": {"a": 1}}, "keypoints is {'a': 1}, expected a list"),
+        ({"id": "i" * 5000, "bbox": None}, "annotation 'iii.*bbox is None, expected a list"),
+    ],
+)
+def test_the_field_at_fault_is_named_in_words(split, change, message):
+    with pytest.raises(ValueError, match=message) as error:
+        data.read_split(split(coco(**change)))
+    text = one_line(error).partition("train.json")[2]
+    assert len(text) < 400 and not any(word in text for word in PYTHON)
+
+
+# What Python, numpy and Pillow say, and no reader of ours should have to.
+PYTHON = ("Error", "codec", "NoneType", "reshape", "inhomogeneous", "unpack")
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    sizes=st.lists(st.sampled_from([None, 0, 2, 3]), min_size=2, max_size=6),
+    listed=st.sampled_from([0, 3]),
+)
+def test_annotations_without_keypoints_are_counted_and_the_one_that_differs_is_blamed(
+    tmp_path_factory, sizes, listed
+):
+    """In any order; None: boxes as tools export them beside skeletons, without any keypoints."""
+    content, folder = coco(len(sizes)), tmp_path_factory.mktemp("counts")
+    if listed:
+        content["categories"][0]["keypoints"] = ["a", "b", "c"]
+    for annotation, K in zip(content["annotations"], sizes, strict=True):
+        annotation["keypoints"] = [15, 15, 2] * (K or 0)
+        if K is None:
+            del annotation["keypoints"], annotation["bbox"]
+    (folder / "annotations").mkdir()
+    path = folder / "annotations" / "train.json"
+    path.write_text(json.dumps(content))
+    given = [K for K in sizes if K]
+    if len(set(given)) < 2:
+        instances = data.read_annotations(folder)
+        assert [i.usable for i in instances] == [bool(K) for K in sizes]
+        assert [len(i.keypoints) for i in instances] == [K or 0 for K in sizes]
+        return
+    expected = 3 if listed else max(given, key=given.count)
+    wrong = next(n for n, K in enumerate(sizes) if K and K != expected)
+    message = f"annotation {wrong} cannot be used: {sizes[wrong]} keypoints, .* has {expected}"
+    with pytest.raises(ValueError, match=message):
+        data.read_annotations(folder)
+
+
+@pytest.mark.parametrize("what", ["bbox", "keypoints"])
+def test_relative_coordinates_are_refused(split, what):
+    content = coco()
+    for annotation in content["annotations"]:
+        rows = np.reshape(annotation[what], (-1, 4 if what == "bbox" else 3)).astype(float)
+        rows[:, :2] /= 60
+        if what == "bbox":
+            rows[:, 2:] /= 60
+        annotation[what] = rows.ravel().tolist()
+    with pytest.raises(ValueError, match="train.json: all .* lie within one pixel: .* multiply"):
+        data.read_split(split(content))
+
+
+@settings(deadline=None)
+@given(
+    start=st.floats(-90, 90) | st.sampled_from([0, 60, 1e300, -1e300, 5e-324]),
+    length=st.floats(0, 90) | st.sampled_from([0, 1, 5e-324, 1e-300, 1e300]),
+    other=st.sampled_from([0, 20]),
+)
+def test_a_box_is_usable_if_a_pixel_of_it_is_left(start, length, other):
+    """The longer side counts, as for the crop; whatever the numbers, the crop is finite."""
+    bbox = clip_box(np.array([start, 5, length, other], float), (60, 50))
+    left = min(start + length, 60) - max(start, 0)
+    is_left = left > 0 or (length == 0 and 0 <= start <= 60)
+    points = np.array([[5, 5, 2]], np.float32)
+    instance = data.Instance(1, "x", 1, points, bbox, (60, 50))
+    assert instance.usable == (is_left and max(left, other) >= 1)
+    if instance.usable:
+        assert bbox == (max(start, 0), 5, left, other)
+        places = data.map_to_crop(points[:, :2], data.make_affine(bbox, 28), 28)
+        assert np.isfinite(places).all()
+
+
+FORMS = ("NFC", "NFD")
+
+
+@pytest.mark.parametrize("folder_form", FORMS)
+@pytest.mark.parametrize("file_form", FORMS)
+@pytest.mark.parametrize("said", FORMS)
+def test_accents_may_be_stored_either_way(split, said, folder_form, file_form):
+    """Names of images and, of each part of a path, of description files."""
+    content = coco()
+    content["images"][1]["file_name"] = unicodedata.normalize(said, "K\u00e4fer/\u1ec7 1.png")
+    folder = split(content)
+    there = folder / "images" / unicodedata.normalize(folder_form, "K\u00e4fer")
+    there.mkdir(parents=True)
+    there = there / unicodedata.normalize(file_form, "\u1ec7 1.png")
+    there.write_text("here")
+    assert data.read_annotations(folder)[1].image.read_text() == "here"
+    texts = folder / unicodedata.normalize(file_form, "K\u00e4fer.txt")
+    texts.write_text("nose:\n")
+    name = unicodedata.normalize(said, "K\u00e4fer")
+    instance = data.read_annotations(folder)[0]._replace(category=900, keypoints=np.ones((1, 3)))
+    described = describe_categories([instance], {900: name}, folder)
+    assert [k.name for k in described[900]] == ["nose"]
 
 
 def test_an_annotation_without_id_is_refused(split):
@@ -90,6 +208,24 @@ def test_files_that_are_no_annotation(split, content):
     assert "mp100_split1_train.json" in one_line(error)
 
 
+@pytest.mark.parametrize("content", [b"\xff", b'{"images": [' + b"\x80]", b"{1}", b"9" * 5000])
+def test_damaged_files_are_said_to_be_so_in_words(split, content):
+    folder = split("")
+    (folder / "annotations" / "mp100_split1_train.json").write_bytes(content)
+    with pytest.raises(ValueError, match="is no COCO keypoint annotation: it is no ") as error:
+        data.read_split(folder)
+    assert not any(word in one_line(error) for word in PYTHON)
+
+
+def test_a_pipe_is_refused(split):
+    folder = split("")
+    path = folder / "annotations" / "mp100_split1_train.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="train.json is no regular file"):
+        data.read_split(folder)
+
+
 @pytest.mark.parametrize("what, key", [("images", "file_name"), ("categories", "name")])
 def test_ids_that_stand_for_two_things_are_refused(split, what, key):
     """Merged exports that each count from 1. The same entry twice does no harm."""
@@ -116,6 +252,8 @@ def test_names_that_would_garble_a_terminal_are_refused(split, what, key, charac
 def test_names_with_unusual_spaces_are_read(split):
     """As macOS names screenshots."""
     content = coco()
+    # As WhatsApp does; and Persian, and an emoji of two people.
+    content["images"][2]["file_name"] = "\u200eW \u06cc\u200c\u062e \U0001f468\u200d\U0001f469.jpg"
     content["images"][1]["file_name"] = "Foto\u202fvon\u00a0\u00e9t\u00e9.png"
     assert len(data.read_split(split(content))[0]) == 3
 
@@ -224,15 +362,15 @@ def test_any_change_to_annotations_is_read_or_one_line(tmp_path_factory, changes
         instances, names = data.read_split(folder)
         described = describe_categories(instances, names)
         everything, _ = check.read_folders([folder])
-        table = check.format_counts(everything, check.find_faults(everything))
+        table = check.format_counts(everything, check.examine_images(everything))
     except (ValueError, FileNotFoundError) as error:
         text = str(error)
         assert "\n" not in text and (str(folder) in text or ".txt" in text)
         return
     for i in instances:
-        assert np.isfinite(i.keypoints).all() and min(i.bbox[2:]) > 0
+        assert np.isfinite(i.keypoints).all() and min(i.bbox[2:]) >= 0 and max(i.bbox[2:]) >= 1
         assert len(described[i.category]) == len(i.keypoints)
     counted = read_cells(table)["all"]
     assert counted["instances"] == counted["missing"] == len(everything)
     assert counted["usable"] == 0
-    assert table.replace("\n", "").isprintable()
+    assert list_control_characters(table.replace("\n", "")) == []

@@ -2,10 +2,12 @@
 
 import json
 import math
+import random
 
 import numpy as np
 import pytest
 
+from damage import check_message, damage_value, make_special
 from evaluations import T, record
 from study import metrics
 from study.compare import average_evaluations, compare_evaluations, measure_gap
@@ -50,7 +52,7 @@ def test_what_has_no_average_is_refused(tmp_path):
     for folder, message in (
         (write_results(tmp_path / "a", 3, 0.1), "a is of split 3, as another"),
         (write_results(tmp_path / "b", 2, 0.1, decoding="top-3"), other),
-        (tmp_path / "cut", "cut/results.json cannot be read"),
+        (tmp_path / "cut", "cut/results.json: this is no JSON from column 12 on: evaluate"),
         (tmp_path / "nowhere", "nowhere/results.json is missing"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -215,9 +217,51 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         (other, "other has answers for 12 images"),
         (split, "data is e, elsewhere d; split is 2, elsewhere 1"),
         (cut, "cut/instances.jsonl does not fit its results.json"),
-        (old, "old/results.json cannot be read .KeyError: 'protocol'"),
+        (old, "old/results.json: protocol is missing: evaluate again"),
         (tmp_path / "nowhere", "nowhere/results.json is missing"),
         (tmp_path / "file", "file/results.json is missing"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             compare_evaluations([first, folder])
+
+
+def compare_with(folder, first):
+    """What --compare and --average read of a folder; the name of the file at fault, or None."""
+    try:
+        compare_evaluations([first, folder])
+        average_evaluations([folder], SAME)
+    except (ValueError, FileNotFoundError) as error:
+        check_message(str(error), folder)
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("weights", [None, [3, 0, 1, 2]], ids=["single", "pairs"])
+@pytest.mark.parametrize("seed", range(10))
+def test_a_damaged_evaluation_is_named(tmp_path, monkeypatch, weights, seed):
+    monkeypatch.setattr(metrics, "RESAMPLES", 3)
+    rng = random.Random(seed)
+    rows = np.random.default_rng(1).uniform(0, 30, (4, 3)).tolist()
+    how = {"weights": weights, "beside": {"covered": rows}, "paper": {"PCK@0.20": 0.5}}
+    how |= dict.fromkeys(metrics.COLUMNS, 0.5) | {"instances": 4, "decoding": "greedy"}
+    how |= {"cumulative": None}
+    first = write_evaluation(tmp_path / "first", rows, **how)
+    folder = write_evaluation(tmp_path / "folder", rows, **how)
+    assert compare_with(folder, first) is None
+    results, instances = folder / "results.json", folder / "instances.jsonl"
+    content = instances.read_bytes()
+    lines = content.splitlines()
+    for _ in range(20):
+        at = rng.randrange(len(lines))
+        damaged = [*lines[:at], damage_value(rng, json.loads(lines[at])), *lines[at + 1 :]]
+        instances.write_bytes(b"\n".join(damaged) + b"\n" * rng.randrange(2))
+        compare_with(folder, first)
+    instances.write_bytes(content)
+    value = json.loads(results.read_bytes())
+    for _ in range(20):
+        results.write_bytes(damage_value(rng, value))
+        compare_with(folder, first)
+    results.write_text(json.dumps(value))
+    for path in (instances, results):
+        make_special(path, "pipe")
+        assert f"{path} is no regular file" in compare_with(folder, first)

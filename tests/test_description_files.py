@@ -1,5 +1,6 @@
 """support/descriptions.py: description files, and how they are matched with categories."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 import data
 from capellm import Codec
 from helpers import coco, one_line
+from support.coco import list_control_characters
 from support.descriptions import describe_categories
 
 
@@ -25,6 +27,9 @@ def test_description_files(desc):
     # As Windows saves it: a byte order mark, and two characters at each line's end.
     windows = b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()
     assert data.read_descriptions(desc(windows)) == expected
+    # As old systems save it, and what other systems end lines with.
+    for end in ("\r", "\x85", "\u2028", "\u2029"):
+        assert data.read_descriptions(desc(text.replace("\n", end))) == expected
     # Tabs and no-break spaces.
     spaces = text.replace(" eye:", "\u00a0eye:\t").replace(" round", "\u202f \tround")
     assert data.read_descriptions(desc(spaces)) == expected
@@ -41,6 +46,9 @@ def test_description_files(desc):
         ("# c\nnose: x\neye: y\r\nnose: z", "line 4: 'nose' stands on line 2 already"),
         (b"nose: x\neye: \xff\xfe\n", "line 2: not UTF-8"),
         (b"\xef\xbb\xbfnose: x\n\neye: \xff", "line 3: not UTF-8"),
+        (b"nose: x\r\r\neye: \xff", "line 3: not UTF-8"),
+        ("\u200d: x", "line 1: expected 'name: description'"),
+        ("left\u200c eye: x\nleft eye: y", "line 2: 'left eye' stands on line 1 already"),
         ("nose: x\neye: a\x00b", r"line 2: control characters .U\+0000.; keep"),
         ("a: b\u202ec\x1b", r"line 1: .*.U\+202E, U\+001B."),
         ("Left  eye: x\neye: y\nleft_Eye: z", "line 3: 'left_Eye' stands on line 1 already"),
@@ -177,7 +185,27 @@ def test_any_bytes_are_descriptions_or_one_line(tmp_path_factory, content):
     assert keypoints and len({k.name for k in keypoints}) == len(keypoints)
     for name, description in keypoints:
         assert name and ":" not in name
-        assert (name + description).isprintable()
+        assert list_control_characters(name + description) == []
+
+
+@pytest.mark.parametrize("text", ["\u0647\u200c\u06cc", "\u0915\u094d\u200d\u0937", "\u200eleft"])
+def test_joiners_are_spelling(desc, text):
+    """Persian and Hindi words are written with them, and they reach the model."""
+    assert data.read_descriptions(desc(f"{text}: {text}.\n")) == [data.Keypoint(text, f"{text}.")]
+
+
+def test_long_lines_are_not_quoted_at_length(desc):
+    for text in ("x" * 5000, f"{'x' * 5000}:\n{'x' * 5000}:\n", "\x1b" * 5000 + ":"):
+        with pytest.raises(ValueError, match="desc.txt, line") as error:
+            data.read_descriptions(desc(text))
+        text = one_line(error).partition("desc.txt")[2]
+        assert len(text) < 400 and text.isprintable()
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "desc.txt")
+    with pytest.raises(ValueError, match="desc.txt is no regular file"):
+        data.read_descriptions(tmp_path / "desc.txt")
 
 
 def test_large_descriptions(tmp_path, tokenizers):

@@ -299,7 +299,7 @@ def find_file(command):
     return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-class Parsed(Exception):
+class Parsed(BaseException):
     """Raised instead of what a command does after it has read its options."""
 
 
@@ -459,7 +459,8 @@ def test_photographs_are_collected(tmp_path, monkeypatch):
         model = recipe.checkpoint(tmp_path / setting.tune, faces.EPOCHS * faces.EPOCH)
         model.mkdir(parents=True)
         save_file(tensors, model / "adapter.safetensors")
-        record = json.dumps({"step": 1, "pairs_per_s": faces.BATCH / 30})
+        numbers_of_a_step = {"loss": 1.0, "lr": 1e-3, "pairs_per_s": faces.BATCH / 30}
+        record = json.dumps({"step": 1} | numbers_of_a_step)
         (tmp_path / setting.tune / "log.jsonl").write_text(f"{record}\n{record}\n")
         for epoch in range(1, faces.EPOCHS + 1):
             more = {"difference": 0.25, "interval of the difference": [0.2, 0.3]}

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import eval as evaluation
 import evaluations
 import llama
 from capellm import CapeLLM
+from damage import check_message, damage_value
 from evaluations import NAMES, TEXTS, T, list_labelled, pck_in_loops, read_json, read_lines
 from study import density, metrics, paper
 from support import launch, pictures
@@ -307,7 +309,49 @@ def test_a_damaged_evaluation_is_named(evaluate, tmp_path):
     assert evaluate(*arguments).code == 0
     (tmp_path / "out" / "instances.jsonl").write_text("no JSON\n")
     done = evaluate(*arguments, "--resume")
-    assert done.code == 2 and "instances.jsonl is damaged" in done.err
+    assert done.code == 2 and "instances.jsonl, line 1: this is no JSON" in done.err
+
+
+@pytest.mark.parametrize("name", ["results.json", "instances.jsonl", "instances.part0.jsonl"])
+@pytest.mark.parametrize("more", [["--controls", "--density"], ["--cumulative", "--occlude", 0.4]])
+def test_damage_is_named_and_nothing_overwritten(evaluate, tmp_path, monkeypatch, name, more):
+    """Whatever is damaged in what an evaluation wrote: a line, or the same answers as before."""
+    monkeypatch.setattr(metrics, "RESAMPLES", 3)
+    monkeypatch.setattr(density, "DRAWS", 3)
+    out, rng = tmp_path / "out", random.Random(f"{name} {more}")
+    arguments = [*more, "--limit", 3, "--sheet", "--out", out]
+    assert evaluate(*arguments).code == 0
+    if "part" in name:
+        lines = (out / "instances.jsonl").read_bytes().splitlines()
+        settings = {"settings": read_json(out / "results.json")["settings"]}
+        for path in out.iterdir():
+            path.unlink()
+        lines.insert(0, json.dumps(settings).encode())
+    else:
+        lines = [(out / name).read_bytes()]
+        if name == "instances.jsonl":
+            lines = lines[0].splitlines()
+    whole = {path: path.read_bytes() for path in out.iterdir()}
+    refused = 0
+    for _ in range(40):
+        at = rng.randrange(len(lines))
+        damaged = damage_value(rng, json.loads(lines[at]))
+        for path, content in whole.items():
+            path.write_bytes(content)
+        (out / name).write_bytes(b"\n".join([*lines[:at], damaged, *lines[at + 1 :], b""]))
+        before = {path: path.read_bytes() for path in out.iterdir()}
+        done = evaluate(*arguments, "--resume")
+        if done.code == 2:
+            refused += 1
+            # The last line: before it stands a bar of progress.
+            check_message(done.err.strip().splitlines()[-1], out)
+            assert {path: path.read_bytes() for path in out.iterdir()} == before
+        else:
+            assert done.code == 0 and "3 of 6 images" in done.out
+            # As long as answers are measured anew: an old part is gone.
+            for path in [path for path in out.iterdir() if "part" in path.name]:
+                path.unlink()
+    assert refused > 5
 
 
 @pytest.mark.parametrize(
@@ -714,5 +758,5 @@ def test_an_unknown_instruction_of_a_model_is_refused(run, model_folder, folder,
     config = read_json(own / "config.json") | {"instruction": "sing"}
     (own / "config.json").write_text(json.dumps(config))
     done = run(*list_arguments(own, folder))
-    message = "config.json cannot be read (ValueError: instruction 'sing' is not one of base, "
+    message = "config.json cannot be read (instruction is 'sing', expected 'base' or "
     assert done.code == 2 and message in done.err

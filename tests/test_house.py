@@ -83,3 +83,13 @@ def test_every_folder_of_python_is_known():
     """A file of code outside of the rooms would be held to nothing."""
     folders = {path.parent.name for path in HOME.glob("*/*.py")}
     assert folders == {*FOLDERS, "tests"}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("tests")])
+def test_json_is_written_without_nan(name):
+    """NaN and infinity are Python's own extension, which other readers of JSON refuse."""
+    writes = []
+    for node in ast.walk(ast.parse((HOME / name).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.dumps", "json.dump"):
+            writes.append(ast.unparse(node))
+    assert [text for text in writes if "allow_nan=False" not in text] == []

@@ -1,11 +1,16 @@
 """Commands: a user's error is one line and a code, and what is long is cut."""
 
+import errno
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from support import launch
+from support.files import ROOT
 
 
 def stop(error):
@@ -40,9 +45,104 @@ def test_success_is_silent(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_mistake_of_the_code_is_not_hidden():
-    with pytest.raises(ZeroDivisionError):
+def test_a_mistake_of_the_code_is_not_hidden(capsys):
+    with pytest.raises(SystemExit) as end:
         launch.run("x.py", lambda: 1 / 0)
+    assert end.value.code == 1
+    assert capsys.readouterr().err.endswith("ZeroDivisionError: division by zero\n")
+
+
+NO_ROOM = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12"
+KILLED = "DataLoader worker (pid 7) is killed by signal: Killed."
+
+
+@pytest.mark.parametrize(
+    "error, text",
+    [
+        (MemoryError(), "x.py: too little memory (MemoryError): take less\n"),
+        (
+            RuntimeError(f"[enforce fail] {NO_ROOM}"),
+            "x.py: too little memory (can't allocate memory: you tried to allocate 9 bytes. Error "
+            "code 12): take less\n",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+            "x.py: too little memory (CUDA out of memory. Tried to allocate 2 GiB.): take less\n",
+        ),
+        (
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+            "x.py: too little memory ([Errno 12] Cannot allocate memory): take less\n",
+        ),
+        (
+            RuntimeError(KILLED),
+            "x.py: a process that loads images was ended, mostly by a system that is short of "
+            f"memory ({KILLED}): use --workers 0 or more memory, and --resume\n",
+        ),
+        (
+            RuntimeError("[pair.cc:1] Connection closed by peer [127.0.0.1]:1"),
+            "x.py: another process is gone, and has said why ([pair.cc:1] Connection closed by "
+            "peer [127.0.0.1]:1)\n",
+        ),
+    ],
+)
+def test_what_is_no_mistake_of_the_code_has_a_remedy(error, text, capsys):
+    with pytest.raises(SystemExit) as end:
+        launch.run("x.py", stop(error), "take less")
+    assert end.value.code == 2 and capsys.readouterr() == ("", text)
+
+
+class Sleeper(torch.utils.data.Dataset):
+    """Its workers ignore what asks them to end, as those of training do."""
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, i):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return i
+
+
+ENDINGS = {
+    "exit": "sys.exit(3)",
+    "wrong input": "raise ValueError('x')",
+    "mistake": "raise ZeroDivisionError",
+    "memory": "raise MemoryError",
+    "interrupt": "raise KeyboardInterrupt",
+    "success": "pass",
+}
+CODES = {"exit": 3, "wrong input": 2, "mistake": 1, "memory": 2, "interrupt": 130, "success": 0}
+
+
+@pytest.mark.parametrize("how", ENDINGS)
+def test_workers_end_with_their_command(how):
+    """Whatever ends it, within seconds: they are not asked but killed."""
+    script = f"""if True:
+        import multiprocessing, sys, torch
+        from test_launch import Sleeper
+        from support import launch
+
+        def main():
+            batches = iter(torch.utils.data.DataLoader(Sleeper(), num_workers=2))
+            next(batches)
+            print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+            {ENDINGS[how]}
+
+        launch.run("x.py", main)
+    """
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == CODES[how], done.stderr
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 class Broken(torch.utils.data.Dataset):

@@ -316,13 +316,13 @@ def test_gradients_reach_every_weight():
             "rope type 'linear' is not supported",
         ),
         (
-            dict(rope_parameters=dict(rope_type="llama3", factor=8)),
+            dict(rope_parameters=dict(rope_type="llama3", factor=8, rope_theta=5e5)),
             "rope scaling lacks high_freq_factor",
         ),
         (dict(attention_bias=True), "attention_bias True is not supported"),
         (dict(quantization_config=dict(bits=4)), "quantization_config"),
         (dict(num_key_value_heads=3), "3 key-value heads"),
-        (dict(hidden_size="48"), "hidden_size is '48', expected a positive whole number"),
+        (dict(hidden_size="48"), "hidden_size is '48', expected a whole number from 1"),
     ],
 )
 def test_configs_that_are_refused(folder, changes, message):
@@ -409,6 +409,9 @@ def test_missing_files(saved, folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=message):
         Llama.from_pretrained(folder)
     (folder / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(ValueError, match="index.json is not a JSON object"):
+        Llama.from_pretrained(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 3}}')
     with pytest.raises(ValueError, match="is not an index of shards"):
         Llama.from_pretrained(folder)
 

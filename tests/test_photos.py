@@ -1,6 +1,8 @@
 """support/photos.py, and support/check.py's word on the same files: damage, EXIF, other sizes."""
 
 import io
+import os
+import struct
 
 import numpy as np
 import pytest
@@ -60,7 +62,7 @@ def test_damage_that_only_decoding_shows_is_one_line(tmp_path, capsys, workers):
     middle = len(content) // 2
     content[middle : middle + 500] = bytes(500)
     file.write_bytes(content)
-    assert check.find_fault(file, (90, 90)) is None
+    assert check.examine_image(file, (90, 90)).problem == ""
     instances = torch.utils.data.StackDataset([write_instance(file, 90, (90, 90))])
     crops = torch.utils.data.DataLoader(instances, collate_fn=load_first, num_workers=workers)
     with pytest.raises(SystemExit) as end:
@@ -85,13 +87,13 @@ def test_photos_annotated_upright_and_stored_turned(tmp_path, orientation):
     assert turned == (5 <= orientation <= 8)
     # Stored as large as annotated, or twice as large.
     for size in ((40, 80), (20, 40)):
-        problem, text = check.find_fault(file, size)
+        problem, text, _ = check.examine_image(file, size)
         assert problem == "other size" and (REMEDY in text) == turned
         message = "x.jpg is 80 x 40 pixels, annotated as"
         with pytest.raises(ValueError, match=message) as error:
             data.load_crop(write_instance(file, size=size), 28)
         assert (REMEDY in one_line(error)) == turned
-    assert REMEDY not in check.find_fault(file, (40, 70)).text
+    assert REMEDY not in check.examine_image(file, (40, 70)).text
 
 
 @pytest.mark.parametrize("damage", [b"no exif at all", b"II*\0"])
@@ -103,12 +105,115 @@ def test_damaged_exif_does_no_harm(tmp_path, damage):
     file = tmp_path / "x.png"
     for width, height in ((40, 40), (80, 40)):
         photo(width, height).save(file, exif=b"Exif\0\0" + damage)
-        assert check.find_fault(file, (width, height)) is None
+        assert check.examine_image(file, (width, height)).problem == ""
         data.load_crop(write_instance(file, size=(width, height)), 28)
-    problem, text = check.find_fault(file, (40, 80))
+    problem, text, _ = check.examine_image(file, (40, 80))
     assert problem == "other size" and REMEDY not in text
     with pytest.raises(ValueError, match="annotated as 40 x 80: correct the annotation"):
         data.load_crop(write_instance(file, size=(40, 80)), 28)
-    with pytest.raises(ValueError, match="x.png is no image that Pillow can read") as error:
-        photos.open_image(file)
-    one_line(error)
+    assert photos.open_image(file).tobytes() == photo(80, 40).tobytes()
+
+
+def draw_modes():
+    """{name of a file: how Pillow draws it}, of every mode of pixels that a format stores."""
+    image = photo(24, 20)
+    grey = np.asarray(image.convert("L")).astype(np.float32)
+    transparent = image.copy()
+    transparent.putalpha(image.convert("L"))
+    return {
+        "grey.png": image.convert("L"),
+        "16 bits.png": Image.fromarray((grey * 120 + 3000).astype(np.uint16)),
+        "16 bits.tif": Image.fromarray((grey * 120 + 3000).astype(np.uint16)),
+        "32 bits.tif": Image.fromarray((grey * 100).astype(np.int32)),
+        "floats.tif": Image.fromarray(grey / 255),
+        "large floats.tif": Image.fromarray(grey * 200),
+        "1 bit.png": image.convert("1"),
+        "palette.png": image.quantize(16),
+        "palette.gif": image.quantize(16),
+        "transparent.png": transparent,
+        "transparent grey.png": transparent.convert("LA"),
+        "transparent palette.png": transparent.quantize(16),
+        "transparent.webp": transparent,
+        "transparent.tif": transparent,
+        "CMYK.jpg": image.convert("CMYK"),
+        "YCbCr.tif": image.convert("YCbCr"),
+        "rgb.bmp": image,
+        "rgb.tga": image,
+        "rgb.ppm": image,
+        "large.jpg": photo(240, 200),
+    }
+
+
+@pytest.mark.parametrize("name", draw_modes())
+@pytest.mark.parametrize("orientation", [1, 3])
+def test_training_and_sample_see_the_same_pixels(tmp_path, name, orientation):
+    """Of every kind of picture; of one that viewers turn, sample.py sees what they show."""
+    file, image = tmp_path / name, draw_modes()[name]
+    has_exif = name.endswith(("png", "jpg", "webp", "tif"))
+    image.save(file, **({"exif": write_exif(orientation)} if has_exif else {}))
+    side = 20
+    pixels, _ = data.load_crop(write_instance(file, side, image.size), side)
+    upright = photos.open_image(file)
+    if has_exif and orientation == 3 and not name.endswith("tif"):
+        upright = upright.transpose(Image.Transpose.ROTATE_180)
+    asked = data.cut_crop(upright, data.make_affine((0, 0, side, side), side), side)
+    assert torch.equal(pixels, asked)
+    # And they see something.
+    assert pixels.std() > 0.1
+
+
+# Types of TIFF's fields.
+BYTE, ASCII, SHORT, LONG, RATIONAL, SIGNED, FLOAT = 1, 2, 3, 4, 5, 9, 11
+
+
+@pytest.mark.parametrize("kind", [BYTE, ASCII, SHORT, LONG, RATIONAL, SIGNED, FLOAT, 99])
+@pytest.mark.parametrize("tag", [0x100, 0x10F, 0x11A, 0x128, 0x132, 0x213, 0x8298, 0x8769, 0x8825])
+def test_photos_are_turned_whatever_else_exif_says(tmp_path, tag, kind):
+    """Phones write odd fields; only the orientation is read, and nothing is written."""
+    # Of a fraction the entry says where it stands.
+    odd = struct.pack("<I", 8) if kind == RATIONAL else b"\xff\0\0\xff"
+    entries = {0x112: (SHORT, struct.pack("<HH", 6, 0)), tag: (kind, odd)}
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries))
+    for number, (kind, value) in sorted(entries.items()):
+        exif += struct.pack("<HHI", number, kind, 1) + value
+    file = tmp_path / "x.png"
+    photo(40, 20).save(file, exif=exif + bytes(4))
+    upright = photos.open_image(file)
+    assert np.array_equal(np.array(upright), np.rot90(np.array(photo(40, 20)), -1))
+    assert check.examine_image(file, (40, 20)) == check.Finding(is_turned=True)
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, ZeroDivisionError, IndexError, MemoryError])
+def test_whatever_pillow_raises_is_one_line_about_the_file(tmp_path, monkeypatch, error):
+    file = tmp_path / "x.png"
+    photo(9, 9).save(file)
+
+    def fail(image):
+        raise error()
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    for look in (photos.open_image, lambda file: data.load_crop(write_instance(file), 28)):
+        with pytest.raises(ValueError, match="x.png is no image that Pillow can read") as caught:
+            look(file)
+        one_line(caught)
+
+
+def test_pipes_are_refused_and_long_names_cut(tmp_path):
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    long = tmp_path / ("x" * 5000)
+    for path in (pipe, long, tmp_path / "a\x1b\n.png"):
+        assert check.examine_image(path, (9, 9)).problem in ("unreadable", "missing")
+        for look in (photos.open_image, lambda file: data.load_crop(write_instance(file), 28)):
+            with pytest.raises((ValueError, FileNotFoundError)) as error:
+                look(path)
+            assert len(one_line(error)) < 450 and one_line(error).isprintable()
+
+
+@pytest.mark.parametrize("side", [1000, 5000, 70_000])
+def test_very_large_crops_are_averages(side):
+    """Pillow's own sums are black where thousands of pixels become one."""
+    image = Image.new("RGB", (side, 60), (200, 100, 50))
+    crop = data.cut_crop(image, data.make_affine((0, 0, side, 60), 1), 1)
+    shown = (crop * photos.PIXEL_STD + photos.PIXEL_MEAN) * 255
+    torch.testing.assert_close(shown.ravel(), torch.tensor([200.0, 100, 50]), atol=2, rtol=0)

@@ -35,6 +35,46 @@ def test_pictures_of_extreme_photos(size):
     assert pictures.SMALLEST_SIDE / 2 < max(picture.size) <= pictures.LARGEST_SIDE
 
 
+@pytest.mark.parametrize("count", [1, 68])
+@pytest.mark.parametrize("size", [(60_000, 8), (8, 60_000), (9_000, 9_000)])
+def test_answers_far_outside_of_a_wide_photo_are_drawn(size, count):
+    """The model sees a square around it: answers may lie anywhere in it."""
+    side = max(size)
+    points = [(side / 2, size[1] / 2 - side / 2), *[(1.0, side / 2)] * (count - 1)]
+    names = ["n" * 20_000] * count
+    image = Image.new("RGB", size, (90, 200, 90))
+    picture = pictures.draw_keypoints(image, points, names)
+    assert max(picture.size) < 20_000
+    # The photo is there, if only a line of it, which is averaged with what is beside it.
+    shown = np.asarray(picture).reshape(-1, 3)
+    assert any((shown == colour).all(1).any() for colour in ((90, 200, 90), (45, 100, 45)))
+
+
+def test_what_lies_outside_of_a_photo_is_black():
+    image = Image.new("RGB", (100, 80), "white")
+    low, high = np.array([-50.0, -20]), np.array([150.0, 120])
+    page = np.asarray(pictures.cut_out(image, low, high, 0.5)).mean(2)
+    assert page.shape == (70, 100)
+    inner = np.zeros(page.shape, bool)
+    inner[10:50, 25:75] = True
+    assert (page[inner] == 255).all() and (page[~inner] == 0).all()
+    inside = pictures.cut_out(image, np.array([3.0, 4]), np.array([53.0, 44]), 2)
+    assert inside.size == (100, 80)
+
+
+def test_a_contact_sheet_of_many_categories_and_of_what_cannot_be_read(instances):
+    """Ids may be numbers or text; a tile of what cannot be read is empty."""
+    many = [instances[0]._replace(category=n) for n in range(500)]
+    page, faults = pictures.draw_contact_sheet(many, data.load_crop)
+    assert not faults and page.width == 20 * pictures.THUMB
+    instances[1].image.unlink()
+    mixed = [instances[0], instances[1]._replace(category="4")]
+    far = np.array([[1e30, -3e38, 2], [20, 20, 2]], np.float32)
+    mixed.append(instances[2]._replace(category=9, keypoints=far))
+    page, faults = pictures.draw_contact_sheet(mixed, data.load_crop)
+    assert faults == [f"{instances[1].image} is missing, needed by annotation 1"]
+
+
 def test_labels_hide_neither_points_nor_each_other():
     rng = np.random.default_rng(0)
     points = rng.uniform(100, 900, (15, 2))
@@ -120,7 +160,8 @@ def test_an_unreadable_image_leaves_its_tile_empty(instances):
 
 
 def test_a_contact_sheet_holds_one_image_of_each_category_and_its_labelled_keypoints(instances):
-    page = pictures.draw_contact_sheet(instances, data.load_crop)
+    page, faults = pictures.draw_contact_sheet(instances, data.load_crop)
+    assert not faults
     assert page.size == (2 * pictures.THUMB, pictures.LINE + pictures.THUMB)
     pixels = np.asarray(page)
     red = (pixels == (255, 0, 0)).all(2)

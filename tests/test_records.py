@@ -2,9 +2,12 @@
 
 import pytest
 
+from damage import check_message, make_special
 from evaluations import read_json, read_lines
 from support import records
+from support.json_files import NAME, TEXT
 
+SHAPE = {"category": NAME, "id": NAME, "file": TEXT}
 SETTINGS = {"seed": 0, "decoding": "greedy"}
 
 
@@ -28,7 +31,7 @@ def write_finished(out, ids, settings=SETTINGS):
 
 
 def find(out, resume=True, settings=SETTINGS):
-    return records.find_earlier(out, settings, resume)
+    return records.find_earlier(out, settings, SHAPE, resume)
 
 
 def test_an_empty_folder_has_nothing(tmp_path):
@@ -87,12 +90,12 @@ def test_damage_is_named(tmp_path, line):
     write_part(tmp_path, 0, [3])
     with open(tmp_path / "instances.part0.jsonl", "a") as file:
         file.write(line + "\n")
-    with pytest.raises(ValueError, match="part0.jsonl is damaged .*: remove it; --resume asks"):
+    with pytest.raises(ValueError, match="part0.jsonl, line 3: .*: remove .*, and --resume asks"):
         find(tmp_path)
     (tmp_path / "instances.part0.jsonl").unlink()
     write_finished(tmp_path, [3])
     (tmp_path / "instances.jsonl").write_text(line + "\n")
-    with pytest.raises(ValueError, match="instances.jsonl is damaged"):
+    with pytest.raises(ValueError, match="instances.jsonl, line 1: .*: remove instances.jsonl"):
         find(tmp_path)
 
 
@@ -108,5 +111,32 @@ def test_results_are_written_with_their_faults(tmp_path):
 def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_part(None, 0, [3])
-    assert records.continue_earlier(None, SETTINGS, False, 0, 1, "cpu") == ({}, 0)
+    assert records.continue_earlier(None, SETTINGS, SHAPE, False, 0, 1, "cpu") == ({}, 0)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+@pytest.mark.parametrize("name", [*records.WRITTEN, "instances.part0.jsonl"])
+def test_what_is_no_file_is_refused_before_the_work(tmp_path, name, kind):
+    write_finished(tmp_path, [3])
+    make_special(tmp_path / name, kind)
+    with pytest.raises(ValueError, match=f"{name} is no regular file"):
+        find(tmp_path)
+
+
+def test_names_that_only_look_like_parts_are_none(tmp_path):
+    for name in ("x", "²", "0.old", ""):
+        (tmp_path / f"instances.part{name}.jsonl").write_text("mine")
+    assert find(tmp_path, resume=False) == find(tmp_path) == ({}, 0)
+    write_part(tmp_path, 10, [4])
+    write_part(tmp_path, 9, [3])
+    assert list(find(tmp_path).records) == [key(3), key(4)] and find(tmp_path).free == 11
+    write_finished(tmp_path, [3])
+    assert len(list(tmp_path.glob("instances.part*"))) == 4
+
+
+def test_settings_are_quoted_briefly(tmp_path):
+    write_part(tmp_path, 0, [3], {"seed": "\n\x1b" * 5000, "decoding": ["x"] * 5000})
+    with pytest.raises(ValueError) as error:
+        find(tmp_path)
+    check_message(str(error.value), tmp_path / "instances.part0.jsonl")

@@ -1,11 +1,15 @@
 """support/tokenizer.py against the published encoders, on the published vocabularies."""
 
+import io
+import json
 import random
 import shutil
 from base64 import b64encode
 
 import pytest
 import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from llama_models.llama3.tokenizer import Tokenizer as Reference
 from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
 
@@ -169,7 +173,20 @@ def write_tiktoken(tokens):
     return b"".join(lines)
 
 
-WITHOUT_DIGITS = write_tiktoken(bytes([b]) for b in range(256) if not chr(b).isdecimal())
+def train_without_digits():
+    """A sentencepiece vocabulary of letters alone."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["left eye right eye nose tip"] * 9),
+        model_writer=model,
+        model_type="char",
+        vocab_size=64,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
 DAMAGED_LINE = b"".join(LLAMA3.read_bytes().splitlines(keepends=True)[:99]) + b"oops\n"
 
 
@@ -180,7 +197,7 @@ DAMAGED_LINE = b"".join(LLAMA3.read_bytes().splitlines(keepends=True)[:99]) + b"
         (b"{}", "neither"),
         (DAMAGED_LINE, "neither"),
         (SENTENCEPIECE["v1"].read_bytes()[:5000], "neither"),
-        (WITHOUT_DIGITS, "no single token for each digit"),
+        (train_without_digits(), "no single token for each digit"),
     ],
     ids=["empty", "json", "damaged line", "cut", "no digits"],
 )
@@ -190,3 +207,91 @@ def test_files_that_are_refused(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as error:
         Tokenizer.from_pretrained(tmp_path)
     assert str(file) in one_line(error)
+
+
+BYTES = [(bytes([b]), b) for b in range(256)]
+PAIRS = [(b"th", 256), (b"the", 257), (b" the", 258)]
+
+
+def write_ranks(file, tokens):
+    file.write_bytes(b"".join(b64encode(token) + b" %d\n" % rank for token, rank in tokens))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    changes=st.lists(
+        st.tuples(st.integers(0, 258), st.binary(max_size=3), st.integers(0, 2**40)), max_size=3
+    ),
+    dropped=st.sets(st.integers(0, 258), max_size=2),
+    shuffle=st.randoms(),
+)
+def test_damaged_ranks_are_refused_before_tiktoken_panics(
+    changes, dropped, shuffle, tmp_path_factory
+):
+    """tiktoken's PanicException is no Exception: it would pass every except clause."""
+    tokens = BYTES + PAIRS
+    for place, token, rank in changes:
+        tokens[place] = token, rank
+    tokens = [entry for place, entry in enumerate(tokens) if place not in dropped]
+    shuffle.shuffle(tokens)
+    file = tmp_path_factory.mktemp("ranks") / "tokenizer.model"
+    write_ranks(file, tokens)
+    try:
+        tokenizer = Tokenizer(file)
+    except ValueError as error:
+        assert str(file) in str(error) and str(error).isprintable()
+        return
+    text = "the\0?" + "".join(map(chr, range(256)))
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    "tokens, message",
+    [
+        (BYTES[:-1] + [(b"ab", 255)], "1 bytes have no token, 255 among them"),
+        (BYTES + [(b"ab", 256), (b"cd", 256)], "ranks are not 0, 1, 2"),
+        (BYTES + [(b"ab", 2**40)], "ranks are not 0, 1, 2"),
+        (BYTES + [(b"a", 256)], "line 257 repeats a token"),
+    ],
+)
+def test_what_is_wrong_with_ranks_is_said(tokens, message, tmp_path):
+    file = tmp_path / "tokenizer.model"
+    write_ranks(file, tokens)
+    with pytest.raises(ValueError, match=message) as error:
+        Tokenizer(file)
+    assert str(file) in one_line(error)
+
+
+def write_language_model(folder, file, **entries):
+    folder.mkdir()
+    shutil.copyfile(file, folder / "tokenizer.model")
+    (folder / "config.json").write_text(json.dumps(entries))
+    return folder
+
+
+PUBLISHED = {
+    "llama3": {"vocab_size": 128256, "bos_token_id": 128000},
+    "v1": {"vocab_size": 32000, "bos_token_id": 1},
+    "v3": {"vocab_size": 32768, "bos_token_id": 1},
+}
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+@pytest.mark.parametrize("vocabulary", PUBLISHED)
+def test_a_tokenizer_of_another_model_is_refused(model, vocabulary, tmp_path):
+    folder = write_language_model(tmp_path / "llm", VOCABULARIES[vocabulary], **PUBLISHED[model])
+    if model == vocabulary:
+        assert Tokenizer.from_pretrained(folder).vocab_size == PUBLISHED[model]["vocab_size"]
+        return
+    with pytest.raises(ValueError, match="they are of two models") as error:
+        Tokenizer.from_pretrained(folder)
+    for name in ("tokenizer.model", "config.json"):
+        assert str(folder / name) in one_line(error)
+
+
+def test_an_embedding_may_have_unused_rows(tmp_path):
+    entries = PUBLISHED["v1"] | {"vocab_size": 32064}
+    folder = write_language_model(tmp_path / "llm", VOCABULARIES["v1"], **entries)
+    tokenizer = Tokenizer.from_pretrained(folder)
+    ids = tokenizer.encode("left eye")
+    assert tokenizer.decode([*ids, 32000, 32063]) == "left eye"

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -28,11 +27,12 @@ import data
 import eval as evaluation
 import train
 from capellm import CapeLLM
+from damage import OTHERS, make_special
 from helpers import LLAMA3
 from lora import LoRALinear, merge_lora
 from skirts import write_skirts
 from study import metrics
-from support import batches, checkpoints, launch, train_options
+from support import batches, checkpoints, train_options
 from support.descriptions import describe_categories
 from support.files import ROOT
 from support.folders import CapeLLMConfig
@@ -349,6 +349,8 @@ def llama3(model_folder, tmp_path_factory):
     shutil.copy(LLAMA3, llm / "tokenizer.model")
     config = json.loads((llm / "config.json").read_text()) | {"vocab_size": 128256}
     (llm / "config.json").write_text(json.dumps(config))
+    own = json.loads((target / "config.json").read_text()) | {"vocabulary": None}
+    (target / "config.json").write_text(json.dumps(own))
     tensors = load_file(llm / "model.safetensors")
     torch.manual_seed(0)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -537,15 +539,6 @@ def test_shards_are_loaded_on_the_cpu(fsdp, monkeypatch):
     assert found == [torch.bfloat16, torch.device("cpu") if fsdp else gpu]
 
 
-def test_processes_wait_for_each_other(monkeypatch):
-    """Longer than any share of a validation or an evaluation; torch gives up after 10 or 30
-    minutes."""
-    asked = {}
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda _, **k: asked.update(k))
-    assert launch.setup().world == 2 and asked["timeout"] >= timedelta(days=1)
-
-
 @pytest.mark.parametrize("fsdp", [{}, {"fsdp": True}], ids=["ddp", "fsdp"])
 def test_two_processes_resumed_equal_uninterrupted(folder, init, tmp_path, fsdp):
     """Bit by bit, with dropout, sharded or not: once in a whole, once saved half-way."""
@@ -686,7 +679,9 @@ def test_killed_twenty_times(folder, init, tmp_path, monkeypatch):
     assert are_equal(load_adapters(killed)[30], load_adapters(whole)[30])
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0)]
+)
 def test_a_signal_saves_and_leaves(folder, init, tmp_path, one, number, code):
     """Also where it comes twice, and to the processes that load images, too: as from a terminal."""
     out, options = tmp_path / "out", {"steps": 4, "batch": 10, "save_every": 100, "workers": 2}
@@ -708,6 +703,34 @@ def test_a_signal_saves_and_leaves(folder, init, tmp_path, one, number, code):
     found = fork(script, out, int(number), *arguments).split()
     assert found == [str(code), "step-0000002", "0"]
     assert are_equal(load_adapters(out)[4], load_adapters(one)[4])
+
+
+def test_a_second_interrupt_ends_at_once(folder, init, tmp_path):
+    """Also a step that never ends, with workers that ignore what they are asked."""
+    script = """
+        stuck, *argv = sys.argv[1:]
+
+        def never_return(*_):
+            Path(stuck).touch()
+            while True:
+                time.sleep(100)
+
+        def patch():
+            checkpoints.append_to_log = never_return
+
+        pid = child(argv, patch)
+        while not Path(stuck).exists():
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGINT)
+        time.sleep(1.5)
+        print(os.waitpid(pid, os.WNOHANG)[0])
+        began = time.monotonic()
+        os.kill(pid, signal.SIGINT)
+        print(wait(pid), time.monotonic() - began < 10)
+    """
+    arguments = command(folder, init[0.0], tmp_path / "out", workers=2)
+    found = fork(script, tmp_path / "stuck", *arguments)
+    assert found.split() == ["0", "130", "True"]
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
@@ -917,6 +940,77 @@ def test_a_damaged_state(folder, init, short, tmp_path, monkeypatch, capsys, dam
     error = refuse(monkeypatch, capsys, command(folder, init[0.0], out, **RESUMED))
     assert f"{path} is damaged" in error
     assert "--resume continues the checkpoint before it" in error
+
+
+def read_files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def damage_random(path):
+    save_file(load_file(path) | {"random": torch.zeros(1, 16, dtype=torch.uint8)}, path, read(path))
+
+
+def forget_moments(path):
+    tensors = {n: t for n, t in load_file(path).items() if not n.startswith("projection")}
+    save_file(tensors, path, read(path))
+
+
+def forget_the_step(path):
+    texts = read(path)
+    del texts["step"]
+    save_file(load_file(path), path, texts)
+
+
+def nest_the_best(path):
+    save_file(load_file(path), path, read(path) | {"best": OTHERS[8]})
+
+
+def read(path):
+    with safe_open(path, framework="pt") as saved:
+        return saved.metadata()
+
+
+def cut_a_line(path):
+    path.write_text('{"step": 1, "lo\n' + path.read_text())
+
+
+def put_a_pipe(path):
+    make_special(path, "pipe")
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("step-0000001/state.safetensors", damage_random, "its random numbers are not"),
+        ("step-0000001/state.safetensors", forget_moments, "projection.weight is missing"),
+        ("step-0000001/state.safetensors", forget_the_step, "step is missing"),
+        ("step-0000001/state.safetensors", nest_the_best, "nested too deep"),
+        ("step-0000001/state.safetensors", put_a_pipe, "is no regular file"),
+        ("log.jsonl", cut_a_line, "line 1: this is no JSON"),
+        ("log.jsonl", put_a_pipe, "is no regular file"),
+    ],
+)
+def test_what_a_run_left_is_checked_before_anything_is_written(
+    folder, init, short, tmp_path, monkeypatch, capsys, name, change, message
+):
+    out = shutil.copytree(short, tmp_path / "out")
+    change(out / name)
+    before = read_files(out)
+    error = refuse(monkeypatch, capsys, command(folder, init[0.0], out, **RESUMED))
+    assert message in error and f"{out / name}" in error and read_files(out) == before
+
+
+def test_a_run_continues_whatever_comes_to_lie_beside_its_model(
+    folder, init, short, tmp_path, monkeypatch
+):
+    """Files that nothing reads, and links to nowhere, as in folders of a cache."""
+    out, start = shutil.copytree(short, tmp_path / "out"), tmp_path / "init"
+    shutil.copytree(init[0.0], start)
+    for inside in (start, start / "vision", start / "llm"):
+        (inside / "tokenizer_config.json").write_text("{}")
+        (inside / "state.safetensors").symlink_to("nowhere")
+    run(monkeypatch, folder, start, out, **RESUMED)
+    assert sorted(load_adapters(out)) == [1, 2]
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

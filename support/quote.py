@@ -1,0 +1,21 @@
+"""Quote in a message what a file holds: short, and in printable characters."""
+
+import reprlib
+
+LONGEST = 200  # characters
+
+_cut = reprlib.Repr()
+_cut.maxstring = _cut.maxother = _cut.maxlong = LONGEST
+
+
+def quote(value) -> str:
+    """A value as Python writes it, its middle or its end left out if it is long."""
+    return cut(_cut.repr(value))
+
+
+def cut(text) -> str:
+    """A text or an error on one line: what cannot be printed escaped, its end left out if long."""
+    # Twice as many as are shown: escaping makes a text longer, never shorter.
+    characters = " ".join(str(text)[:2 * LONGEST].split())
+    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in characters)
+    return printable if len(printable) <= LONGEST else printable[:LONGEST - 3] + "..."
