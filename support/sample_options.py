@@ -1,7 +1,10 @@
 """The options of sample.py: which contradict each other, what a device and a box may be."""
 
+import numpy as np
 import torch
 from PIL import Image
+
+from support.coco import clip_box
 
 
 def choose_device(name=None):
@@ -29,15 +32,14 @@ def parse_box(text, size):
         raise ValueError(
             f"--box {text!r}: expected four numbers x,y,w,h in pixels, such as 86,40,54,53"
         ) from None
-    left, top = max(x, 0.0), max(y, 0.0)
-    right, bottom = min(x + w, float(size[0])), min(y + h, float(size[1]))
-    # True for NaN, too.
-    if not (right > left and bottom > top):
+    box = clip_box(np.array([x, y, w, h]), size)
+    # A flat box will do: the crop takes the longer side.
+    if not (min(box[2:]) >= 0 and max(box[2:]) >= 1):
         raise ValueError(
             f"--box {text} (x,y,w,h) has no part inside the image, "
             f"which is {size[0]} x {size[1]} pixels"
         )
-    return left, top, right - left, bottom - top
+    return box
 
 
 def check_options(args):

@@ -107,6 +107,11 @@ def test_points_lie_in_the_square_around_the_box(call):
         assert np.array_equal(points, everywhere) == (w == 48)
 
 
+def test_a_flat_box_is_the_middle_of_its_crop(call):
+    """As in the check of a data folder: the crop takes the longer side."""
+    assert call("--box=10,18,20,0")["keypoints"] == call("--box=10,8,20,20")["keypoints"]
+
+
 def test_a_box_is_clipped_to_the_photo(call):
     result = call("--box=-10,-4,30,20")
     assert result["box"] == [0, 0, 20, 16]
@@ -301,7 +306,7 @@ MISTAKES = {
     "cut photo": (["--image", "cut.png"], "cut.png"),
     "too large": (["--image", "large.png"], "100,000,000"),
     "box outside": (["--box", "48,0,5,5"], "48 x 36"),
-    "box of no width": (["--box", "3,3,0,5"], "3,3,0,5"),
+    "box of no size": (["--box", "3,3,0,0"], "3,3,0,0"),
     "negative": (["--box", "9,9,-2,-2"], "9,9,-2,-2"),
     "box in words": (["--box", "1,2,three,4"], "1,2,three,4"),
     "three numbers": (["--box", "1,2,3"], "1,2,3"),
