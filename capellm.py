@@ -199,7 +199,7 @@ class CapeLLM(nn.Module):
         """Pixels (3, H, W) of a PIL image around a box, and the matrix of data.make_affine."""
         size = self.config.image_size
         affine = data.make_affine(box or (0, 0, *image.size), size)
-        return data.cut_crop(image.convert("RGB"), affine, size).to(self.device), affine
+        return data.cut_crop(image, affine, size).to(self.device), affine
 
     @torch.inference_mode()
     def answer(self, pixels, keypoints, decoding="greedy", cumulative=False, seed=0,

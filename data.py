@@ -56,6 +56,7 @@ def make_affine(bbox, size, scale=1.0, angle=0.0) -> np.ndarray:
 
 def cut_crop(image: Image.Image, affine, size) -> torch.Tensor:
     """Pixels (3, size, size), bilinear, normalised as DINOv2 expects."""
+    image = photos.convert_to_rgb(image)
     # Much larger originals are averaged over boxes first; beyond 256 x 256 Pillow's sums are off.
     reduce = min(int(np.hypot(affine[0, 0], affine[1, 0])), 256)
     if reduce > 1:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 
 from support import meeting
+from support.quote import cut
 
 ITEMS_SHOWN = 5  # items in a message
 JOIN = 5  # seconds, for a process that was killed
-TEXT_SHOWN = 200  # characters of what others say
 # A collective takes seconds. Whoever may wait longer uses meeting.wait first.
 COLLECTIVE = timedelta(minutes=30)
 # What PyTorch calls too little memory on a CPU, and what a system without any answers.
@@ -92,15 +92,16 @@ def explain_error(error, memory):
     """What a user can do something about, in one line; None for anything else."""
     text = describe_error(error)
     if is_out_of_memory(error, text):
-        what = text.rpartition("DefaultCPUAllocator: ")[2][:TEXT_SHOWN]
+        what = cut(text.rpartition("DefaultCPUAllocator: ")[2])
         return f"too little memory ({what}): {memory}"
-    if "DataLoader worker" in text:
+    is_of_torch = isinstance(error, RuntimeError)
+    if is_of_torch and "DataLoader worker" in text:
         return (
             "a process that loads images was ended, mostly by a system that is short of memory "
-            f"({text[:TEXT_SHOWN]}): use --workers 0 or more memory, and --resume"
+            f"({cut(text)}): use --workers 0 or more memory, and --resume"
         )
-    if "by peer" in text or isinstance(error, torch.distributed.DistError):
-        return f"another process is gone, and has said why ({text[:TEXT_SHOWN]})"
+    if is_of_torch and "by peer" in text or isinstance(error, torch.distributed.DistError):
+        return f"another process is gone, and has said why ({cut(text)})"
     if isinstance(error, (ValueError, OSError)):
         return text
     return None

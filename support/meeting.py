@@ -13,6 +13,8 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from support.quote import cut
+
 BEAT = 2.0  # seconds
 SILENCE = 120.0  # seconds without a beat after which a process is gone
 MEETING = timedelta(minutes=5)  # for all to come, at the start
@@ -81,7 +83,7 @@ def meet(rank, world):
     except dist.DistError as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise ValueError(
-            f"the processes cannot meet at {address} ({' '.join(str(error).split())[:200]}): start "
+            f"the processes cannot meet at {address} ({cut(error)}): start "
             "with torchrun, or unset WORLD_SIZE"
         ) from None
     meetings[:] = [Meeting(dist.PrefixStore("meeting", store), rank, world)]

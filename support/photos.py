@@ -102,6 +102,8 @@ def convert_to_rgb(image):
     16 and 32 bits a pixel are spread over 8; what is transparent is shown on white.
     """
     image.load()
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
     if image.mode.startswith("I") or image.mode == "F":
         image = spread_over_bytes(image)
     if image.has_transparency_data:

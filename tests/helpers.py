@@ -58,6 +58,24 @@ def conversations(model, sizes, seed=0):
     return found
 
 
+def assert_shared_equals_alone(model, sizes, atol):
+    """Branches off one image, or each beside an image of its own: the same loss and gradients.
+
+    sizes: rounds of each conversation, image by image; atol: relative to the largest gradient.
+    """
+    pixels = photos(len(sizes), seed=5)
+    branches = [conversations(model, rounds, seed) for seed, rounds in enumerate(sizes)]
+    tuned = [p for p in model.parameters() if p.requires_grad]
+    image = [i for i, tree in enumerate(branches) for _ in tree]
+    alone = model.loss(pixels[image], [c for tree in branches for c in tree])
+    shared = model.loss_of_branches(pixels, branches)
+    torch.testing.assert_close(torch.stack(shared), torch.stack(alone), atol=1e-5, rtol=1e-5)
+    ours = torch.autograd.grad(shared.total, tuned)
+    theirs = torch.autograd.grad(alone.total, tuned)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=atol * float(b.abs().max()), rtol=1e-4)
+
+
 def embed_sequence(model, pixels, ids):
     """[BOS; V; T] of one image, embedded (1, 1 + N + T, D): Equations 1 to 3 by hand."""
     F_v = model.vision(pixels[None])[0]

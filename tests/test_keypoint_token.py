@@ -8,12 +8,14 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import data
 import sample
 from capellm import CapeLLM
-from helpers import conversations, one_line, photos, randomise
+from helpers import assert_shared_equals_alone, conversations, one_line, photos, randomise
 from study import keypoint_token
+from study.density import compute_density
 from support.checkpoints import save_tensors
 
 KEYPOINTS = [
@@ -114,17 +116,7 @@ def test_a_new_row_starts_as_that_of_the_opening_bracket(model_folder):
 
 
 def test_a_shared_image_changes_no_gradient(token_model):
-    pixels, sizes = photos(2, seed=5), [[4, 1, 2], [3, 4]]
-    branches = [conversations(token_model, rounds, seed) for seed, rounds in enumerate(sizes)]
-    tuned = [token_model.get_parameter(name) for name in token_model.adapter()]
-    image = [i for i, tree in enumerate(branches) for _ in tree]
-    alone = token_model.loss(pixels[image], [c for tree in branches for c in tree])
-    shared = token_model.loss_of_branches(pixels, branches)
-    torch.testing.assert_close(torch.stack(shared), torch.stack(alone), atol=1e-5, rtol=1e-5)
-    ours = torch.autograd.grad(shared.total, tuned)
-    theirs = torch.autograd.grad(alone.total, tuned)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, atol=3e-5 * float(b.abs().max()), rtol=1e-4)
+    assert_shared_equals_alone(token_model, [[4, 1, 2], [3, 4]], 3e-5)
 
 
 def answer_by_hand(model, image, ids):
@@ -159,8 +151,6 @@ def test_there_is_one_answer_and_no_density(token_model):
     with pytest.raises(ValueError) as error:
         token_model.answer(image, KEYPOINTS, decoding="top-3")
     assert "this model answers with <KEYPOINT> (Table 17): use greedy" in one_line(error)
-    from study.density import compute_density
-
     with pytest.raises(ValueError) as error:
         compute_density(token_model, image, KEYPOINTS[0])
     assert "has no density (Table 17)" in one_line(error)
@@ -185,8 +175,6 @@ def test_a_folder_keeps_the_token(token_model, token_folder):
 
 
 def test_sample_draws_its_answers(token_folder, tmp_path, monkeypatch):
-    from PIL import Image
-
     photo = Image.new("RGB", (40, 30), (90, 120, 30))
     photo.save(tmp_path / "x.png")
     (tmp_path / "desc.txt").write_text("".join(f"{k.name}: {k.description}\n" for k in KEYPOINTS))

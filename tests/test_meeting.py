@@ -1,6 +1,5 @@
 """support/meeting.py: who waits for whom, and for how long."""
 
-import os
 import socket
 import threading
 import time
@@ -52,7 +51,7 @@ def test_who_works_long_is_waited_for():
         assert first.result(timeout=5) is None
 
 
-def test_who_is_gone_is_named(monkeypatch):
+def test_who_is_gone_is_named():
     store = dist.HashStore()
     store.add("beat 1", 7)
     began = time.monotonic()
@@ -87,4 +86,3 @@ def test_variables_left_over_end_in_a_line(monkeypatch):
     with pytest.raises(ValueError) as error:
         launch.setup()
     assert f"the processes cannot meet at 127.0.0.1:{port + 1}" in one_line(error)
-    assert "RANK" in os.environ

@@ -217,3 +217,25 @@ def test_very_large_crops_are_averages(side):
     crop = data.cut_crop(image, data.make_affine((0, 0, side, 60), 1), 1)
     shown = (crop * photos.PIXEL_STD + photos.PIXEL_MEAN) * 255
     torch.testing.assert_close(shown.ravel(), torch.tensor([200.0, 100, 50]), atol=2, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F", "L", "P", "RGBA", "LA", "CMYK"])
+def test_whoever_opens_an_image_the_model_sees_the_same(model, mode, tmp_path):
+    """`CapeLLM.locate` gets a PIL image of any mode; sample.py one that it has opened as RGB."""
+    values = np.random.default_rng(0).random((30, 40))
+    if mode == "I;16":
+        image = Image.fromarray((65535 * values).astype(np.uint16))
+    elif mode == "F":
+        image = Image.fromarray(values.astype(np.float32))
+    else:
+        image = Image.fromarray((255 * values).astype(np.uint8)).convert(mode)
+    assert image.mode == mode
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    path = tmp_path / "image.tiff"
+    image.save(path)
+    asked, _ = model.look(image)
+    opened, _ = model.look(photos.open_image(path))
+    assert torch.equal(asked, opened)
+    # Neither white nor black.
+    assert 0.1 < asked.std() < 3

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers import conversations, embed_sequence, photos
+from helpers import assert_shared_equals_alone, conversations, embed_sequence, photos
 from study.share_image import read_branches
 
 
@@ -32,14 +32,4 @@ def test_branches_and_batches_equal_each_alone(model, rounds):
 @pytest.mark.parametrize("sizes", [[[4, 1, 2], [3, 4]], [[2], [1]]])
 def test_a_shared_image_changes_no_gradient(model, sizes):
     """As branches off one image, or each beside an image of its own: the same loss."""
-    pixels = photos(2, seed=5)
-    branches = [conversations(model, rounds, seed) for seed, rounds in enumerate(sizes)]
-    tuned = [p for p in model.parameters() if p.requires_grad]
-    image = [i for i, tree in enumerate(branches) for _ in tree]
-    alone = model.loss(pixels[image], [c for tree in branches for c in tree])
-    shared = model.loss_of_branches(pixels, branches)
-    torch.testing.assert_close(torch.stack(shared), torch.stack(alone), atol=1e-5, rtol=1e-5)
-    ours = torch.autograd.grad(shared.total, tuned)
-    theirs = torch.autograd.grad(alone.total, tuned)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5 * float(b.abs().max()), rtol=1e-4)
+    assert_shared_equals_alone(model, sizes, 1e-5)
