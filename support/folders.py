@@ -80,6 +80,9 @@ def read_model_config(folder) -> CapeLLMConfig:
             f"{path} is of a backbone ({quote(raw['model_type'])}), not of a whole CapeLLM: name a "
             "folder that train.py wrote, or nano"
         )
+    # Older folders know two cases only.
+    if raw.pop("everything", False) is True:
+        raw["whole"] = ["vision", "llm"]
     try:
         config = fill_dataclass(CapeLLMConfig, raw)
     except ValueError as error:

@@ -28,6 +28,15 @@ def test_a_configuration_comes_back(tmp_path):
     assert read_model_config(tmp_path) == config
 
 
+@pytest.mark.parametrize("everything, whole", [(False, []), (True, ["vision", "llm"])])
+def test_older_folders_are_read(tmp_path, everything, whole):
+    """They say `everything` where newer ones name the parts."""
+    for name in ("vision", "llm"):
+        (tmp_path / name).mkdir()
+    write_config(tmp_path, everything=everything)
+    assert read_model_config(tmp_path).whole == whole
+
+
 def test_entries_that_are_missing_are_the_paper_s(tmp_path):
     (tmp_path / "vision").mkdir()
     (tmp_path / "llm").mkdir()
