@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from datetime import timedelta
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from support import meeting
 from support.quote import cut
 
 ITEMS_SHOWN = 5  # items in a message
+LEAVING = threading.Lock()
 JOIN = 5  # seconds, for a process that was killed
 # A collective takes seconds. Whoever may wait longer uses meeting.wait first.
 COLLECTIVE = timedelta(minutes=30)
@@ -63,6 +65,9 @@ def run(name, main, memory="close other programs, or take a larger machine"):
     except Exception as error:
         line = explain_error(error, memory)
         code = 2 if line else 1
+        # Workers that another thread is killing raise here, too: that is no news.
+        if LEAVING.locked():
+            leave(code)
         if line:
             print(f"{name}: {line}", file=sys.stderr)
         else:
@@ -77,8 +82,9 @@ def leave(code):
     """End this process and those that it has started, at once.
 
     Python's own teardown waits for threads and workers, which may wait for it: on a busy machine it
-    hung.
+    hung. The first thread that leaves decides on the code, others wait for the end.
     """
+    LEAVING.acquire()
     for child in multiprocessing.active_children():
         # Not SIGTERM: those that load images ignore it.
         child.kill()

@@ -176,3 +176,33 @@ def test_alone_a_process_is_the_first_of_one(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert launch.setup() == (0, 1, torch.device("cpu"))
+
+
+def test_the_first_who_leaves_decides():
+    """Workers that a second Ctrl-C kills raise in the main thread: neither a line nor a code."""
+    script = """if True:
+        import os, threading, time
+        from support import launch
+
+        def end_slowly():
+            launch.LEAVING.acquire()
+            begun.set()
+            time.sleep(0.5)
+            os._exit(130)
+
+        def main():
+            threading.Thread(target=end_slowly).start()
+            begun.wait()
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+        begun = threading.Event()
+        launch.run("x.py", main)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert (done.returncode, done.stderr) == (130, "")
