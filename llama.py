@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from support.attention import ALL, attend, split_mask
 from support.configs import BackboneConfig, Count, Epsilon, Rows, Width
 from support.rope import Theta, check_scaling, find_rope_type, merge_rope
+from support.tensors import multiply_in_fp32
 from support.weights import load_weights, skip_initialisation
 
 
@@ -175,8 +176,7 @@ class Llama(nn.Module):
         if ids is None:
             return F.linear(hidden, head).float()
         # In bf16 a score of 20 is known to 0.1: of nano's digits a third would tie with another.
-        with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden.float(), head[ids].float())
+        return multiply_in_fp32(hidden, head[ids])
 
     @classmethod
     def from_pretrained(cls, path, dtype=None, device="cpu") -> "Llama":
