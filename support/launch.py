@@ -39,6 +39,7 @@ def setup():
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
+        choose_kernels()
     if world > 1:
         store = meeting.meet(rank, world)
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -46,6 +47,15 @@ def setup():
             backend, timeout=COLLECTIVE, store=store, rank=rank, world_size=world
         )
     return Process(rank, world, device)
+
+
+def choose_kernels():
+    """Switch off cuDNN's attention, which H100s prefer.
+
+    It builds a plan for each new shape, some 60 ms, and nearly every pass of decoding has a new
+    shape. PyTorch's own kernels compute any shape at once.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def run(name, main, memory="close other programs, or take a larger machine"):

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from support.coco import clip_box
+from support.launch import choose_kernels
 
 
 def choose_device(name=None):
@@ -14,10 +15,11 @@ def choose_device(name=None):
         available.insert(0, "mps")
     if torch.cuda.is_available():
         available.insert(0, "cuda")
-    if name is None:
-        return available[0]
+    name = name or available[0]
     if name not in available:
         raise ValueError(f"--device {name} is not available here; use {' or '.join(available)}")
+    if name == "cuda":
+        choose_kernels()
     return name
 
 

@@ -39,6 +39,24 @@ def test_errors_are_a_line_and_an_exit_code(error, code, text, capsys):
     assert capsys.readouterr() == ("", text)
 
 
+def test_a_gpu_is_set_up_without_the_attention_of_cudnn(monkeypatch):
+    """Under torchrun each process takes the GPU of its own number."""
+    chosen, was_enabled = [], torch.backends.cuda.cudnn_sdp_enabled()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        process = launch.setup()
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(was_enabled)
+    assert process == launch.Process(0, 1, torch.device("cuda", 3))
+    assert chosen == [process.device]
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
 def test_success_is_silent(capsys):
     for main in (lambda: 5, stop(SystemExit()), stop(SystemExit(0))):
         assert launch.run("x.py", main) is None
