@@ -160,7 +160,9 @@ class Llama(nn.Module):
         # A single token behind the cache sees everything: it needs no mask either.
         if mask is None and past > 0 and new > 1:
             mask = torch.ones(new, past + new, dtype=torch.bool, device=x.device).tril(past)
-        shared = Shared(angles.cos(), angles.sin(), split_mask(mask), causal, cache)
+        group = self.config.num_attention_heads // self.config.num_key_value_heads
+        mask = split_mask(mask, x.dtype, group)
+        shared = Shared(angles.cos(), angles.sin(), mask, causal, cache)
         *layers, last = self.model.layers
         for i, layer in enumerate(layers):
             x = layer(x, i, shared)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from support import attention
-from support.attention import attend, split_mask
+from support.attention import attend, attend_in_rows, make_additive, split_mask
 
 
 def draw_heads(T, S, heads=4, groups=2, d=8, seed=0):
@@ -38,14 +38,14 @@ def test_a_mask_in_blocks_gives_the_formula(block, shape, monkeypatch):
     monkeypatch.setattr(attention, "BLOCK_ROWS", block)
     q, k, v = draw_heads(*shape[-2:])
     mask = draw_mask(shape)
-    found = attend(q, k, v, split_mask(mask), causal=False)
+    found = attend(q, k, v, split_mask(mask, q.dtype, 2), causal=False)
     expected = compute_attention(q, k, v, mask)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_without_a_mask_a_chain_is_causal():
     q, k, v = draw_heads(6, 6)
-    found = attend(q, k, v, split_mask(None), causal=True)
+    found = attend(q, k, v, split_mask(None, q.dtype, 2), causal=True)
     expected = compute_attention(q, k, v, torch.ones(6, 6, dtype=torch.bool).tril())
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
@@ -54,11 +54,40 @@ def test_blocks_hold_every_row_once_and_all_that_it_sees(monkeypatch):
     monkeypatch.setattr(attention, "BLOCK_ROWS", 4)
     mask = draw_mask((10, 12))
     whole = torch.zeros_like(mask)
-    for rows, columns, part in split_mask(mask):
+    for rows, columns, part in split_mask(mask, torch.float32, 1):
         block = torch.zeros(len(part), 12, dtype=torch.bool)
-        block[:, columns] = part
+        block[:, columns] = part == 0
         assert not whole[rows].any()
         whole[rows] = block
         # A column that no row of the block sees is left out.
-        assert part.any(0).all()
+        assert (part == 0).any(0).all()
     assert torch.equal(whole, mask)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 8, 17])
+def test_an_additive_mask_adds_nothing_or_hides(columns):
+    """Its rows start where a GPU's kernel can read them: PyTorch copies no such mask."""
+    mask = torch.rand(2, 1, 3, columns) < 0.5
+    added = make_additive(mask, torch.bfloat16)
+    assert added.dtype == torch.bfloat16 and added.shape == mask.shape
+    assert torch.equal(added == 0, mask)
+    assert torch.equal(added == -torch.inf, ~mask)
+    assert all(step % 8 == 0 for step in added.stride()[:-1])
+    assert added.stride(-1) == 1 and added.data_ptr() % 16 == 0
+
+
+@pytest.mark.parametrize("heads, groups", [(4, 2), (6, 2), (3, 3), (4, 1)])
+@pytest.mark.parametrize("shape", [(7, 9), (2, 1, 7, 9)])
+def test_heads_of_a_group_as_rows_change_nothing(shape, heads, groups):
+    """What a GPU computes: the same outputs and gradients as with groups."""
+    q, k, v = draw_heads(*shape[-2:], heads, groups)
+    mask = draw_mask(shape)
+    rows = make_additive(torch.cat([mask] * (heads // groups), -2), q.dtype)
+    inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
+    expected = compute_attention(q, k, v, mask).float()
+    found = attend_in_rows(q, k, v, rows)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    upstream = torch.randn(found.shape)
+    ours = torch.autograd.grad(found, inputs, upstream)
+    theirs = torch.autograd.grad(expected, inputs, upstream)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
