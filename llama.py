@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from support.attention import ALL, attend, split_mask
 from support.configs import BackboneConfig, Count, Epsilon, Rows, Width
 from support.rope import Theta, check_scaling, find_rope_type, merge_rope
-from support.tensors import multiply_in_fp32
+from support.tensors import multiply_in_fp32, send
 from support.weights import load_weights, skip_initialisation
 
 
@@ -33,9 +33,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        wide = x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * normed.to(x.dtype)
+        # weight x / sqrt(mean(x^2) + eps), computed in fp32
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 def rotate(x, cos, sin):
@@ -153,7 +152,7 @@ class Llama(nn.Module):
         x = x.to(self.model.norm.weight.dtype)
         if positions is None:
             positions = torch.arange(past, past + new, device=x.device)
-        self.frequencies = self.frequencies.to(x.device)
+        self.frequencies = send(self.frequencies, x.device)
         angles = positions.view(-1, 1, new, 1).float() * self.frequencies  # (1 or B, 1, T, d/2)
         # The fast kernel: no mask is built.
         causal = mask is None and past == 0

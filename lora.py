@@ -14,6 +14,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from support.tensors import draw_dropout
+
 
 class LoRALinear(nn.Module):
     """A frozen `base` (nn.Linear, any dtype) and its fp32 adapter A (rank, in), B (out, rank)."""
@@ -31,23 +33,14 @@ class LoRALinear(nn.Module):
 
     def forward(self, x):  # (..., in) -> (..., out)
         y = self.base(x)
-        x = x.float()
-        scale = self.scale
-        if self.training and self.dropout:
+        x, scale = x.float(), self.scale
+        if self.training and self.dropout and x.device.type == "cpu":
             x = x.masked_fill(draw_dropout(x, self.dropout), 0)
             scale = self.scale / (1 - self.dropout)
+        elif self.training:
+            x = F.dropout(x, self.dropout)
         update = F.linear(F.linear(x, self.lora_A) * scale, self.lora_B)
         return (y + update).to(y.dtype)
-
-
-def draw_dropout(x: torch.Tensor, p: float) -> torch.Tensor:
-    """A mask of x's shape: True, with probability p to 1 / 65536, where dropout sets 0."""
-    # An int64 gives four int16: on a CPU a draw for each number took 5% of a training step.
-    draws = math.ceil(x.numel() / 4)
-    int64 = torch.empty(draws, dtype=torch.int64, device=x.device).random_(-2**63, None)
-    int16 = int64.view(torch.int16)[:x.numel()].view(x.shape)
-    # An int16 is even in [-2^15, 2^15): it lies below p 2^16 - 2^15 with probability p.
-    return int16 < round(p * 2**16) - 2**15
 
 
 def add_lora(module: nn.Module, names, rank=8, alpha=16, dropout=0.05):

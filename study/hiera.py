@@ -189,7 +189,9 @@ class Attention(nn.Module):
             q = pool(q)
         windows = q.shape[2]
         q, k, v = (self.split(tokens) for tokens in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v)  # (B, groups, heads, tokens, d)
+        # Fused kernels know no groups: each counts as an image.
+        y = F.scaled_dot_product_attention(*(part.flatten(0, 1) for part in (q, k, v)))
+        y = y.unflatten(0, q.shape[:2])  # (B, groups, heads, tokens, d)
         y = y.transpose(2, 3).flatten(3)  # (B, groups, tokens, C)
         if self.shape.in_windows:
             y = y.transpose(1, 2)

@@ -13,7 +13,7 @@ HOME = Path(__file__).parent.parent
 # be imported, also not inside of a function. Tests may import anything.
 RULES = {
     # The method, from the bottom to the top.
-    "lora": [],
+    "lora": ["support.tensors"],
     "dino": ["support.*"],
     "llama": ["support.*"],
     "decode": ["llama", "support.passes", "support.tensors"],
@@ -38,12 +38,12 @@ RULES = {
     # The rooms behind.
     "support.*": ["support.*", "study.instructions"],
     "study.instructions": [],
-    "study.category": ["data", "llama", "study.instructions"],
-    "study.density": ["decode", "llama"],
+    "study.category": ["data", "llama", "study.instructions", "support.tensors"],
+    "study.density": ["decode", "llama", "support.tensors"],
     "study.encoders": ["dino", "study.hiera", "support.*"],
     "study.hiera": ["support.*"],
     "study.keypoint_token": ["decode", "support.*"],
-    "study.share_image": ["decode", "llama", "data"],
+    "study.share_image": ["data", "support.tensors"],
     "study.*": ["capellm", "data", "decode", "study.*", "support.*"],
     "drawings.*": ["drawings.*", "support.*"],
     # Recipes may use everything, train, eval and sample among it.
