@@ -26,6 +26,7 @@ from study.category import name_category
 from study.encoders import load_encoder
 from support.folders import CapeLLMConfig, fill_tensors, is_saved, load_tokenizer, read_model_config
 from support.passes import check_length, draw_numbers
+from support.tensors import send
 
 
 class Codec:
@@ -104,7 +105,7 @@ class CapeLLM(nn.Module):
     def sequence(self, V: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """What the language model reads: V (B, N, D) and token ids (B, T), embedded."""
         bos = torch.full((len(V), 1), self.tokenizer.bos_id, device=self.device)
-        start, T = self.llm.embed(bos), self.llm.embed(ids)
+        start, T = self.llm.embed(bos), self.llm.embed(send(ids, self.device))
         # Eq. 3: [BOS; V; T], (B, 1 + N + T, D)
         return torch.cat([start, V.to(start.dtype), T], 1)
 
@@ -128,7 +129,7 @@ class CapeLLM(nn.Module):
             ids += template
             digits = []
             for _ in range(self.codec.K):
-                Y = self(self.sequence(V, torch.tensor([ids], device=self.device)))
+                Y = self(self.sequence(V, torch.tensor([ids])))
                 p = Y[0, -1, self.codec.ids].softmax(-1)
                 digits.append(choose(ids, p))
                 # Eq. 6: p(x, y) is the product over the digits, each given those before it.
@@ -149,11 +150,11 @@ class CapeLLM(nn.Module):
         labels = pad_sequence(labels, batch_first=True, padding_value=data.IGNORE)
         V = self.image_tokens(pixels)
         # Eq. 4
-        Z = self.llm(self.sequence(V, ids.to(self.device)))
+        Z = self.llm(self.sequence(V, ids))
         conversation, position = (labels != data.IGNORE).nonzero(as_tuple=True)
         # A token is predicted by the hidden state of the token before it.
         before = V.shape[1] + position
-        Z = Z[conversation.to(self.device), before.to(self.device)]
+        Z = Z[send(conversation, self.device), send(before, self.device)]
         points = [point for c in conversations for point in c.points]
         return self.average_losses(Z, labels[conversation, position], conversation, points)
 
@@ -166,10 +167,10 @@ class CapeLLM(nn.Module):
         if self.config.output == "token":
             return Losses(*keypoint_token.average_losses(self, Z, labels, conversation, points))
         tokens = conversation.bincount()
-        weight = (1 / (tokens.double() * len(tokens)))[conversation].float().to(self.device)
-        is_digit = torch.isin(labels, torch.tensor(self.codec.ids)).to(self.device)
+        weight = send((1 / (tokens.double() * len(tokens)))[conversation].float(), self.device)
+        is_digit = send(torch.isin(labels, torch.tensor(self.codec.ids)), self.device)
         # Eq. 5, at answers only
-        loss = F.cross_entropy(self.llm.logits(Z), labels.to(self.device), reduction="none")
+        loss = F.cross_entropy(self.llm.logits(Z), send(labels, self.device), reduction="none")
         of_digits = weight * is_digit
         digits = of_digits @ loss.detach() / of_digits.sum().clamp(min=1e-9)
         return Losses(weight @ loss, digits)
@@ -199,7 +200,7 @@ class CapeLLM(nn.Module):
         """Pixels (3, H, W) of a PIL image around a box, and the matrix of data.make_affine."""
         size = self.config.image_size
         affine = data.make_affine(box or (0, 0, *image.size), size)
-        return data.cut_crop(image, affine, size).to(self.device), affine
+        return send(data.cut_crop(image, affine, size), self.device), affine
 
     @torch.inference_mode()
     def answer(self, pixels, keypoints, decoding="greedy", cumulative=False, seed=0,
@@ -230,8 +231,7 @@ class CapeLLM(nn.Module):
         category = category or name_category(self, V, listed)
         # The opening names all keypoints as visible: one trunk serves whichever questions follow.
         opening = data.write_opening(tokenizer, self.codec, instruction, category, listed, listed)
-        ids = torch.tensor([opening.ids], dtype=torch.long, device=self.device)
-        trunk = self.sequence(V, ids)
+        trunk = self.sequence(V, torch.tensor([opening.ids], dtype=torch.long))
         questions = []
         for keypoint in keypoints:
             question = data.write_question(tokenizer, keypoint, instruction) + self.codec.open

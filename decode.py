@@ -100,8 +100,8 @@ def answer_questions(model, trunk, questions, draws, decoding, cumulative, limit
     room = count_room(model.codec, questions, limit - T if cumulative else 0, CANDIDATES)
     # What all questions begin with is read once, behind the image.
     common = [] if cumulative is True else find_common(questions)
-    common_ids = torch.tensor([common], dtype=torch.long, device=model.device)
-    trunk = torch.cat([trunk, model.llm.embed(common_ids)], 1)
+    common_ids = torch.tensor([common], dtype=torch.long)
+    trunk = torch.cat([trunk, model.llm.embed(send(common_ids, model.device))], 1)
     tree = model.Tree(model, trunk, T + room, decoding)
     if cumulative is True:
         return answer_in_chain(tree, questions, draws, range(len(questions)), limit)
@@ -194,8 +194,9 @@ class Tree:
             else:
                 digits.append(draw_digits(ends.log_p[branch], self.decoding, draws[:, step]))
             log_probability = log_probability + ends.log_p[branch, digits[-1]]
-        digits = torch.stack(digits, 1).tolist()
-        return list(map(Decoded, digits, log_probability.exp().tolist()))
+        # One read-back, which waits for all passes.
+        found = torch.stack([*digits, log_probability.exp()], 1).tolist()
+        return [Decoded([int(digit) for digit in row[:-1]], row[-1]) for row in found]
 
     def read(self, rows, tokens, lengths):
         ends = extend_branches(self.model, self.cache, rows, tokens, lengths, self.contrastive)

@@ -129,11 +129,12 @@ def accumulate_gradients(learner: Learner, passes, division, noted) -> StepResul
         loss += weight * pass_loss.detach()
         digits += weight * pass_digits
         tokens += batch.tokens if size else 0
-    sums = torch.stack([loss, digits, tokens, loss.new_tensor(len(noted))])
+    sums = torch.stack([loss, digits, tokens, loss.new_full((), len(noted))])
     if division.world > 1:
         dist.all_reduce(sums)
-    loss, digits, tokens, stop_signals = sums.tolist()
-    gradient = parallel.compute_norm(learner.parameters.values()).item()
+    gradient = parallel.compute_norm(learner.parameters.values())
+    # One read-back a step, which waits for all passes.
+    loss, digits, tokens, stop_signals, gradient = torch.stack([*sums, gradient]).tolist()
     return StepResult(loss, digits, tokens, gradient, stop_signals, losses, waited)
 
 

@@ -9,6 +9,7 @@ import torch
 from data import write_turn
 from llama import KVCache
 from study.instructions import INSTRUCTIONS
+from support.tensors import send
 
 UNNAMED = "object"
 MAX_TOKENS = 16  # of a name
@@ -34,8 +35,7 @@ def name_category(model, V, keypoints) -> str:
 
 def continue_text(model, V, ids) -> str:
     """Greedy text behind an image and token ids, up to the end of text or MAX_TOKENS tokens."""
-    ids = torch.tensor([ids], device=model.device)
-    x = model.sequence(V, ids)
+    x = model.sequence(V, torch.tensor([ids]))
     cache = KVCache(model.llm.config, 1, x.shape[1] + MAX_TOKENS, x.dtype, model.device)
     found = []
     for _ in range(MAX_TOKENS):
@@ -44,5 +44,5 @@ def continue_text(model, V, ids) -> str:
         if token == model.tokenizer.eos_id:
             break
         found.append(token)
-        x = model.llm.embed(torch.tensor([[token]], device=model.device))
+        x = model.llm.embed(send([[token]], model.device))
     return model.tokenizer.decode(found).strip()

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from decode import extend_branches
 from llama import KVCache
+from support.tensors import send
 
 # Values of a coordinate.
 GRID = 1000
@@ -80,7 +81,7 @@ def compute_density(model, pixels, keypoint, cut=1e-4, category=None, listed=Non
     for i in range(0, len(likely), X_AT_ONCE):
         values = likely[i : i + X_AT_ONCE]
         feed = [[codec.ids[value % codec.base]] + codec.comma for value in values.tolist()]
-        parents = row_of[values // codec.base].to(x.rows.device)
+        parents = send(row_of[values // codec.base], x.rows.device)
         y = read_coordinate(model, cache, x.rows[parents], feed, p_x[values], cut, followed=False)
         p[values] = y.mass
         spread += y.spread
@@ -134,7 +135,8 @@ def read_coordinate(model, cache, rows, feed, mass, cut, followed):
             blocks[branch[low], code[low]] = mass[low, None] / blocks.shape[2]
             spread += float(mass[low].sum())
             mass, branch, code = mass[read], branch[read], code[read]
-            rows = rows.repeat_interleave(base, 0)[read.to(rows.device)]
+            # Each row has `base` successors.
+            rows = rows[send(read.nonzero()[:, 0] // base, rows.device)]
             feed = [[codec.ids[d]] for d in (code % base).tolist()]
         keep = followed or digit < codec.K - 1
         p, rows = read_digit(model, cache, rows, feed, keep)

@@ -88,21 +88,22 @@ def compute_logits(model, Z):
 
 def average_losses(model, Z, labels, conversation, points):
     """The total loss and, of it, the mean distance; see `CapeLLM.average_losses`."""
-    labels, conversation = labels.to(model.device), conversation.to(model.device)
-    cross_entropy = F.cross_entropy(compute_logits(model, Z), labels, reduction="none")
-    is_keypoint = labels == model.codec.token
+    device, is_keypoint = model.device, labels == model.codec.token
+    logits = compute_logits(model, Z)
+    cross_entropy = F.cross_entropy(logits, send(labels, device), reduction="none")
     # The hidden state before the end of text is that of <KEYPOINT> itself.
-    places = model.point_decoder(Z[is_keypoint.nonzero()[:, 0] + 1].float())
-    truths = torch.tensor(points, dtype=torch.float32, device=model.device).view(-1, 2)
+    own = is_keypoint.nonzero()[:, 0] + 1
+    places = model.point_decoder(Z[send(own, device)].float())
+    truths = send(torch.tensor(points, dtype=torch.float32).view(-1, 2), device)
     distances = (places - truths).abs().mean(1)
     distance = average_conversations(distances, conversation[is_keypoint])
     return average_conversations(cross_entropy, conversation) + distance, distance.detach()
 
 
 def average_conversations(values, conversation):
-    """The mean over conversations of the mean of each one's values (n,)."""
+    """The mean over conversations, on the CPU, of the mean of each one's values (n,)."""
     counts = conversation.bincount()
-    return (values / counts[conversation]).sum() / (counts > 0).sum()
+    return (values / send(counts[conversation], values.device)).sum() / int((counts > 0).sum())
 
 
 class KeypointTree(Tree):

@@ -1,19 +1,25 @@
 """An image computed once for all of its conversations in training (`train.py --share-image`).
 
 The paper gives each conversation an image of its own. Here they are branches off one: the same
-loss and gradients, in fewer tokens. It uses the tree of `decode.py`; the model is an argument.
+loss and gradients, in fewer tokens: trees as in `decode.py`. The model is an argument.
 """
 
 from typing import NamedTuple
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from data import IGNORE
-from decode import grow_tree
+from support.tensors import send
+
+PADDING = -1
 
 
 class ReadTokens(NamedTuple):
-    """Hidden states (B, T, D), and of every branch's token, in order, its image and place (n,)."""
+    """Hidden states (B, T, D), and of every branch's token, in order, its image and place (n,).
+
+    The latter are on the CPU.
+    """
 
     hidden: torch.Tensor
     image: torch.Tensor
@@ -23,29 +29,37 @@ class ReadTokens(NamedTuple):
 def read_branches(model, V, branches) -> ReadTokens:
     """Read whole trees at once. V (B, N, D): image tokens; branches: token ids, for each image."""
     trunk = 1 + V.shape[1]
-    lengths = [[len(ids) for ids in tree] for tree in branches]
-    longest = max(sum(of_tree) for of_tree in lengths)
-    T = trunk + longest
-    ids = torch.zeros(len(V), longest, dtype=torch.long)
-    positions = torch.arange(T).repeat(len(V), 1)
-    # No token sees the padding, which stands at the end.
-    mask = torch.ones(len(V), 1, T, T, dtype=torch.bool).tril()
-    image, place = [], []
+    ids, numbers, image, place = [], [], [], []
     for i, tree in enumerate(branches):
         tokens = [token for branch in tree for token in branch]
-        end = trunk + len(tokens)
-        ids[i, :len(tokens)] = torch.tensor(tokens)
-        rows = torch.ones(len(tree), trunk, dtype=torch.bool)
-        mask[i, 0, trunk:end, :end], positions[i, trunk:end] = grow_tree(rows, lengths[i])
+        ids.append(torch.tensor(tokens))
+        numbers.append(torch.repeat_interleave(torch.tensor([len(branch) for branch in tree])))
         image += [i] * len(tokens)
-        place += range(trunk, end)
+        place += range(trunk, trunk + len(tokens))
+    x = model.sequence(V, pad_sequence(ids, batch_first=True))
+    mask = positions = None
     # If every tree is a chain, the causal kernel needs no mask.
-    chains = all(len(tree) == 1 for tree in branches)
-    mask = None if chains else mask.to(model.device)
-    x = model.sequence(V, ids.to(model.device))
-    hidden = model.llm(x, positions.to(model.device), mask)
-    image, place = (torch.tensor(v, device=model.device) for v in (image, place))
-    return ReadTokens(hidden, image, place)
+    if any(len(tree) > 1 for tree in branches):
+        number = pad_sequence(numbers, batch_first=True, padding_value=PADDING)
+        mask = make_masks(trunk, send(number, model.device))
+        positions = mask[:, 0].sum(-1) - 1
+    hidden = model.llm(x, positions, mask)
+    return ReadTokens(hidden, torch.tensor(image), torch.tensor(place))
+
+
+def make_masks(trunk, number):
+    """Which tokens a token sees, (B, 1, T, T): number (B, M) is that of its branch, or PADDING.
+
+    The trunk is a chain. A branch sees the trunk and itself. Padding sees what is before it, and
+    is seen by no token, since it stands at the end.
+    """
+    B, M = number.shape
+    T = trunk + M
+    is_own = number[:, :, None] == number[:, None, :]
+    is_padding = number[:, :, None] == PADDING
+    mask = torch.ones(B, 1, T, T, dtype=torch.bool, device=number.device)
+    mask[:, 0, trunk:, trunk:] = is_own | is_padding
+    return mask.tril()
 
 
 def compute_loss(model, pixels, branches):
@@ -61,7 +75,7 @@ def compute_loss(model, pixels, branches):
             points += branch.points
     labels, conversation = torch.tensor(labels), torch.tensor(conversation)
     answers = (labels != IGNORE).nonzero()[:, 0]
-    tokens = answers.to(model.device)
     # A token is predicted by the hidden state of the token before it.
-    Z = read.hidden[read.image[tokens], read.place[tokens] - 1]
+    image, before = read.image[answers], read.place[answers] - 1
+    Z = read.hidden[send(image, model.device), send(before, model.device)]
     return model.average_losses(Z, labels[answers], conversation[answers], points)
