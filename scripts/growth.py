@@ -306,8 +306,12 @@ def adapter_bytes(width):
 
 
 def llm_bytes(m):
-    """Kept of a token by a layer of the language model, bf16."""
-    norms = 2 * (4 * m.D + 4)
+    """Kept of a token by a layer of the language model, bf16.
+
+    Of attention its inputs, its output and, of each head and query, the logarithm of what softmax
+    divides by: fused kernels keep no scores, and compute them again.
+    """
+    norms = 2 * (2 * m.D + 4)
     query_output, key_value, softmax = 4 * m.H * m.d, 4 * m.G * m.d, 4 * m.H
     gate_silu_up = 6 * m.I
     attention = query_output + key_value + softmax
@@ -328,6 +332,11 @@ def activations(v, m, tokens, checkpointed=False):
     if checkpointed:
         return 2 * (v.L * (v.N + 1) * v.C + m.L * tokens * m.D) + max(vision, llm)
     return v.L * vision + m.L * llm
+
+
+def mask_bytes(m, tokens):
+    """Of a tree, for all layers: a number in bf16 for each query head of a group."""
+    return 2 * m.H // m.G * tokens**2
 
 
 def pair_tokens(v, pairs=1):
@@ -376,7 +385,8 @@ def show_training(machine, v, m):
         shared = training(v, m, [ROUNDS] * n, shared=True)
         print(
             f"{n} about one image, --share-image: {n * sum(one) / sum(shared):.1f} times fewer "
-            f"operations, {activations(v, m, pair_tokens(v, n)) / 1e9:.1f} GB of activations."
+            f"operations, {activations(v, m, pair_tokens(v, n)) / 1e9:.1f} GB of activations, "
+            f"{mask_bytes(m, pair_tokens(v, n)) / 1e9:.2f} GB of masks."
         )
 
 
@@ -412,7 +422,8 @@ def show_sharding(machine, v, m, P):
     beside = sum(training(v, m, [ROUNDS])) / machine.rate
     # fp32: weight, gradient, two moments
     shard, full, vision = 16 * P / n / 1e9, 16 * P / 1e9, 16 * vision_parameters(v) / 1e9
-    whole = shard + 4 * root + 2 * layers + activations(v, m, LIMIT, True) / 1e9
+    # Gathered in bf16; gradients are bf16, and fp32 where processes average them
+    whole = shard + 4 * root + layers + activations(v, m, LIMIT, True) / 1e9
     print(
         f"\nOf {machine.memory:.0f} GB. --fsdp on {n} GPUs: shards of {2 * P / n / 1e9:.1f} GB, "
         f"embedding and head whole {root:.1f} GB, two layers {layers:.1f} GB;\n"
@@ -420,7 +431,7 @@ def show_sharding(machine, v, m, P):
         f"{fetched / machine.link:.1f} s, beside {beside:.2f} s of operations.\n"
         f"--tune full: the vision encoder in fp32, with gradients and moments {vision:.1f} GB.\n"
         f"--tune everything, fp32: {full:.0f} GB; with --fsdp {shard:.0f} GB, embedding and head "
-        f"whole with their gradients {4 * root:.1f} GB, two layers {2 * layers:.1f} GB;\n"
+        f"gathered in bf16 with their gradients {4 * root:.1f} GB, two layers {layers:.1f} GB;\n"
         f"in all, activations checkpointed, {whole:.0f} GB."
     )
 
