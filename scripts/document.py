@@ -12,7 +12,7 @@ import re
 import sys
 import textwrap
 
-from scripts import faces, tables, trained, verdicts
+from scripts import faces, growth, launches, tables, trained, verdicts
 from scripts.collect import GAIN, HIGH, LOW, ROOT, read_results
 from scripts.markdown import write_table
 from study.paper import find_published
@@ -21,6 +21,8 @@ from support import launch
 DOCUMENTS = ("README.md", "docs/results.md", "docs/cost.md", "docs/evaluation.md", "docs/nano.md")
 BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CONTROLS = ("mean place", "other image", "other text")
+# Seconds in which a CPU launches an operation, assumed, and bytes a second of two GPUs' memory
+LAUNCH, BANDWIDTHS = 5e-6, (768e9, 3350e9)
 # Columns of results/ that docs/ shows
 SHOWN = ("PCK@0.05", "PCK@0.20", "mPCK")
 
@@ -266,6 +268,28 @@ def loading():
     return write_table(["loading", "s", "peak of memory, in sizes of the file"], rows)
 
 
+def launched():
+    """What a GPU is asked to do, and how long launching it and reading weights take at least."""
+    found, rows = read_results("launches")["rows"], []
+    for row in found:
+        passes = row["passes"]
+        shown = [row["work"], f"{passes}", f"{row['operations'] / passes:,.0f}"]
+        shown += [f"{row['GB'] / passes:.1f}", f"{row['sent'] / passes:.1f}", f"{row['read back']}"]
+        rows.append(shown)
+    heads = ["Llama-3.1-8B, ViT-L/14, bf16", "passes", "operations a pass", "GB a pass"]
+    table = write_table([*heads, "sent a pass", "read back, in all"], rows)
+    chain = find(found, work=f"{launches.CUMULATIVE} keypoints, cumulative")
+    launching = chain["operations"] / chain["passes"] * LAUNCH
+    weights = 2 * growth.llm_parameters(growth.LLAMA8B)
+    times = [f"{1000 * weights / rate:.0f} ms at {rate / 1e9:,.0f} GB/s" for rate in BANDWIDTHS]
+    text = (
+        f"If the CPU launches an operation in {1e6 * LAUNCH:.0f} microseconds, it launches a pass "
+        f"of a chain in {1000 * launching:.0f} ms. Reading all weights takes {times[0]} (A6000), "
+        f"{times[1]} (H100)."
+    )
+    return f"{table}\n{textwrap.fill(text, 100)}\n"
+
+
 def folding():
     found, rows = read_results("folding"), []
     for row in found["rows"]:
@@ -328,6 +352,7 @@ BLOCKS = {
     "cost": cost,
     "density-cost": density_cost,
     "loading": loading,
+    "launches": launched,
     "folding": folding,
     "recipe-minutes": recipe_minutes,
     "nano-minutes": nano_minutes,
