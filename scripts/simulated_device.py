@@ -25,7 +25,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only
 
 aten = torch.ops.aten
 DEVICE = torch.device("cuda", 0)
@@ -123,7 +122,7 @@ class SimulatedDevice:
         """Any operation, of the device or not."""
         named = dict(named)
         name = find_name(operation)
-        inputs = [x for x in tree_flatten((arguments, named))[0] if isinstance(x, torch.Tensor)]
+        inputs = list_tensors([*arguments, *named.values()])
         here = [x for x in inputs if isinstance(x, DeviceTensor)]
         device = named.get("device")
         to_device = device is not None and device.type == DEVICE.type
@@ -168,14 +167,14 @@ class SimulatedDevice:
             return owners[id(host)] if id(host) in owners else DeviceTensor(host, self)
 
         found = operation(
-            *tree_map_only(torch.Tensor, unwrap, arguments),
-            **tree_map_only(torch.Tensor, unwrap, named),
+            *map_tensors(unwrap, arguments),
+            **{key: map_tensors(unwrap, value) for key, value in named.items()},
         )
-        outputs = [x for x in tree_flatten(found)[0] if isinstance(x, torch.Tensor)]
+        outputs = list_tensors([found])
         if not (operation.is_view or name in FREE or name in TAKES_MEMORY or self.is_fused):
             self.launches += 1
             self.bytes += count_bytes(name, [x.host for x in here], outputs)
-        return tree_map_only(torch.Tensor, wrap, found)
+        return map_tensors(wrap, found)
 
     def run_fused(self, function, *arguments):
         """Count as one operation what one kernel computes; (numbers in, numbers out)."""
@@ -289,6 +288,26 @@ def choose_kernel(q, k, v, attn_mask=None, is_causal=False, enable_gqa=False):
     if rows_fit and attn_mask.dtype == q.dtype:
         return "efficient"
     return "efficient, mask copied"
+
+
+def list_tensors(values):
+    """All tensors in a list, whose entries may be lists, too."""
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += list_tensors(value)
+    return found
+
+
+def map_tensors(function, value):
+    """A value with function(tensor) in the place of each tensor in it."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)([map_tensors(function, part) for part in value])
+    return value
 
 
 def is_shaped_by_numbers(name, arguments, named):
