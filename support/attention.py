@@ -53,8 +53,8 @@ def split_mask(mask, dtype, group):
     if mask is None:
         return [MaskBlock(ALL, ALL, None)]
     if mask.device.type != "cpu":
-        rows = torch.cat([mask] * group, -2)
-        return [MaskBlock(ALL, ALL, make_additive(rows, dtype))]
+        of_group = torch.cat([mask] * group, -2)
+        return [MaskBlock(ALL, ALL, make_additive(of_group, dtype))]
     blocks = []
     for start in range(0, mask.shape[-2], BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
