@@ -1,21 +1,22 @@
 """The official config.json of a backbone, in a dataclass; what is not implemented is refused."""
 
-import json
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated
 
-from support.fields import Range, check_fields
-from support.quote import cut, quote
+from support.fields import check_fields
+from support.json_files import read_json
+from support.quote import quote
+from support.shapes import OBJECT, between, whole_between
 
 # Far above any official model: a number beyond is a mistake, which would keep a machine busy.
-Width = Annotated[int, Range(1, 2**17)]
-Count = Annotated[int, Range(0, 1024)]
-Rows = Annotated[int, Range(1, 2**22)]  # of a vocabulary
-Pixels = Annotated[int, Range(1, 2**13)]
-Ratio = Annotated[float, Range(0.125, 64)]
-Epsilon = Annotated[float, Range(1e-12, 0.1)]
-Scale = Annotated[float, Range(0, 1e6)]
+Width = Annotated[int, whole_between(1, 2**17)]
+Count = Annotated[int, whole_between(0, 1024)]
+Rows = Annotated[int, whole_between(1, 2**22)]  # of a vocabulary
+Pixels = Annotated[int, whole_between(1, 2**13)]
+Ratio = Annotated[float, between(0.125, 64)]
+Epsilon = Annotated[float, between(1e-12, 0.1)]
+Scale = Annotated[float, between(0, 1e6)]
 
 
 class BackboneConfig:
@@ -75,7 +76,7 @@ def read_config(path, supported):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: a model folder needs its official config.json")
-    raw = read_object(path)
+    raw = read_json(path, OBJECT, "get it again")
     if "model_type" in supported and {"vision", "llm"} <= raw.keys():
         raise ValueError(
             f"{path} is of a whole CapeLLM, not of a backbone: name one of its two backbones"
@@ -84,18 +85,6 @@ def read_config(path, supported):
         if raw.get(key) not in known:
             names = " or ".join("null" if value is None else repr(value) for value in known)
             raise ValueError(f"{path}: {key} {quote(raw.get(key))} is not supported, only {names}")
-    return raw
-
-
-def read_object(path):
-    """A file that holds a JSON object, as a dict. ValueError naming it if it holds another."""
-    try:
-        raw = json.loads(path.read_bytes())
-    # Nested a thousand deep.
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a JSON object ({cut(error)}): get it again") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} is not a JSON object but {quote(raw)}: get it again")
     return raw
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from support.configs import read_object
-from support.fields import Text, check_value
+from support.json_files import read_json
 from support.launch import list_first
 from support.quote import cut
+from support.shapes import Each, Kind
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+INDEX = {"weight_map": Each(Kind("the name of a file", (str,), 1, 255))}
 
 
 class skip_initialisation(torch.overrides.TorchFunctionMode):
@@ -137,12 +138,7 @@ def list_weight_files(folder):
 
 
 def list_shards(index):
-    names = read_object(index).get("weight_map")
-    try:
-        check_value("weight_map", names, dict)
-        check_value("files", list(names.values()), list[Text])
-    except ValueError as error:
-        raise ValueError(f"{index} is not an index of shards ({error}): get it again") from None
+    names = read_json(index, INDEX, "get it again")["weight_map"]
     shards = sorted({index.parent / Path(name).name for name in names.values()})
     for shard in shards:
         if not os.path.isfile(shard):
