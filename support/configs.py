@@ -1,9 +1,10 @@
 """The official config.json of a backbone, in a dataclass; what is not implemented is refused."""
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Annotated
 
+from support.digest import compute_fingerprint
 from support.fields import check_fields
 from support.json_files import read_json
 from support.quote import quote
@@ -25,6 +26,8 @@ class BackboneConfig:
     # Entries of config.json that change the computation, and the values that are implemented;
     # None among them: the entry may be missing or null.
     SUPPORTED = {}
+    # Fields that the shapes of weights do not show.
+    UNSEEN = ()
     # Entries that may be [side, side] as well as a side.
     SQUARES = ()
 
@@ -44,6 +47,13 @@ class BackboneConfig:
     def check_patch(image, patch):
         if image < patch:
             raise ValueError(f"image_size {image} is smaller than a patch of {patch} pixels")
+
+    @property
+    def fingerprint(self):
+        """A text that differs if a field does that the shapes of weights do not show."""
+        fields_of_self = asdict(self)
+        unseen = {name: fields_of_self[name] for name in self.UNSEEN}
+        return compute_fingerprint(sorted(flatten(unseen)))
 
     @classmethod
     def translate(cls, raw):
@@ -66,6 +76,18 @@ class BackboneConfig:
             return cls(**{f.name: raw[f.name] for f in fields(cls) if raw.get(f.name) is not None})
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+
+def flatten(entries, name=""):
+    """["name.field value"] of nested entries; 1 and 1.0 are the same."""
+    texts = []
+    for key, value in entries.items():
+        if isinstance(value, dict):
+            texts += flatten(value, f"{name}{key}.")
+        else:
+            is_number = isinstance(value, (int, float))
+            texts.append(f"{name}{key} {float(value) if is_number else value}")
+    return texts
 
 
 def read_config(path, supported):

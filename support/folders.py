@@ -39,6 +39,13 @@ class Trained(TypedDict):
     first: Instruction | None
 
 
+class Architecture(TypedDict):
+    """Of each backbone: see BackboneConfig.fingerprint."""
+
+    vision: Text
+    llm: Text
+
+
 @dataclass
 class CapeLLMConfig:
     """config.json of a model folder."""
@@ -53,6 +60,7 @@ class CapeLLMConfig:
     output: Literal["text", "token"] = "text"  # digits, or a <KEYPOINT>, study.keypoint_token
     trained: Trained | None = None
     vocabulary: Text | None = None  # Tokenizer.fingerprint; None: not noted
+    architecture: Architecture | None = None
 
     def to_json(self):
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
@@ -114,6 +122,23 @@ def load_tokenizer(config):
             "copy that one there"
         )
     return tokenizer
+
+
+def note_origins(config, tokenizer, vision, llm):
+    """The config of a model made of these, a CapeLLMConfig.
+
+    ValueError if a backbone's config.json is not that of training: it may fit the same tensors,
+    and make other answers of them.
+    """
+    found = {"vision": vision.config.fingerprint, "llm": llm.config.fingerprint}
+    for part, fingerprint in found.items():
+        if config.architecture and config.architecture[part] != fingerprint:
+            file = Path(getattr(config, part)) / "config.json"
+            raise ValueError(
+                f"{file} says other numbers than that which the model was trained with: "
+                "copy that one there"
+            )
+    return replace(config, vocabulary=tokenizer.fingerprint, architecture=found)
 
 
 def fill_tensors(own, folder):

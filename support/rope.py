@@ -34,10 +34,14 @@ def merge_rope(raw):
                 f"{name} is {quote(known)}, but {quote(value)} in rope_parameters: "
                 "use the official config.json"
             )
-    theta = merged["rope_theta"]
-    if theta is None and find_rope_type(merged) == "llama3":
+    theta, kind = merged["rope_theta"], find_rope_type(merged)
+    if theta is None and kind == "llama3":
         raise ValueError("rope_theta is missing, which Llama 3 has: use the official config.json")
-    return raw | {"rope_theta": theta, "rope_scaling": merged}
+    # Equal in all files that say the same.
+    scaling = {"rope_type": kind}
+    if kind == "llama3":
+        scaling |= {name: merged[name] for name in LLAMA3 if name in merged}
+    return raw | {"rope_theta": theta, "rope_scaling": scaling}
 
 
 def find_rope_type(scaling):

@@ -26,6 +26,25 @@ class skip_initialisation(torch.overrides.TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+def load_backbone(cls, config, folder, dtype=None, device="cpu", ignored=(), prefix=""):
+    """The model cls(config) with the weights in its official folder: see load_weights."""
+    # Of a wrong number of layers, thousands would be built for seconds before a name is missing.
+    stored = sum(len(read_names(file)) for file in list_weight_files(Path(folder)))
+    if config.num_hidden_layers > stored:
+        raise ValueError(
+            f"{Path(folder) / 'config.json'} says {config.num_hidden_layers} layers, but the "
+            f"weights hold {stored} tensors; both must be of the same model"
+        )
+    with torch.device("meta"), skip_initialisation():
+        model = cls(config)
+    return load_weights(model, folder, dtype, device, ignored, prefix)
+
+
+def read_names(file):
+    with open_tensors(file) as tensors:
+        return list(tensors.keys())
+
+
 def load_weights(model, folder, dtype=None, device="cpu", ignored=(), prefix=""):
     """Fill a model built on the meta device, one tensor at a time; return it in eval mode.
 

@@ -152,6 +152,7 @@ GOOD = {
     "rounds": TEXTS,
     "tune": TEXTS,
     "vocabulary": TEXTS,
+    "architecture": [None],
 }
 PLACES = [
     *((name,) for name in CapeLLMConfig.__dataclass_fields__),

@@ -317,7 +317,7 @@ def test_gradients_reach_every_weight():
         ),
         (
             dict(rope_parameters=dict(rope_type="llama3", factor=8, rope_theta=5e5)),
-            "rope scaling.high_freq_factor is missing",
+            "rope scaling.low_freq_factor is missing",
         ),
         (dict(attention_bias=True), "attention_bias True is not supported"),
         (dict(quantization_config=dict(bits=4)), "quantization_config"),
