@@ -24,7 +24,7 @@ from lora import add_lora, merge_lora
 from study import density, keypoint_token, share_image
 from study.category import name_category
 from study.encoders import load_encoder
-from support.folders import CapeLLMConfig, fill_tensors, is_saved, load_tokenizer, read_model_config
+from support import folders
 from support.passes import check_length, draw_numbers
 from support.tensors import send
 
@@ -244,13 +244,13 @@ class CapeLLM(nn.Module):
         return self.projection.weight.device
 
     @classmethod
-    def assemble(cls, config: CapeLLMConfig, dtype=None, device="cpu") -> "CapeLLM":
+    def assemble(cls, config: folders.CapeLLMConfig, dtype=None, device="cpu"):
         """A model from two official backbone folders, all of it frozen, adapters new."""
-        tokenizer = load_tokenizer(config)
+        tokenizer = folders.load_tokenizer(config)
         vision = load_encoder(config.vision, dtype, device, config.image_size)
         llm = Llama.from_pretrained(config.llm, dtype, device)
-        bare = replace(config, lora=None, vocabulary=tokenizer.fingerprint)
-        model = cls(vision, llm, tokenizer, bare)
+        config = folders.note_origins(config, tokenizer, vision, llm)
+        model = cls(vision, llm, tokenizer, replace(config, lora=None))
         if config.lora:
             model.adapt(config.lora)
         return model.requires_grad_(False)
@@ -268,8 +268,7 @@ class CapeLLM(nn.Module):
     @classmethod
     def from_pretrained(cls, folder, dtype=None, device="cpu", merge=True) -> "CapeLLM":
         """A model folder; merge folds adapters into fp32 backbones, for inference."""
-        config = read_model_config(folder)
-        model = cls.assemble(config, dtype, device)
+        model = cls.assemble(folders.read_model_config(folder), dtype, device)
         model.load_adapter(folder)
         if merge:
             merge_lora(model)
@@ -277,11 +276,12 @@ class CapeLLM(nn.Module):
 
     def adapter(self) -> dict[str, torch.Tensor]:
         """What is saved: W_proj, LoRA's A and B, or whole parts; train.py chooses among them."""
-        return {n: p.detach() for n, p in self.named_parameters() if is_saved(n, self.config)}
+        named = self.named_parameters()
+        return {n: p.detach() for n, p in named if folders.is_saved(n, self.config)}
 
     def load_adapter(self, folder):
         """Load adapter.safetensors of a model folder; every tensor checked by name and shape."""
-        fill_tensors(self.adapter(), folder)
+        folders.fill_tensors(self.adapter(), folder)
 
 
 class Point(NamedTuple):

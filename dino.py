@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from support.configs import BackboneConfig, Count, Epsilon, Pixels, Ratio, Scale, Width
 from support.pixels import check_pixels
-from support.weights import load_weights, skip_initialisation
+from support.weights import load_backbone
 
 
 @dataclass
@@ -37,6 +37,7 @@ class DINOv2Config(BackboneConfig):
 
     SUPPORTED = {"model_type": ("dinov2", "dinov2_with_registers"), "hidden_act": ("gelu", None)}
     SQUARES = ("image_size", "patch_size")
+    UNSEEN = ("num_attention_heads", "layer_norm_eps")
 
     def check(self):
         self.check_heads(self.hidden_size, self.num_attention_heads)
@@ -168,9 +169,8 @@ class DINOv2(nn.Module):
     @classmethod
     def from_pretrained(cls, path, dtype=None, device="cpu") -> "DINOv2":
         """Load an official folder; errors: see support.weights.load_weights."""
-        with torch.device("meta"), skip_initialisation():
-            model = cls(DINOv2Config.from_json(Path(path) / "config.json"))
-        return load_weights(model, path, dtype, device)
+        config = DINOv2Config.from_json(Path(path) / "config.json")
+        return load_backbone(cls, config, path, dtype, device)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         check_pixels(pixels, self.unit)

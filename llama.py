@@ -23,7 +23,7 @@ from support.attention import ALL, attend, split_mask
 from support.configs import BackboneConfig, Count, Epsilon, Rows, Width
 from support.rope import Theta, check_scaling, find_rope_type, merge_rope
 from support.tensors import multiply_in_fp32, send
-from support.weights import load_weights, skip_initialisation
+from support.weights import load_backbone
 
 
 class RMSNorm(nn.Module):
@@ -183,13 +183,11 @@ class Llama(nn.Module):
     def from_pretrained(cls, path, dtype=None, device="cpu") -> "Llama":
         """Load an official folder; dtype and errors: see support.weights.load_weights."""
         config = Config.from_json(Path(path) / "config.json")
-        with torch.device("meta"), skip_initialisation():
-            model = cls(config)
         # Some exports carry what is computed here, or the head a second time.
         ignored = ("rotary_emb.inv_freq",)
         if config.tie_word_embeddings:
             ignored += ("lm_head.weight",)
-        return load_weights(model, path, dtype, device, ignored)
+        return load_backbone(cls, config, path, dtype, device, ignored)
 
 
 class KVCache:
@@ -246,6 +244,8 @@ class Config(BackboneConfig):
         "mlp_bias": (False, None),
         "quantization_config": (None,),
     }
+    HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
+    UNSEEN = (*HEADS, "rms_norm_eps", "rope_theta", "rope_scaling")
 
     def check(self):
         if self.num_key_value_heads is None:

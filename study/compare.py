@@ -13,19 +13,9 @@ import numpy as np
 from study.measure import COMPARED
 from study.metrics import COLUMNS, METRICS, average_scores, bootstrap
 from study.pairs import PAIRS
-from support.json_files import (
-    BOOL,
-    COUNT,
-    NUMBER,
-    POSITIVE_COUNT,
-    TEXT,
-    WHOLE,
-    Each,
-    OrNull,
-    read_json,
-    read_json_lines,
-)
+from support.json_files import read_json, read_json_lines
 from support.quote import cut
+from support.shapes import BOOL, COUNT, NUMBER, POSITIVE_COUNT, TEXT, WHOLE, Each, OrNull
 
 # What results.json holds, as far as it is read here, and of its settings.
 RESULTS = dict.fromkeys(COLUMNS, NUMBER) | {

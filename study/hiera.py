@@ -29,7 +29,7 @@ import torch.nn.functional as F
 
 from support.configs import BackboneConfig, Count, Epsilon, Pixels, Ratio, Width
 from support.pixels import check_pixels
-from support.weights import load_weights, skip_initialisation
+from support.weights import load_backbone
 
 STRIDE = 4  # of the tokens of the first stage, in pixels
 MOST_STAGES = 8  # official models have four
@@ -61,6 +61,7 @@ class HieraConfig(BackboneConfig):
         "query_stride": ([2, 2],),
         "embed_dim_multiplier": (2, None),
     }
+    UNSEEN = ("num_heads", "masked_unit_attention", "num_query_pool", "layer_norm_eps")
 
     def check(self):
         stages = len(self.depths)
@@ -89,6 +90,10 @@ class HieraConfig(BackboneConfig):
     def levels(self):
         """How often a window can be pooled."""
         return len(self.depths) - 1
+
+    @property
+    def num_hidden_layers(self):
+        return sum(self.depths)
 
     @property
     def hidden_size(self):
@@ -289,9 +294,8 @@ class Hiera(nn.Module):
     @classmethod
     def from_pretrained(cls, path, dtype=None, device="cpu") -> "Hiera":
         """Load an official folder; errors: see support.weights.load_weights."""
-        with torch.device("meta"), skip_initialisation():
-            model = cls(HieraConfig.from_json(Path(path) / "config.json"))
-        model = load_weights(model, path, dtype, device, UNUSED, prefix="hiera.")
+        config = HieraConfig.from_json(Path(path) / "config.json")
+        model = load_backbone(cls, config, path, dtype, device, UNUSED, prefix="hiera.")
         return model.split_qkv()
 
     def split_qkv(self):

@@ -13,7 +13,8 @@ import numpy as np
 
 import data
 from study import calibration, controls, metrics
-from support.json_files import (
+from support.records import make_key
+from support.shapes import (
     COUNT,
     NAME,
     NOT_NEGATIVE,
@@ -26,9 +27,8 @@ from support.json_files import (
     Maybe,
     OrNull,
 )
-from support.records import make_key
 
-# Shapes of what is written (support.json_files). Scores of one image, see `score_places`; where
+# Shapes of what is written (support.shapes). Scores of one image, see `score_places`; where
 # each threshold has answers of its own, a keypoint has a distance for each.
 SCORES = dict.fromkeys(metrics.METRICS, NOT_NEGATIVE)
 SCORED = SCORES | {"distances": Each(NOT_NEGATIVE)}

@@ -20,17 +20,9 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from support.files import refuse_special, write_whole
-from support.json_files import (
-    COUNT,
-    NUMBER,
-    OBJECT,
-    Maybe,
-    OrNull,
-    format_json,
-    parse_json,
-    read_json_lines,
-)
+from support.json_files import format_json, parse_json, read_json_lines
 from support.quote import cut
+from support.shapes import COUNT, NUMBER, OBJECT, Maybe, OrNull
 
 KEEP = 3  # newest checkpoints; the best is kept beside them
 

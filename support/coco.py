@@ -1,6 +1,5 @@
 """COCO keypoint annotations, each checked, and named if it cannot be used."""
 
-import json
 import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -9,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from support.files import find_spelling, refuse_special
+from support.json_files import decode_json
 from support.launch import list_first
 from support.quote import quote
+from support.shapes import LIST, NAME, TEXT, between, check_shape
 
 PARTS = ("train", "val", "test")
 LISTS = ("images", "categories", "annotations")
-# What a field may be.
-ID, TEXT, LIST, NUMBER = (int, float, str), (str,), (list,), (int, float)
-WORDS = {ID: "a number or text", TEXT: "text", LIST: "a list", NUMBER: "a number"}
+SIDE = between(1, 1e9)  # pixels
 # Spelling in Persian, Hindi and emoji, and marks of direction that WhatsApp writes into names.
 JOINERS = "\u200c\u200d\u200e\u200f\u061c"
 
@@ -78,7 +77,7 @@ def read_coco(path, folder) -> list[Instance]:
     """
     refuse_special(path)
     try:
-        coco = parse_json(path.read_bytes())
+        coco = decode_json(path.read_bytes())
         lists = {name: get_field(coco, name, LIST) for name in LISTS}
         images = index_entries("images", lists["images"])
         categories = index_entries("categories", lists["categories"])
@@ -98,31 +97,9 @@ def read_coco(path, folder) -> list[Instance]:
     return instances
 
 
-def parse_json(content):
-    """What a JSON file holds. ValueError says why nothing."""
-    try:
-        return json.loads(content)
-    except UnicodeDecodeError:
-        raise ValueError("it is no text in UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"it is no JSON from line {error.lineno}, column {error.colno} on"
-        ) from None
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
-    except ValueError:
-        raise ValueError("it is no JSON: a number has thousands of digits") from None
-
-
-def get_field(entry, name, kinds):
-    """A field of an entry. ValueError if it is missing, or of another type than these."""
-    if not isinstance(entry, dict):
-        raise ValueError(f"{quote(entry)} is no object with fields")
-    if name not in entry:
-        raise ValueError(f"{name} is missing")
-    # Not isinstance: true is no number.
-    if type(entry[name]) not in kinds:
-        raise ValueError(f"{name} is {quote(entry[name])}, expected {WORDS[kinds]}")
+def get_field(entry, name, kind):
+    """A field of an entry. ValueError if it is missing, or of another kind."""
+    check_shape(entry, {name: kind})
     return entry[name]
 
 
@@ -130,7 +107,7 @@ def index_entries(what, entries):
     """{id: entry}. ValueError if an id stands for two that differ."""
     found = {}
     for entry in entries:
-        id = get_field(entry, "id", ID)
+        id = get_field(entry, "id", NAME)
         if found.setdefault(id, entry) != entry:
             raise ValueError(f"two {what} have the id {quote(id)}: give each its own")
     return found
@@ -138,7 +115,7 @@ def index_entries(what, entries):
 
 def find_entry(listed, what, annotation, field):
     """What an annotation refers to. ValueError if it is not listed."""
-    id = get_field(annotation, field, ID)
+    id = get_field(annotation, field, NAME)
     if id in listed:
         return listed[id]
     if str(id) in map(str, listed):
@@ -173,7 +150,7 @@ def read_instance(annotation, categories, images, folder):
 
     Tools export boxes beside skeletons: without keypoints it has K = 0, and its box is not read.
     """
-    id = get_field(annotation, "id", ID)
+    id = get_field(annotation, "id", NAME)
     image = find_entry(images, "images", annotation, "image_id")
     name, labels = find_entry(categories, "categories", annotation, "category_id")
     file = get_field(image, "file_name", TEXT)
@@ -182,7 +159,7 @@ def read_instance(annotation, categories, images, folder):
         raise ValueError(f"control characters in its id or its image's name: {list_first(found)}")
     size = image.get("width"), image.get("height")
     for side in size:
-        if type(side) not in NUMBER or not 1 <= side <= 1e9:
+        if not SIDE.fits(side):
             raise ValueError("its image states no width and height in pixels: export them too")
     points, bbox = np.zeros((0, 3), np.float32), (0.0, 0.0, 0.0, 0.0)
     if annotation.get("keypoints"):

@@ -1,21 +1,23 @@
 """The official config.json of a backbone, in a dataclass; what is not implemented is refused."""
 
-import json
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Annotated
 
-from support.fields import Range, check_fields
-from support.quote import cut, quote
+from support.digest import compute_fingerprint
+from support.fields import check_fields
+from support.json_files import read_json
+from support.quote import quote
+from support.shapes import OBJECT, between, whole_between
 
 # Far above any official model: a number beyond is a mistake, which would keep a machine busy.
-Width = Annotated[int, Range(1, 2**17)]
-Count = Annotated[int, Range(0, 1024)]
-Rows = Annotated[int, Range(1, 2**22)]  # of a vocabulary
-Pixels = Annotated[int, Range(1, 2**13)]
-Ratio = Annotated[float, Range(0.125, 64)]
-Epsilon = Annotated[float, Range(1e-12, 0.1)]
-Scale = Annotated[float, Range(0, 1e6)]
+Width = Annotated[int, whole_between(1, 2**17)]
+Count = Annotated[int, whole_between(0, 1024)]
+Rows = Annotated[int, whole_between(1, 2**22)]  # of a vocabulary
+Pixels = Annotated[int, whole_between(1, 2**13)]
+Ratio = Annotated[float, between(0.125, 64)]
+Epsilon = Annotated[float, between(1e-12, 0.1)]
+Scale = Annotated[float, between(0, 1e6)]
 
 
 class BackboneConfig:
@@ -24,6 +26,8 @@ class BackboneConfig:
     # Entries of config.json that change the computation, and the values that are implemented;
     # None among them: the entry may be missing or null.
     SUPPORTED = {}
+    # Fields that the shapes of weights do not show.
+    UNSEEN = ()
     # Entries that may be [side, side] as well as a side.
     SQUARES = ()
 
@@ -43,6 +47,13 @@ class BackboneConfig:
     def check_patch(image, patch):
         if image < patch:
             raise ValueError(f"image_size {image} is smaller than a patch of {patch} pixels")
+
+    @property
+    def fingerprint(self):
+        """A text that differs if a field does that the shapes of weights do not show."""
+        fields_of_self = asdict(self)
+        unseen = {name: fields_of_self[name] for name in self.UNSEEN}
+        return compute_fingerprint(sorted(flatten(unseen)))
 
     @classmethod
     def translate(cls, raw):
@@ -67,6 +78,18 @@ class BackboneConfig:
             raise ValueError(f"{path}: {error}") from None
 
 
+def flatten(entries, name=""):
+    """["name.field value"] of nested entries; 1 and 1.0 are the same."""
+    texts = []
+    for key, value in entries.items():
+        if isinstance(value, dict):
+            texts += flatten(value, f"{name}{key}.")
+        else:
+            is_number = isinstance(value, (int, float))
+            texts.append(f"{name}{key} {float(value) if is_number else value}")
+    return texts
+
+
 def read_config(path, supported):
     """A config.json as a dict, its entries compared with {entry: values that are implemented}.
 
@@ -75,7 +98,7 @@ def read_config(path, supported):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: a model folder needs its official config.json")
-    raw = read_object(path)
+    raw = read_json(path, OBJECT, "get it again")
     if "model_type" in supported and {"vision", "llm"} <= raw.keys():
         raise ValueError(
             f"{path} is of a whole CapeLLM, not of a backbone: name one of its two backbones"
@@ -84,18 +107,6 @@ def read_config(path, supported):
         if raw.get(key) not in known:
             names = " or ".join("null" if value is None else repr(value) for value in known)
             raise ValueError(f"{path}: {key} {quote(raw.get(key))} is not supported, only {names}")
-    return raw
-
-
-def read_object(path):
-    """A file that holds a JSON object, as a dict. ValueError naming it if it holds another."""
-    try:
-        raw = json.loads(path.read_bytes())
-    # Nested a thousand deep.
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a JSON object ({cut(error)}): get it again") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} is not a JSON object but {quote(raw)}: get it again")
     return raw
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal, NotRequired, TypedDict
 
 from study.instructions import INSTRUCTIONS
-from support.configs import read_object
-from support.fields import Range, Text, fill_dataclass
+from support.fields import Text, fill_dataclass
+from support.json_files import read_json
 from support.quote import cut, quote
+from support.shapes import OBJECT, between, whole_between
 from support.tokenizer import Tokenizer
 from support.weights import check_finite, check_stored, open_tensors
 
@@ -20,22 +21,29 @@ Instruction = Literal[*INSTRUCTIONS]
 class Lora(TypedDict):
     """How adapters are made, see CapeLLM.adapt."""
 
-    rank: Annotated[int, Range(1, 1024)]
-    alpha: Annotated[float, Range(1e-6, 1e6)]
-    dropout: Annotated[float, Range(0, 0.999)]
+    rank: Annotated[int, whole_between(1, 1024)]
+    alpha: Annotated[float, between(1e-6, 1e6)]
+    dropout: Annotated[float, between(0, 0.999)]
     parts: list[Part]
 
 
 class Trained(TypedDict):
     """train.py's options that a table of the paper varies."""
 
-    split: NotRequired[Annotated[int, Range(0, 1000)]]
+    split: NotRequired[Annotated[int, whole_between(0, 1000)]]
     rounds: Text
-    k: Annotated[int, Range(1, 1000)] | None
+    k: Annotated[int, whole_between(1, 1000)] | None
     tune: Text
     instruction: NotRequired[Instruction]
     descriptions: NotRequired[Text]
     first: Instruction | None
+
+
+class Architecture(TypedDict):
+    """Of each backbone: see BackboneConfig.fingerprint."""
+
+    vision: Text
+    llm: Text
 
 
 @dataclass
@@ -44,7 +52,7 @@ class CapeLLMConfig:
 
     vision: Text  # folders of the backbones, inside the model folder or elsewhere
     llm: Text
-    image_size: Annotated[int, Range(1, 2048)] = 224  # pixels a side of the crop
+    image_size: Annotated[int, whole_between(1, 2048)] = 224  # pixels a side of the crop
     K: Literal[1, 3] = 3  # tokens of a coordinate
     lora: Lora | None = None
     whole: list[Part] = field(default_factory=list)  # whose own weights were trained, and saved
@@ -52,6 +60,7 @@ class CapeLLMConfig:
     output: Literal["text", "token"] = "text"  # digits, or a <KEYPOINT>, study.keypoint_token
     trained: Trained | None = None
     vocabulary: Text | None = None  # Tokenizer.fingerprint; None: not noted
+    architecture: Architecture | None = None
 
     def to_json(self):
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
@@ -74,7 +83,7 @@ def read_model_config(folder) -> CapeLLMConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no model folder: config.json is missing")
-    raw = read_object(path)
+    raw = read_json(path, OBJECT, "get it again")
     if "model_type" in raw:
         raise ValueError(
             f"{path} is of a backbone ({quote(raw['model_type'])}), not of a whole CapeLLM: name a "
@@ -113,6 +122,23 @@ def load_tokenizer(config):
             "copy that one there"
         )
     return tokenizer
+
+
+def note_origins(config, tokenizer, vision, llm):
+    """The config of a model made of these, a CapeLLMConfig.
+
+    ValueError if a backbone's config.json is not that of training: it may fit the same tensors,
+    and make other answers of them.
+    """
+    found = {"vision": vision.config.fingerprint, "llm": llm.config.fingerprint}
+    for part, fingerprint in found.items():
+        if config.architecture and config.architecture[part] != fingerprint:
+            file = Path(getattr(config, part)) / "config.json"
+            raise ValueError(
+                f"{file} says other numbers than that which the model was trained with: "
+                "copy that one there"
+            )
+    return replace(config, vocabulary=tokenizer.fingerprint, architecture=found)
 
 
 def fill_tensors(own, folder):

@@ -3,70 +3,19 @@
     LOG = {"step": COUNT, "loss": NUMBER, "val": Maybe({"mPCK": NUMBER})}
     records = read_json_lines(Path("run/log.jsonl"), LOG, "remove this line")
 
-A shape says what a value must be: a Kind; a dict, an object with at least these fields, Maybe some;
-[shape], a list of such values; (shape, shape), a list of exactly these; Each, an object with any
-names; OrNull. Where a value differs, a ValueError names the file, line, field and remedy.
+Where a value has not the shape (support/shapes.py), a ValueError names the file, line, field and
+remedy.
 """
 
 import json
 import math
-from typing import Any, NamedTuple
 
 from support.files import refuse_special
-from support.quote import cut
+from support.quote import cut, quote_json
+from support.shapes import LARGEST, check_shape
 
 # How deep objects may lie in each other; ours lie six deep, Python gives up at a thousand.
 DEEPEST = 50
-# Larger numbers overflow as soon as they are squared; larger whole ones are no floats.
-LARGEST, LARGEST_WHOLE = 1e100, 2**53
-
-
-class Kind(NamedTuple):
-    """A plain value. name: in words; types: true and false are no int here; least, most: if it is a
-    number."""
-
-    name: str
-    types: tuple
-    least: float = -LARGEST
-    most: float = LARGEST
-
-    def fits(self, value):
-        if isinstance(value, bool):
-            return bool in self.types
-        is_number = isinstance(value, (int, float))
-        return isinstance(value, self.types) and (
-            not is_number or self.least <= value <= self.most
-        )
-
-
-class Maybe(NamedTuple):
-    """A field that an object may lack."""
-
-    shape: Any
-
-
-class OrNull(NamedTuple):
-    shape: Any
-
-
-class Each(NamedTuple):
-    """An object with fields of any names, all of one shape."""
-
-    shape: Any
-
-
-NUMBER = Kind("a number", (int, float))
-NOT_NEGATIVE = Kind("a number from 0 on", (int, float), least=0)
-# Nothing that we divide by is smaller.
-POSITIVE = Kind("a number above 0", (int, float), least=1e-9)
-WHOLE = Kind("a whole number", (int,), -LARGEST_WHOLE, LARGEST_WHOLE)
-COUNT = Kind("a whole number from 0 on", (int,), 0, LARGEST_WHOLE)
-POSITIVE_COUNT = Kind("a whole number from 1 on", (int,), 1, LARGEST_WHOLE)
-TEXT = Kind("a text", (str,))
-NAME = Kind("a text or a number", (str, int, float))
-BOOL = Kind("true or false", (bool,))
-OBJECT = Kind("an object", (dict,))
-LIST = Kind("a list", (list,))
 
 
 # Reading.
@@ -121,7 +70,7 @@ def parse_json(text, shape, place, remedy):
 def decode_json(text):
     """What a JSON text holds. ValueError says in a few words why nothing."""
     try:
-        return json.loads(text, parse_constant=refuse_constant)
+        return json.loads(text)
     except UnicodeDecodeError:
         raise ValueError("this is no text in UTF-8") from None
     except json.JSONDecodeError as error:
@@ -129,10 +78,8 @@ def decode_json(text):
         raise ValueError(f"this is no JSON from {line}column {error.colno} on") from None
     except RecursionError:
         raise ValueError("this is nested too deep") from None
-
-
-def refuse_constant(name):
-    raise ValueError(f"{name} is no number of JSON")
+    except ValueError:
+        raise ValueError("this is no JSON: a number has thousands of digits") from None
 
 
 def refuse_extremes(value):
@@ -150,53 +97,7 @@ def refuse_extremes(value):
             if any("\ud800" <= character <= "\udfff" for character in value):
                 raise ValueError(f"{cut(value)} holds half of a character")
         elif value is not None and not -LARGEST <= value <= LARGEST:
-            raise ValueError("it holds a number that is too large")
-
-
-def check_shape(value, shape, name=""):
-    """ValueError names the field of a value that is of another shape. name: of the value itself."""
-    if isinstance(shape, Kind):
-        check_kind(value, shape, name)
-    elif isinstance(shape, OrNull):
-        if value is not None:
-            check_shape(value, shape.shape, name)
-    elif isinstance(shape, list):
-        check_kind(value, LIST, name)
-        for n, item in enumerate(value):
-            check_shape(item, shape[0], f"{name}[{n}]")
-    elif isinstance(shape, Each):
-        check_kind(value, OBJECT, name)
-        for key, field in value.items():
-            check_shape(field, shape.shape, join_names(name, key))
-    elif isinstance(shape, dict):
-        check_kind(value, OBJECT, name)
-        check_fields(value, shape, name)
-    else:
-        check_kind(value, LIST, name)
-        if len(value) != len(shape):
-            raise ValueError(f"{cut(name) or 'this'} has {len(value)} items, not {len(shape)}")
-        for n, (item, wanted) in enumerate(zip(value, shape, strict=True)):
-            check_shape(item, wanted, f"{name}[{n}]")
-
-
-def check_kind(value, kind, name):
-    if not kind.fits(value):
-        found = cut(json.dumps(value, ensure_ascii=False, allow_nan=False))
-        raise ValueError(f"{cut(name) or 'this'} is {found}, not {kind.name}")
-
-
-def check_fields(value, shape, name):
-    for key, wanted in shape.items():
-        if key in value:
-            if isinstance(wanted, Maybe):
-                wanted = wanted.shape
-            check_shape(value[key], wanted, join_names(name, key))
-        elif not isinstance(wanted, Maybe):
-            raise ValueError(f"{cut(join_names(name, key))} is missing")
-
-
-def join_names(outer, inner):
-    return f"{outer}.{inner}" if outer else inner
+            raise ValueError(f"it holds {quote_json(value)}, which is no number to compute with")
 
 
 # Writing.

@@ -72,7 +72,8 @@ def run(name, main, memory="close other programs, or take a larger machine"):
         code = 130
     except SystemExit as end:
         code = read_exit_code(end)
-    except Exception as error:
+    # Not Exception: what a library in Rust did not foresee, PanicException, is none.
+    except BaseException as error:
         line = explain_error(error, memory)
         code = 2 if line else 1
         # Workers that another thread is killing raise here, too: that is no news.
@@ -136,8 +137,8 @@ def describe_error(error):
     text = str(error) or type(error).__name__
     # A worker of the DataLoader sends its traceback, which ends with "ValueError: message".
     if "\nOriginal Traceback" in text:
-        last = text.strip().rpartition("\n")[2]
-        text = last.partition(": ")[2]
+        name = type(error).__name__
+        text = text.rpartition(f"\n{name}: ")[2] if f"\n{name}: " in text else name
     return " ".join(text.split())
 
 

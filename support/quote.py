@@ -1,5 +1,6 @@
 """Quote in a message what a file holds: short, and in printable characters."""
 
+import json
 import reprlib
 
 LONGEST = 200  # characters
@@ -11,6 +12,15 @@ _cut.maxstring = _cut.maxother = _cut.maxlong = LONGEST
 def quote(value) -> str:
     """A value as Python writes it, its middle or its end left out if it is long."""
     return cut(_cut.repr(value))
+
+
+def quote_json(value) -> str:
+    """A value as JSON writes it, its end left out if it is long."""
+    try:
+        return cut(json.dumps(value, ensure_ascii=False, allow_nan=False, default=repr))
+    # No number of JSON, or nested a thousand deep.
+    except (ValueError, RecursionError):
+        return quote(value)
 
 
 def cut(text) -> str:

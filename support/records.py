@@ -15,8 +15,9 @@ import torch.distributed as dist
 
 from support import meeting
 from support.files import refuse_special, write_whole
-from support.json_files import OBJECT, format_json, read_json, read_json_lines
+from support.json_files import format_json, read_json, read_json_lines
 from support.quote import cut
+from support.shapes import OBJECT
 
 PART = "instances.part"
 # What an evaluation writes at its end.

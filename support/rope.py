@@ -1,21 +1,19 @@
 """Rotary position embedding in a config.json: its older spelling and its newer one, checked."""
 
-from typing import Annotated, TypedDict
+from typing import Annotated
 
-from support.fields import Range, check_value
 from support.quote import quote
+from support.shapes import OBJECT, OrNull, between, check_shape, whole_between
 
-Theta = Annotated[float, Range(1, 1e12)]
-Factor = Annotated[float, Range(1e-3, 1e6)]
-
-
-class Llama3Scaling(TypedDict):
-    """What `rope_type` "llama3" needs, see llama.compute_frequencies."""
-
-    factor: Factor
-    low_freq_factor: Factor
-    high_freq_factor: Factor
-    original_max_position_embeddings: Annotated[int, Range(1, 2**30)]
+Theta = Annotated[float, between(1, 1e12)]
+FACTOR = between(1e-3, 1e6)
+# What `rope_type` "llama3" needs, see llama.compute_frequencies.
+LLAMA3 = {
+    "factor": FACTOR,
+    "low_freq_factor": FACTOR,
+    "high_freq_factor": FACTOR,
+    "original_max_position_embeddings": whole_between(1, 2**30),
+}
 
 
 def merge_rope(raw):
@@ -24,8 +22,8 @@ def merge_rope(raw):
     Newer ones keep both in one table, rope_parameters. ValueError if a file says two things.
     """
     older, newer = raw.get("rope_scaling"), raw.get("rope_parameters")
-    check_value("rope_scaling", older, dict | None)
-    check_value("rope_parameters", newer, dict | None)
+    check_shape(older, OrNull(OBJECT), "rope_scaling")
+    check_shape(newer, OrNull(OBJECT), "rope_parameters")
     merged = {"rope_theta": raw.get("rope_theta"), **(older or {})}
     for name, value in (newer or {}).items():
         known = merged.setdefault(name, value)
@@ -36,10 +34,14 @@ def merge_rope(raw):
                 f"{name} is {quote(known)}, but {quote(value)} in rope_parameters: "
                 "use the official config.json"
             )
-    theta = merged["rope_theta"]
-    if theta is None and find_rope_type(merged) == "llama3":
+    theta, kind = merged["rope_theta"], find_rope_type(merged)
+    if theta is None and kind == "llama3":
         raise ValueError("rope_theta is missing, which Llama 3 has: use the official config.json")
-    return raw | {"rope_theta": theta, "rope_scaling": merged}
+    # Equal in all files that say the same.
+    scaling = {"rope_type": kind}
+    if kind == "llama3":
+        scaling |= {name: merged[name] for name in LLAMA3 if name in merged}
+    return raw | {"rope_theta": theta, "rope_scaling": scaling}
 
 
 def find_rope_type(scaling):
@@ -54,7 +56,6 @@ def check_scaling(scaling):
         raise ValueError(f"rope type {quote(kind)} is not supported, only 'llama3'")
     if kind == "default":
         return
-    numbers = {name: scaling[name] for name in Llama3Scaling.__annotations__ if name in scaling}
-    check_value("rope scaling", numbers, Llama3Scaling)
-    if numbers["low_freq_factor"] >= numbers["high_freq_factor"]:
+    check_shape(scaling, LLAMA3, "rope scaling")
+    if scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
         raise ValueError("rope scaling: low_freq_factor is not below high_freq_factor")

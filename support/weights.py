@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from support.configs import read_object
-from support.fields import Text, check_value
+from support.json_files import read_json
 from support.launch import list_first
 from support.quote import cut
+from support.shapes import Each, Kind
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+INDEX = {"weight_map": Each(Kind("the name of a file", (str,), 1, 255))}
 
 
 class skip_initialisation(torch.overrides.TorchFunctionMode):
@@ -23,6 +24,25 @@ class skip_initialisation(torch.overrides.TorchFunctionMode):
         if getattr(function, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"]
         return function(*args, **kwargs)
+
+
+def load_backbone(cls, config, folder, dtype=None, device="cpu", ignored=(), prefix=""):
+    """The model cls(config) with the weights in its official folder: see load_weights."""
+    # Of a wrong number of layers, thousands would be built for seconds before a name is missing.
+    stored = sum(len(read_names(file)) for file in list_weight_files(Path(folder)))
+    if config.num_hidden_layers > stored:
+        raise ValueError(
+            f"{Path(folder) / 'config.json'} says {config.num_hidden_layers} layers, but the "
+            f"weights hold {stored} tensors; both must be of the same model"
+        )
+    with torch.device("meta"), skip_initialisation():
+        model = cls(config)
+    return load_weights(model, folder, dtype, device, ignored, prefix)
+
+
+def read_names(file):
+    with open_tensors(file) as tensors:
+        return list(tensors.keys())
 
 
 def load_weights(model, folder, dtype=None, device="cpu", ignored=(), prefix=""):
@@ -137,12 +157,7 @@ def list_weight_files(folder):
 
 
 def list_shards(index):
-    names = read_object(index).get("weight_map")
-    try:
-        check_value("weight_map", names, dict)
-        check_value("files", list(names.values()), list[Text])
-    except ValueError as error:
-        raise ValueError(f"{index} is not an index of shards ({error}): get it again") from None
+    names = read_json(index, INDEX, "get it again")["weight_map"]
     shards = sorted({index.parent / Path(name).name for name in names.values()})
     for shard in shards:
         if not os.path.isfile(shard):

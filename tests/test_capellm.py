@@ -280,8 +280,8 @@ LORA = "llm.model.layers.1.self_attn.v_proj.lora_B"
             "adapter.safetensors is missing",
         ),
         (lambda f: (f / "config.json").unlink(), FileNotFoundError, "config.json is missing"),
-        (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json is not a JSON"),
-        (lambda f: (f / "config.json").write_text("[]"), ValueError, "config.json is not a JSON"),
+        (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json: this is no JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), ValueError, "this is .*, not an object"),
         (lambda f: (f / "config.json").write_text("{}"), ValueError, "config.json cannot be read"),
         (
             lambda f: configure(f, llm="nowhere/llm"),

@@ -57,7 +57,7 @@ def test_an_id_may_stand_again_on_another_image(split):
         ({"bbox": None}, "annotation 1 "),
         ({"bbox": [0, 0, float("nan"), 9]}, "annotation 1 .*finite"),
         ({"bbox": [0, 0, float("inf"), 9]}, "annotation 1 .*finite"),
-        ({"bbox": "5540"}, "annotation 1 .*expected a list"),
+        ({"bbox": "5540"}, "annotation 1 .*not a list"),
         ({"bbox": [5, 5, "40", 40]}, "annotation 1 .*other than numbers"),
     ],
 )
@@ -73,13 +73,13 @@ def test_annotations_that_are_refused(split, change, message):
         ({"category_id": 9}, "its category_id 9 is not among the categories"),
         ({"category_id": "1"}, "its category_id is '1', the categories have .* another type"),
         ({"image_id": "1"}, "its image_id is '1', the images have .* another type"),
-        ({"image_id": None}, "image_id is None, expected a number or text"),
-        ({"id": [1]}, "id is .1., expected a number or text"),
+        ({"image_id": None}, "image_id is null, not a text or a number"),
+        ({"id": [1]}, "id is .1., not a text or a number"),
         ({"bbox": [[1], [2, 3], 4, 5]}, "its bbox hold something other than numbers"),
         ({"bbox": [1, 2, 3]}, "its bbox is 3 numbers, not four"),
         ({"keypoints": [1, 2]}, "its keypoints are 2 numbers, not x, y, v for each"),
-        ({"keypoints": {"a": 1}}, "keypoints is {'a': 1}, expected a list"),
-        ({"id": "i" * 5000, "bbox": None}, "annotation 'iii.*bbox is None, expected a list"),
+        ({"keypoints": {"a": 1}}, 'keypoints is {"a": 1}, not a list'),
+        ({"id": "i" * 5000, "bbox": None}, "annotation 'iii.*bbox is null, not a list"),
     ],
 )
 def test_the_field_at_fault_is_named_in_words(split, change, message):
@@ -212,7 +212,7 @@ def test_files_that_are_no_annotation(split, content):
 def test_damaged_files_are_said_to_be_so_in_words(split, content):
     folder = split("")
     (folder / "annotations" / "mp100_split1_train.json").write_bytes(content)
-    with pytest.raises(ValueError, match="is no COCO keypoint annotation: it is no ") as error:
+    with pytest.raises(ValueError, match="is no COCO keypoint annotation: this is no ") as error:
         data.read_split(folder)
     assert not any(word in one_line(error) for word in PYTHON)
 

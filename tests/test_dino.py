@@ -219,7 +219,7 @@ def test_wrong_pixels_are_refused(shape):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("{", "config.json is not a JSON object"),
+        ("{", "config.json: this is no JSON from column 2 on"),
         ('{"model_type": "vit"}', "model_type 'vit' is not supported, only 'dinov2'"),
         ('{"hidden_size": 8}', "model_type None is not supported"),
         (

@@ -758,5 +758,5 @@ def test_an_unknown_instruction_of_a_model_is_refused(run, model_folder, folder,
     config = read_json(own / "config.json") | {"instruction": "sing"}
     (own / "config.json").write_text(json.dumps(config))
     done = run(*list_arguments(own, folder))
-    message = "config.json cannot be read (instruction is 'sing', expected 'base' or "
+    message = 'config.json cannot be read (instruction is "sing", not "base" or '
     assert done.code == 2 and message in done.err

@@ -60,11 +60,11 @@ def test_a_backbone_inside_the_folder_comes_first(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "text, problem",
     [
-        ("{", "is not a JSON object"),
-        ("[]", "is not a JSON object"),
+        ("{", "config.json: this is no JSON from column 2 on"),
+        ("[]", r"config.json: this is \[\], not an object"),
         ('{"vision": "v"}', "cannot be read.*llm"),
         ('{"vision": "v", "llm": "l", "depth": 3}', "cannot be read.*depth"),
-        ('{"vision": "v", "llm": "l", "instruction": "rhymes"}', "is 'rhymes', expected 'base' or"),
+        ('{"vision": "v", "llm": "l", "instruction": "rhymes"}', 'is "rhymes", not "base" or'),
     ],
 )
 def test_a_configuration_that_cannot_be_read_is_named(text, problem, tmp_path):
@@ -152,6 +152,7 @@ GOOD = {
     "rounds": TEXTS,
     "tune": TEXTS,
     "vocabulary": TEXTS,
+    "architecture": [None],
 }
 PLACES = [
     *((name,) for name in CapeLLMConfig.__dataclass_fields__),
@@ -181,7 +182,7 @@ def test_every_entry_is_checked(place, backbones):
 def test_a_lora_rank_that_is_no_rank_is_named(backbones):
     for rank in (0, "8", 10**9, True, None):
         write_config(backbones, lora=LORA | {"rank": rank})
-        with pytest.raises(ValueError, match="lora.rank is .*, expected a whole number from 1"):
+        with pytest.raises(ValueError, match="lora.rank is .*, not a whole number from 1"):
             read_model_config(backbones)
 
 

@@ -3,7 +3,9 @@
 It is asked about drawings, made for this test, of categories it was not trained on.
 """
 
+import json
 import random
+import shutil
 import subprocess
 import sys
 
@@ -191,3 +193,46 @@ def test_the_pointer_starts_at_the_token_before_the_first_digit(model, tmp_path)
     module = pretrain.Grounding(model, sampler.keypoints)
     loss, parts = module(batch, words=True)
     assert parts.keys() == {"loss", "pointer", "eyes", "patch"} and loss.isfinite()
+
+
+def list_other_values(value):
+    """Values that another file could have in the place of one."""
+    if isinstance(value, bool) or value is None:
+        return [not value, "yes"]
+    if isinstance(value, (int, float)):
+        return [value * 2, value * 3, value // 2, value + 1, -value, 0, str(value), None, 10**9]
+    return ["other", 3, None]
+
+
+def list_changes(entries):
+    """Copies of a config.json in which one entry differs or is absent."""
+    for name, value in entries.items():
+        yield {key: entries[key] for key in entries if key != name}
+        for other in list_other_values(value):
+            yield entries | {name: other}
+    yield entries | {"num_key_value_heads": 1}
+    yield entries | {"head_dim": 16}
+    yield entries | {"rope_parameters": {"rope_type": "default", "rope_theta": 10001}}
+    yield entries | {"layerscale_value": 2}
+
+
+@pytest.mark.parametrize("part", ["vision", "llm"])
+def test_another_config_is_refused_or_answers_as_before(part, model, tmp_path):
+    """Also where the same tensors fit it: twice the heads, other frequencies, another epsilon."""
+    folder = shutil.copytree(NANO, tmp_path / "nano")
+    file = folder / part / "config.json"
+    entries = json.loads(file.read_bytes())
+    pixels = torch.rand(3, 112, 112, generator=torch.Generator().manual_seed(0))
+    keypoints = [data.Keypoint("left eye", "the eye on the left")]
+    expected = model.answer(pixels, keypoints)
+    refused = 0
+    for changed in list_changes(entries):
+        file.write_text(json.dumps(changed))
+        try:
+            other = CapeLLM.from_pretrained(folder)
+        except (ValueError, FileNotFoundError) as error:
+            assert str(folder) in str(error) and "\n" not in str(error), error
+            refused += 1
+        else:
+            assert other.answer(pixels, keypoints) == expected, changed
+    assert refused > 40

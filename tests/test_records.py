@@ -5,7 +5,7 @@ import pytest
 from damage import check_message, make_special
 from evaluations import read_json, read_lines
 from support import records
-from support.json_files import NAME, TEXT
+from support.shapes import NAME, TEXT
 
 SHAPE = {"category": NAME, "id": NAME, "file": TEXT}
 SETTINGS = {"seed": 0, "decoding": "greedy"}

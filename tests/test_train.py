@@ -595,7 +595,7 @@ def test_validation_is_eval_py_on_the_checkpoint(folder, init, tmp_path, monkeyp
 # everything.
 
 
-def fork(script, *arguments):
+def fork(script, *arguments, cwd=None):
     """What a script prints. It has train, os, signal ..., sys.argv, `child(argv)`, which forks a
     run and returns its pid, and `wait(pid)`, which returns its exit code."""
     start = """if True:
@@ -630,6 +630,7 @@ def fork(script, *arguments):
         capture_output=True,
         text=True,
         timeout=600,
+        cwd=cwd,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -703,6 +704,96 @@ def test_a_signal_saves_and_leaves(folder, init, tmp_path, one, number, code):
     found = fork(script, out, int(number), *arguments).split()
     assert found == [str(code), "step-0000002", "0"]
     assert are_equal(load_adapters(out)[4], load_adapters(one)[4])
+
+
+# Places in a run where anything may go wrong.
+SEAMS = {
+    "reading": "check.read_folders",
+    "loading the model": "train.open_model",
+    "a worker": "data.load_crop",
+    "the loss": "train.CapeLLM.loss",
+    "the step": "torch.optim.AdamW.step",
+    "the log": "checkpoints.append_to_log",
+    "a checkpoint": "checkpoints.save_tensors",
+}
+# What goes wrong there, the exit code, and whether it is one line.
+FAULTS = {
+    "KeyError(2)": (1, False),
+    "RuntimeError('x')": (1, False),
+    "AssertionError()": (1, False),
+    "RecursionError()": (1, False),
+    "Panic('of another language')": (1, False),
+    "MemoryError()": (2, True),
+    "torch.OutOfMemoryError('CUDA out of memory')": (2, True),
+    "RuntimeError(\"DefaultCPUAllocator: can't allocate memory\")": (2, True),
+    "ValueError('bad\\ninput')": (2, True),
+    "UnicodeDecodeError('utf-8', b'x', 0, 1, 'bad')": (2, True),
+    "OSError(28, 'No space left')": (2, True),
+    "SystemExit(3)": (3, False),
+    "KeyboardInterrupt()": (130, False),
+}
+
+
+# The first three end a worker, which its process notices; the last cannot be sent to it.
+OTHERWISE_IN_A_WORKER = (
+    "Panic('of another language')",
+    "SystemExit(3)",
+    "KeyboardInterrupt()",
+    "UnicodeDecodeError('utf-8', b'x', 0, 1, 'bad')",
+)
+
+
+@pytest.mark.parametrize("seam", SEAMS)
+def test_whatever_goes_wrong_wherever_ends_all_processes(folder, init, tmp_path, seam):
+    """Within ten seconds, with an exit code, workers included."""
+    # Each of them in a worker, and in one other place.
+    faults = [*FAULTS][[*SEAMS].index(seam) :: len(SEAMS)]
+    if seam == "a worker":
+        faults = [fault for fault in FAULTS if fault not in OTHERWISE_IN_A_WORKER]
+    script = """
+        seam, faults, *argv = sys.argv[1:]
+        holder, _, name = seam.rpartition(".")
+
+        class Panic(BaseException):
+            pass
+
+        def fail(fault):
+            def raise_it(*_, **__):
+                raise eval(fault)
+
+            def patch():
+                os.setpgrp()
+                sys.stderr = open("stderr", "w")
+                setattr(eval(holder), name, raise_it)
+
+            return patch
+
+        found = {}
+        for fault in json.loads(faults):
+            began = time.monotonic()
+            pid = child(argv, fail(fault))
+            code = wait(pid)
+            seconds = time.monotonic() - began
+            try:
+                os.killpg(pid, 0)
+                left = True
+            except ProcessLookupError:
+                left = False
+            found[fault] = code, seconds, left, Path("stderr").read_text()
+        print(json.dumps(found))
+    """
+    arguments = command(folder, init[0.0], tmp_path / "out", steps=2, workers=1, save_every=1)
+    printed = fork(script, SEAMS[seam], json.dumps(faults), *arguments, cwd=tmp_path)
+    for fault, (code, seconds, left, text) in json.loads(printed).items():
+        expected, is_line = FAULTS[fault]
+        assert (code, left) == (expected, False), (fault, text)
+        assert seconds < 10, fault
+        # The bar of the steps stands on lines of its own.
+        said = [line for line in text.splitlines() if "step/s" not in line and line.strip()]
+        if is_line:
+            assert len(said) == 1 and said[0].startswith("train.py: "), text
+        elif code == 1:
+            assert "Traceback (most recent call last):" in said, text
 
 
 def test_a_second_interrupt_ends_at_once(folder, init, tmp_path):
