@@ -26,7 +26,6 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-aten = torch.ops.aten
 DEVICE = torch.device("cuda", 0)
 HALF = (torch.bfloat16, torch.float16)
 # A GPU must be waited for, because the shape of the result depends on numbers.
@@ -35,7 +34,7 @@ INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 # Nothing is computed: memory is named, or taken.
 FREE = ("detach", "_unsafe_view", "lift_fresh", "_reshape_alias")
 TAKES_MEMORY = ("empty", "empty_like", "new_empty", "empty_strided")
-# CUDA has a kernel for each of them, with a gradient for their first input alone.
+# CUDA has a kernel for each of them. Here only their first input gets a gradient.
 FUSED = (F.rms_norm, F.dropout)
 # What they read of their first input is as much as they write.
 LOOKUPS = ("embedding", "index", "index_select", "gather")
