@@ -4,15 +4,15 @@
     python -m drawings --sheet sheet.png       # one image each of 40 categories, keypoints dotted
 """
 
-import argparse
 from pathlib import Path
 
 from drawings.dataset import write_dataset, write_overview
 from support.launch import run
+from support.options import Parser
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m drawings", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m drawings", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="folder to write; must be new or empty")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--per-category", type=int, default=200, help="images of each category")

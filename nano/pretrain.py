@@ -54,6 +54,7 @@ from support import checkpoints, launch, parallel
 from support.descriptions import describe_categories
 from support.files import write_whole
 from support.folders import CapeLLMConfig
+from support.options import Parser
 from support.tokenizer import Tokenizer
 from support.train_options import read_positive
 
@@ -497,7 +498,7 @@ def export_backbone(backbone, config, folder):
 
 
 def read_options():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Make nano's two backbones.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -21,6 +21,7 @@ from support.coco import PARTS, Instance, find_annotations, read_coco
 from support.descriptions import DESCRIPTIONS, describe_categories
 from support.files import write_whole
 from support.launch import list_first
+from support.options import Parser
 from support.pictures import draw_contact_sheet
 from support.quote import cut, quote
 
@@ -225,7 +226,7 @@ def format_complaint(findings):
 
 def main(load_crop):
     """The command `python data.py --check`. load_crop: of data.py."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Look at the data before training: compare annotations with images.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from support import meeting
-from support.quote import cut
+from support.quote import cut, shorten
 
 ITEMS_SHOWN = 5  # items in a message
 LEAVING = threading.Lock()
@@ -55,6 +55,8 @@ def run(name, main, memory="close other programs, or take a larger machine"):
     is one line on stderr and exit code 2, Ctrl-C is exit code 130. What nobody foresaw keeps its
     traceback, exit code 1.
     """
+    # A file's name may be no text in UTF-8, or not in the terminal's encoding.
+    sys.stdout.reconfigure(errors="backslashreplace")
     code = 0
     try:
         main()
@@ -123,13 +125,15 @@ def is_out_of_memory(error, text):
 
 
 def describe_error(error):
-    """An error in one line."""
+    """An error in one line, paths and values in it not at length."""
     text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
     # A worker of the DataLoader sends its traceback, which ends with "ValueError: message".
     if "\nOriginal Traceback" in text:
         name = type(error).__name__
         text = text.rpartition(f"\n{name}: ")[2] if f"\n{name}: " in text else name
-    return " ".join(text.split())
+    return shorten(text)
 
 
 def read_exit_code(end):
