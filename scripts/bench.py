@@ -44,9 +44,8 @@ from scripts.reference import (
 )
 from study.density import Density, compute_density
 from support import launch
-from support.options import Parser
+from support.options import Parser, read_positive
 from support.tokenizer import Tokenizer
-from support.train_options import read_positive
 
 OUT = Path("out/bench")
 SIDES = ("reference", "ours")

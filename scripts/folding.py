@@ -18,8 +18,7 @@ from scripts.collect import write_results
 from study import metrics
 from support import launch
 from support.descriptions import describe_categories
-from support.options import Parser
-from support.train_options import read_positive
+from support.options import Parser, read_positive
 
 MODEL = "nano"
 

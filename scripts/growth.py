@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 from scripts.markdown import write_table
 from support import launch
-from support.options import Parser
-from support.train_options import read_positive, read_positive_float
+from support.options import Parser, read_positive, read_positive_float
 
 # Tokens of a question in Llama 3's vocabulary, q: the mean over the training part of split 1
 QUESTION = 54

@@ -15,8 +15,7 @@ from scripts import recipe
 from scripts.recipe import FIGURES, Row
 from study.pairs import PAIRS
 from support import launch
-from support.options import Parser
-from support.train_options import read_positive
+from support.options import Parser, read_positive
 
 MODEL = "nano"
 SIMPLE = "descriptions/simple"

@@ -22,7 +22,7 @@ from support.descriptions import DESCRIPTIONS, describe_categories
 from support.files import write_whole
 from support.launch import list_first
 from support.options import Parser
-from support.pictures import draw_contact_sheet
+from support.pictures import check_picture_name, draw_contact_sheet
 from support.quote import cut, quote
 
 # Marks near the end of a whole file.
@@ -243,8 +243,7 @@ def main(load_crop):
         help="contact sheet: one image of each category, its keypoints dotted",
     )
     a = parser.parse_args()
-    if a.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise ValueError(f"--out {a.out}: the contact sheet is written as .png or .jpg")
+    check_picture_name("--out", a.out)
     parts = list_parts(a.check, a.split)
     read = {part: read_folders([a.check], a.split, part, a.descriptions)[0] for part in parts}
     usable, findings, wrong = [], {}, []

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from support.files import refuse_special, write_whole
 from support.json_files import format_json, parse_json, read_json_lines
+from support.pictures import cut_name
 from support.quote import cut
 from support.shapes import COUNT, NUMBER, OBJECT, Maybe, OrNull
 
@@ -281,6 +282,8 @@ def draw_curves(runs, path):
     size = (5 * len(titles), 3.5)
     figure, axes = pyplot.subplots(1, len(titles), figsize=size, constrained_layout=True)
     for label, log in logs.items():
+        # Between dollars matplotlib expects a formula.
+        label = cut_name(cut(label)).replace("$", r"\$")
         steps = [record["step"] for record in log]
         losses = [record["loss"] for record in log]
         smooth = average_behind(losses, width=max(1, len(log) // 10))

@@ -5,7 +5,7 @@ from pathlib import Path
 from study.instructions import INSTRUCTIONS
 from support.coco import PARTS
 from support.descriptions import DESCRIPTIONS
-from support.options import Parser
+from support.options import Parser, read_seed
 
 
 def read_options(description, decodings):
@@ -37,7 +37,7 @@ def read_options(description, decodings):
         "list or the surest first")
     add("--image-size", type=int, metavar="S",
         help="side of the crop in pixels (Table 8); default: the model's own")
-    add("--seed", type=int, default=0,
+    add("--seed", type=read_seed, default=0,
         help="of decodings that draw, and of --occlude (default: %(default)s)")
 
     add = p.add_argument_group("what is measured besides the answers").add_argument

@@ -1,6 +1,7 @@
-"""The parser of a command line, whose messages are as short as those about files."""
+"""The parser of a command line, whose messages are as short as those about files; its numbers."""
 
 import argparse
+import math
 
 from support.quote import shorten
 
@@ -8,3 +9,29 @@ from support.quote import shorten
 class Parser(argparse.ArgumentParser):
     def error(self, message):
         super().error(shorten(message))
+
+
+def read_positive(text, kind=int):
+    value = kind(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no positive number")
+    return value
+
+
+def read_positive_float(text):
+    return read_positive(text, float)
+
+
+def read_not_negative(text):
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
+    return value
+
+
+def read_seed(text):
+    """A whole number that every generator of random numbers takes."""
+    value = int(text)
+    if abs(value) >= 2**62:
+        raise argparse.ArgumentTypeError(f"{text} is too large, expected less than 2^62")
+    return value

@@ -5,6 +5,7 @@
 Nothing here knows the model or the data: what loads an instance comes as an argument.
 """
 
+import io
 import math
 from colorsys import hsv_to_rgb
 from typing import NamedTuple
@@ -34,6 +35,19 @@ TRUTH_COLOUR, ANSWER_COLOUR = (50, 150, 255), (255, 140, 0)
 # categories it shows at most.
 LINE, THUMB = 14, 160
 MOST_SHOWN = 400
+
+
+def check_picture_name(option, path):
+    """ValueError, before any work, if the suffix of a picture's path is of no format for it."""
+    format = Image.registered_extensions().get(path.suffix.lower())
+    try:
+        # Some formats are only for pictures in black and white.
+        Image.new("RGB", (1, 1)).save(io.BytesIO(), format or "")
+    except (OSError, KeyError, ValueError):
+        raise ValueError(
+            f"{option} {path}: no picture format is called {path.suffix or 'nothing'!r}; "
+            "use .png or .jpg"
+        ) from None
 
 
 # A photo with its keypoints.

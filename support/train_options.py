@@ -14,7 +14,7 @@ from support import checkpoints, fingerprints, parallel
 from support.descriptions import DESCRIPTIONS
 from support.digest import compute_fingerprint
 from support.files import ROOT
-from support.options import Parser
+from support.options import Parser, read_not_negative, read_positive, read_positive_float, read_seed
 
 VISION_FOLDER = "weights/dinov2-large"
 LLM_FOLDER = "weights/Llama-3.1-8B"
@@ -23,24 +23,6 @@ PAPER_K, LOCLLM_K = 4, 5
 DATA_FOLDERS = ["data/mp100"]
 # What to do if memory is short.
 MEMORY = "lower --micro-batch, add --checkpoint-activations, or --fsdp over several GPUs"
-
-
-def read_positive(text, kind=int):
-    value = kind(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no positive number")
-    return value
-
-
-def read_positive_float(text):
-    return read_positive(text, float)
-
-
-def read_not_negative(text):
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
-    return value
 
 
 def read_options(description, strategies):
@@ -103,7 +85,7 @@ def add_training_options(add):
         help="pairs of an image and a conversation an optimiser step, over all processes")
     add("--share-image", action="store_true",
         help="compute an image once for its pairs in a pass, which have one augmentation")
-    add("--seed", type=int, default=42, help="of the order, augmentation and dropout")
+    add("--seed", type=read_seed, default=42, help="of the order, augmentation and dropout")
 
 
 def add_machine_options(add):

@@ -152,7 +152,8 @@ def judge_message(case, lines):
         faults.append("unprintable characters")
     if len(text) > LONGEST:
         faults.append("long message")
-    if not any(name in text for name in case.names):
+    options = [word for word in case.command if word.startswith("--")]
+    if not any(name in text for name in (*case.names, *options)):
         faults.append("names no file")
     return faults
 

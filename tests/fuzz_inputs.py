@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import struct
+import warnings
 from base64 import b64encode
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 import eval as evaluation  # noqa: F401
 import train  # noqa: F401
 from conftest import LLM, VISION, write_backbone
-from damage import damage_value, make_special
+from damage import damage_value, find_holder, list_places, make_special
 from dino import DINOv2, DINOv2Config
 from drawings import dataset  # noqa: F401
 from evaluations import write_kites_and_boats
@@ -45,6 +46,9 @@ HIERA |= dict(patch_padding=[3, 3], query_stride=[2, 2], masked_unit_size=[2, 2]
 WORDS = ["", "nan", "inf", "-1", "0", "1", "1e999", "9" * 400, "x" * 5000, "\x1b[31mred", "a\nb"]
 WORDS += ["\udcff", "\u202e\u00e9", "1,2,3", "1,2,30,40", "..", "/dev/zero", "pipe", "none/" * 60]
 MODES = ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr", "I;16", "I", "F", "HSV"]
+
+ODD = [0, 1, 2, 0.5, -1, 1e-9, 5e-324, 1e30, 1e99, 2**53, 2**63, 10**30, -0.0, "", "x", "y\n", str]
+ODD += [None, True, [], {}, [0, 0, 0, 0], [1, 1, 1e-30, 1], [0, 0, 1e9, 1e9], [3, 4, 2] * 4, "500"]
 
 
 class Case(NamedTuple):
@@ -173,15 +177,51 @@ def damage_file(rng, path):
 def damage_content(rng, path):
     content = path.read_bytes()
     if path.suffix == ".json":
-        return damage_value(rng, json.loads(content))
+        return damage_json(rng, json.loads(content))
     if path.suffix == ".jsonl":
         lines = content.split(b"\n")
         at = rng.randrange(len(lines) - 1)
-        lines[at] = damage_value(rng, json.loads(lines[at]))
+        lines[at] = damage_json(rng, json.loads(lines[at]))
         return b"\n".join(lines)
     if path.suffix == ".safetensors" and rng.random() < 0.8:
         return damage_tensors(rng, path)
     return damage_bytes(rng, content)
+
+
+def damage_json(rng, value):
+    """A damaged JSON text of a value; or one that is whole, but with some odd values in it."""
+    if rng.random() < 0.5:
+        return damage_value(rng, value)
+    places = list_places(value)
+    chosen = rng.sample(places, min(len(places), rng.choice([1, 1, 2, 5])))
+    # All values of one name, half of the time.
+    if rng.random() < 0.5:
+        chosen = [place for place in places if place[-1] == chosen[0][-1]]
+    odd = rng.choice(ODD)
+    for place in chosen:
+        try:
+            holder = find_holder(value, place)
+            if rng.random() < 0.1:
+                del holder[place[-1]]
+            elif odd is str:
+                holder[place[-1]] = str(holder[place[-1]])
+            else:
+                holder[place[-1]] = odd
+        except (LookupError, TypeError):
+            continue
+    return json.dumps(value).encode()
+
+
+def rename_ids(rng, coco):
+    """Categories, images and annotations with other ids, all of them or some, alike everywhere."""
+    kind = rng.choice([str, float, int.__neg__, lambda id: id * 10**17, lambda id: f"{id} \u00e9"])
+    of = rng.choice(["category_id", "image_id"])
+    for name in ("categories" if of == "category_id" else "images", "annotations"):
+        for entry in coco[name]:
+            field = of if name == "annotations" else "id"
+            if entry[field] % 2:
+                entry[field] = kind(entry[field])
+    return json.dumps(coco).encode()
 
 
 def damage_tensors(rng, path):
@@ -229,7 +269,8 @@ def make_image(rng):
         exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
         more = {"exif": exif if rng.random() < 0.3 else damage_bytes(rng, exif)}
     try:
-        Image.fromarray(values).convert(mode).save(file, format, **more)
+        with warnings.catch_warnings(action="ignore"):
+            Image.fromarray(values).convert(mode).save(file, format, **more)
     except Exception:
         file = io.BytesIO()
         Image.fromarray(values).save(file, "PNG")
@@ -251,7 +292,8 @@ def image(rng):
             command = [*command, "--skip-missing"]
     if rng.random() < 0.05:
         path = Path("photo.png") if path.parent == Path(".") else path
-        return Case(command, (path.name, command[2], "run"), damage_file(rng, path))
+        names = (cut_short(path.name), cut_short(command[2]), "run")
+        return Case(command, names, damage_file(rng, path))
     content = make_image(rng)
     path.write_bytes(content)
     return Case(command, (cut_short(path.name), "data/images", "run"), content[:200])
@@ -267,8 +309,21 @@ def annotations(rng):
     path = Path(f"data/annotations/mp100_split1_{part}.json")
     commands = [CHECK, EVAL, EVAL + ["--out", "new", "--controls", "--sheet"], EVAL + ["--pairs"]]
     commands += [TRAIN[:-1] + ["new"], TRAIN + ["--resume"]]
+    if rng.random() < 0.2:
+        multiply_annotations(path)
+        commands = [EVAL + ["--pairs", "--limit", "2"], EVAL + ["--pairs", "--out", "new"]]
+    if rng.random() < 0.2:
+        path.write_bytes(rename_ids(rng, json.loads(path.read_bytes())))
+        return Case(rng.choice(commands), (path.name, "data"), path.read_bytes())
     damage = damage_file(rng, path)
     return Case(rng.choice(commands), (path.name, "data"), damage)
+
+
+def multiply_annotations(path):
+    """So many of each image that support-query pairs can be drawn."""
+    coco = json.loads(path.read_bytes())
+    copies = [a | {"id": 100 * n + a["id"]} for n in range(6) for a in coco["annotations"]]
+    path.write_text(json.dumps(coco | {"annotations": copies}))
 
 
 def descriptions(rng):
@@ -364,7 +419,8 @@ def options(rng):
                      "--epochs", "--rounds", "--tune", "--out", "--seed", "--split", "--k",
                      "--micro-batch", "--save-every", "--vision", "--digits", "--val-every"]),
         "data.py": (CHECK, ["--check", "--split", "--descriptions", "--out"]),
-        "drawings": (["-m", "drawings"], ["--out", "--sheet", "--seed", "--odd"]),
+        "drawings": (["-m", "drawings", "--per-category", "0"],
+                     ["--out", "--sheet", "--seed", "--odd", "--per-category"]),
         "study.show": (["-m", "study.show"], ["", "--llm", "--instruction", "--descriptions"]),
         "curves": (["-m", "scripts.curves", "run"], ["", "--labels", "--out"]),
     }
@@ -375,8 +431,8 @@ def options(rng):
         if name in ("--out", "--sheet", "--json"):
             values = [value for value in values if value not in ("..", "/dev/zero")]
         command += [word for word in (name, rng.choice(values)) if word or not name]
-    names = [word for word in command if word.startswith("--")] + ["category"]
-    return Case(command, (*names, *map(cut_short, filter(None, command[2:]))), command)
+    given = map(cut_short, filter(None, command[2:]))
+    return Case(command, ("category", "log.jsonl", *given), command)
 
 
 KINDS = {

@@ -383,7 +383,7 @@ def test_the_command(boats, command, tmp_path, capsys):
 
 
 def test_the_command_refuses_other_pictures_before_it_reads(boats, command, capsys):
-    message = "--out .*x.txt: the contact sheet is written as .png or .jpg"
+    message = "--out .*x.txt: no picture format is called '.txt'; use .png or .jpg"
     with pytest.raises(ValueError, match=message):
         command(boats(), "x.txt")
     assert capsys.readouterr().out == ""
