@@ -128,7 +128,7 @@ def describe_error(error):
     """An error in one line, paths and values in it not at length."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
+        text = f"{error.strerror}: {error.filename}"
     # A worker of the DataLoader sends its traceback, which ends with "ValueError: message".
     if "\nOriginal Traceback" in text:
         name = type(error).__name__

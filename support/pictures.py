@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from support.coco import get_sorted_id
 from support.photos import PIXEL_MEAN, PIXEL_STD
 
 # Pillow's lines and discs have hard edges: all is drawn so many times larger, then averaged.
@@ -340,7 +341,6 @@ def draw_contact_sheet(instances, load_crop):
     first, faults = {}, []
     for instance in instances:
         first.setdefault(instance.category, instance)
-    # Ids may be numbers or text.
     categories = sorted(first, key=get_sorted_id)[:MOST_SHOWN]
     columns = math.ceil(len(categories) ** 0.5)
     rows = math.ceil(len(categories) / columns)
@@ -363,7 +363,3 @@ def draw_contact_sheet(instances, load_crop):
             tile_pen.ellipse((x - 2, y - 2, x + 2, y + 2), "red", "white")
         page.paste(tile, (left, top + LINE))
     return Sheet(page, faults)
-
-
-def get_sorted_id(category):
-    return isinstance(category, str), category

@@ -32,7 +32,7 @@ import fuzz_inputs  # noqa: E402 (only found from here on)
 
 SECONDS = 20  # after which a command hangs
 MEMORY, FILE = 12 * 2**30, 2**28  # the most bytes that a command may ask for, and write to a file
-LONGEST = 400  # characters of a message, besides the name that the user gave
+LONGEST = 620  # characters of a message
 BARS = re.compile(r"\d+%\||\d+it |\d+(image|step)|^[ \w]*: +0%|^$")
 
 
@@ -222,6 +222,8 @@ def main():
         for number in range(options.inputs):
             case, ended, faults = try_input(template, options.seed, number, kinds, place)
             codes[ended.code] += 1
+            if sum(codes.values()) % 500 == 0:
+                print(f"{sum(codes.values())} inputs", flush=True)
             for fault in faults:
                 key = f"{kinds[number % len(kinds)]}: {fault}"
                 if not fault.startswith("traceback"):

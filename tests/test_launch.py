@@ -206,3 +206,20 @@ def test_the_first_who_leaves_decides():
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
     assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "\x1b[31mred", "\udcff.png", "a b"])
+def test_a_file_that_the_system_refuses_is_named_not_at_length(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        launch.run("x.py", stop(OSError(errno.ENAMETOOLONG, "File name too long", name)))
+    line = capsys.readouterr().err.rstrip("\n")
+    assert end.value.code == 2 and line.isprintable() and len(line) < 300
+    assert line.startswith(f"x.py: File name too long: {ascii(name)[1:50].rstrip(chr(39))}")
+
+
+def test_names_that_are_no_text_are_printed():
+    code = "from support.launch import run; run('x.py', lambda: print('written: \\udcff.png'))"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "written: \\udcff.png\n", "")
