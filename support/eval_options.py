@@ -8,6 +8,9 @@ from support.descriptions import DESCRIPTIONS
 from support.options import Parser, read_seed
 
 
+LARGEST_CROP = 4096  # pixels a side
+
+
 def read_options(description, decodings):
     """Parse the command line. decodings: names of decode.DECODING."""
     p = Parser(description=description)
@@ -76,6 +79,8 @@ def check_options(a):
         )
     if (a.sheet or a.resume) and not a.out:
         raise ValueError("--sheet and --resume need --out, the folder of the results")
+    if a.image_size is not None and a.image_size > LARGEST_CROP:
+        raise ValueError(f"--image-size {a.image_size}: at most {LARGEST_CROP} pixels")
     if not all(0 < share < 1 for share in a.occlude):
         shares = " ".join(map(str, a.occlude))
         raise ValueError(

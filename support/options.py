@@ -6,6 +6,9 @@ import math
 from support.quote import shorten
 
 
+MOST = 10**9  # of anything, far more than is of use
+
+
 class Parser(argparse.ArgumentParser):
     def error(self, message):
         super().error(shorten(message))
@@ -13,8 +16,8 @@ class Parser(argparse.ArgumentParser):
 
 def read_positive(text, kind=int):
     value = kind(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no positive number")
+    if not 0 < value < MOST:
+        raise argparse.ArgumentTypeError(f"{text} is no positive number below {MOST:,}")
     return value
 
 

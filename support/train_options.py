@@ -21,6 +21,8 @@ LLM_FOLDER = "weights/Llama-3.1-8B"
 # Rounds of a conversation: Section 4.1, and LocLLM's published code.
 PAPER_K, LOCLLM_K = 4, 5
 DATA_FOLDERS = ["data/mp100"]
+# More than anyone needs: what is larger only keeps a machine busy.
+MOST = {"k": 1000, "epochs": 10_000, "batch": 1_000_000}
 # What to do if memory is short.
 MEMORY = "lower --micro-batch, add --checkpoint-activations, or --fsdp over several GPUs"
 
@@ -107,6 +109,9 @@ def add_machine_options(add):
 
 def check_options(options, world):
     """ValueError about options that exclude each other. world: how many processes run."""
+    for name, most in MOST.items():
+        if getattr(options, name) > most:
+            raise ValueError(f"--{name} {getattr(options, name)}: at most {most:,}")
     is_pretraining = INSTRUCTIONS[options.instruction].pretraining
     if options.init and (options.vision, options.llm) != (VISION_FOLDER, LLM_FOLDER):
         raise ValueError(f"--init {options.init} names its own backbones: "

@@ -45,6 +45,7 @@ HIERA |= dict(masked_unit_attention=[True, False], patch_size=[7, 7], patch_stri
 HIERA |= dict(patch_padding=[3, 3], query_stride=[2, 2], masked_unit_size=[2, 2])
 WORDS = ["", "nan", "inf", "-1", "0", "1", "1e999", "9" * 400, "x" * 5000, "\x1b[31mred", "a\nb"]
 WORDS += ["\udcff", "\u202e\u00e9", "1,2,3", "1,2,30,40", "..", "/dev/zero", "pipe", "none/" * 60]
+WORDS += ["1e300", "99999999", "1e-300", "14000000"]
 MODES = ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr", "I;16", "I", "F", "HSV"]
 
 ODD = [0, 1, 2, 0.5, -1, 1e-9, 5e-324, 1e30, 1e99, 2**53, 2**63, 10**30, -0.0, "", "x", "y\n", str]
@@ -426,6 +427,8 @@ def options(rng):
     }
     command, names = choices[rng.choice(list(choices))]
     command = list(command)
+    if command[0] == "train.py" and rng.random() < 0.2:
+        command[command.index("--steps")] = "--epochs"
     for name in rng.sample(names, rng.choice([1, 1, 2])):
         values = [*WORDS, "greedy", "nose", "model", "data", "photo.png", "new/x.png", "run"]
         if name in ("--out", "--sheet", "--json"):
