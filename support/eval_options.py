@@ -7,7 +7,6 @@ from support.coco import PARTS
 from support.descriptions import DESCRIPTIONS
 from support.options import Parser, read_seed
 
-
 LARGEST_CROP = 4096  # pixels a side
 
 

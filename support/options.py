@@ -5,7 +5,6 @@ import math
 
 from support.quote import shorten
 
-
 MOST = 10**9  # of anything, far more than is of use
 
 

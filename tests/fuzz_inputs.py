@@ -260,7 +260,7 @@ def damage_tensors(rng, path):
 def make_image(rng):
     """An image file's content, of any format and mode, perhaps with odd EXIF, perhaps damaged."""
     Image.init()
-    size = rng.choice([(60, 40), (1, 1), (1, 500), (3000, 2), (200, 200)])
+    size = rng.choice([(60, 40), (1, 1), (1, 500), (3000, 2), (200, 200), (40000, 1)])
     mode = rng.choice(MODES)
     format = rng.choice([*Image.SAVE, *["PNG", "JPEG", "TIFF", "WEBP"] * 5])
     noise = np.random.default_rng(rng.getrandbits(32))

@@ -1183,6 +1183,9 @@ def test_pretraining_moves_the_projection_alone(folder, init, tmp_path, monkeypa
     "options, message",
     [
         ({"workers": -1}, "--workers -1"),
+        ({"k": 1001}, "--k 1001: at most 1,000"),
+        ({"epochs": 1e8}, "--epochs 100000000.0: at most 10,000"),
+        ({"batch": 10**8}, "--batch 100000000: at most 1,000,000"),
         ({"llm": "other"}, "--init .* names its own backbones: leave out --vision and --llm"),
         ({"split": 2}, "mp100_split2_train.json is missing"),
         ({"init": "nowhere"}, "nowhere is no model folder"),
@@ -1227,14 +1230,17 @@ def test_wrong_input(folder, init, tmp_path, monkeypatch, capsys, options, messa
         ("lr", "-1"),
         ("epochs", "inf"),
         ("epochs", "nan"),
+        ("epochs", "1e300"),
+        ("micro_batch", "9" * 400),
     ],
 )
 def test_numbers_are_positive(folder, init, tmp_path, monkeypatch, capsys, option, value):
     with pytest.raises(SystemExit) as end:
         run(monkeypatch, folder, init[0.0], tmp_path / "out", **{option: value})
     assert end.value.code == 2
-    message = f"argument --{option.replace('_', '-')}: {value} is no positive number"
-    assert message in capsys.readouterr().err
+    message = f"argument --{option.replace('_', '-')}: {value[:99]}"
+    error = capsys.readouterr().err
+    assert message in error and "is no positive number below 1,000,000,000" in error
 
 
 def test_nothing_at_hand(tmp_path, monkeypatch, capsys):
