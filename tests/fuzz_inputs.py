@@ -171,8 +171,10 @@ def damage_file(rng, path):
         path.write_bytes(rng.choice([b"", b"\0" * 100, b"<html>", b"\xff\xfe"]))
         return f"{path}: empty or so"
     content = damage_content(rng, path)
+    before = path.read_bytes()
     path.write_bytes(content)
-    return f"{path}: {content[:200]!r}"
+    same = len(os.path.commonprefix([before, content]))
+    return f"{path}, from byte {same} on: {content[max(0, same - 30):same + 60]!r}"
 
 
 def damage_content(rng, path):
@@ -422,7 +424,8 @@ def options(rng):
         "data.py": (CHECK, ["--check", "--split", "--descriptions", "--out"]),
         "drawings": (["-m", "drawings", "--per-category", "0"],
                      ["--out", "--sheet", "--seed", "--odd", "--per-category"]),
-        "study.show": (["-m", "study.show"], ["", "--llm", "--instruction", "--descriptions"]),
+        "study.show": (["-m", "study.show", "desc.txt"],
+                       ["--llm", "--instruction", "--descriptions"]),
         "curves": (["-m", "scripts.curves", "run"], ["", "--labels", "--out"]),
     }
     command, names = choices[rng.choice(list(choices))]
