@@ -200,9 +200,10 @@ def find_wrong_moment(moments, parameter, step):
         tensor = moments[name]
         if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
             return f"{name} is {tuple(tensor.shape)}, {tensor.dtype}, as its parameter is not"
-        if tensor.isnan().any() or (name == "exp_avg_sq" and (tensor < 0).any()):
+        if not tensor.isfinite().all() or (name == "exp_avg_sq" and (tensor < 0).any()):
             return f"{name} holds what is no number, or below 0"
-    if moments["step"].shape != () or not 1 <= moments["step"].item() <= step:
+    kept = moments["step"]
+    if kept.shape != () or kept.is_complex() or not 1 <= kept.item() <= step:
         return f"step is no number from 1 to {step}"
     return None
 

@@ -30,9 +30,11 @@ from evaluations import write_kites_and_boats
 from llama import Config, Llama
 from study import encoders, show  # noqa: F401
 from study.hiera import Hiera, HieraConfig
+from study.instructions import INSTRUCTIONS
 from study.metrics import METRICS
 from study.pairs import PAIRS
 from support.files import ROOT
+from support.quote import cut
 from support.tokenizer import LLAMA3_SPECIAL
 
 SAMPLE = ["sample.py", "--image", "photo.png", "--desc", "desc.txt", "--model", "model"]
@@ -304,7 +306,7 @@ def image(rng):
 
 def cut_short(name):
     """A part of a name that a message shows however it cuts and escapes it."""
-    return ascii(name.replace("\n", " "))[1:20].rstrip("'")
+    return cut(name)[:20]
 
 
 def annotations(rng):
@@ -343,6 +345,7 @@ def descriptions(rng):
     name = rng.choice(["desc.txt", "data/texts/kite.txt"])
     Path(name).write_bytes(content)
     command = rng.choice([SAMPLE, ["-m", "study.show", "desc.txt"], SAMPLE + ["--cumulative"]])
+    instruct(rng, Path("model/config.json"))
     if name != "desc.txt":
         command = rng.choice([EVAL, EVAL + ["--names", "data/texts"], TRAIN[:-1] + ["new"], CHECK])
     return Case(command, (Path(name).name, "keypoint"), content[:300])
@@ -408,9 +411,16 @@ def results(rng):
     return Case(rng.choice(commands), (folder, *names), damage)
 
 
+def instruct(rng, path):
+    """A model that asks in another way."""
+    config = json.loads(path.read_bytes()) | {"instruction": rng.choice(list(INSTRUCTIONS))}
+    path.write_text(json.dumps(config))
+
+
 def options(rng):
     """Options of any values, paths of any characters."""
     os.mkfifo("pipe")
+    instruct(rng, Path("model/config.json"))
     numbers = ["--seed", "--split", "--limit", "--image-size", "--batch", "--micro-batch", "--k"]
     choices = {
         "sample.py": (SAMPLE, ["--image", "--desc", "--box", "--density", "--truth", "--model",

@@ -24,7 +24,8 @@ FINE = Ended(2, "", "x.py: photo.png is missing\n")
     [
         ({}, []),
         ({"code": 0, "error": "\r 10%|# | 1/9 [00:01<?, ?image/s]\n"}, []),
-        ({"code": 0, "out": "nose 3.0 nan 0.1\nwritten: a"}, ["printed what is not finite"]),
+        ({"code": 0, "error": "", "out": "nose nan\nwritten: a"}, ["printed what is not finite"]),
+        ({"code": 0, "error": "", "out": "nose 1\nwritten: nan"}, []),
         ({"code": 0}, ["noise on stderr"]),
         ({"code": -14}, ["hang"]),
         ({"code": -11, "error": ""}, ["exit code -11"]),
