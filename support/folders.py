@@ -16,6 +16,8 @@ from support.weights import check_finite, check_stored, open_tensors
 
 Part = Literal["vision", "llm"]
 Instruction = Literal[*INSTRUCTIONS]
+# What pre-training asks has no answer in coordinates.
+Asked = Literal[*(name for name, i in INSTRUCTIONS.items() if not i.pretraining)]
 
 
 class Lora(TypedDict):
@@ -56,7 +58,7 @@ class CapeLLMConfig:
     K: Literal[1, 3] = 3  # tokens of a coordinate
     lora: Lora | None = None
     whole: list[Part] = field(default_factory=list)  # whose own weights were trained, and saved
-    instruction: Instruction = "base"
+    instruction: Asked = "base"
     output: Literal["text", "token"] = "text"  # digits, or a <KEYPOINT>, study.keypoint_token
     trained: Trained | None = None
     vocabulary: Text | None = None  # Tokenizer.fingerprint; None: not noted

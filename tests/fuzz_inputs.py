@@ -348,7 +348,7 @@ def descriptions(rng):
     instruct(rng, Path("model/config.json"))
     if name != "desc.txt":
         command = rng.choice([EVAL, EVAL + ["--names", "data/texts"], TRAIN[:-1] + ["new"], CHECK])
-    return Case(command, (Path(name).name, "keypoint"), content[:300])
+    return Case(command, (Path(name).name, "keypoint", "its name or description"), content[:300])
 
 
 def model(rng):
