@@ -4,6 +4,7 @@ Each function of KINDS damages something below the current folder, a copy of wha
 wrote, and returns the Case that reads it.
 """
 
+import copy
 import io
 import json
 import os
@@ -197,7 +198,7 @@ def damage_json(rng, value):
     """A damaged JSON text of a value; or one that is whole, but with some odd values in it."""
     if rng.random() < 0.5:
         return damage_value(rng, value)
-    places = list_places(value)
+    places, value = list_places(value), json.loads(json.dumps(value))
     chosen = rng.sample(places, min(len(places), rng.choice([1, 1, 2, 5])))
     # All values of one name, half of the time.
     if rng.random() < 0.5:
@@ -211,7 +212,7 @@ def damage_json(rng, value):
             elif odd is str:
                 holder[place[-1]] = str(holder[place[-1]])
             else:
-                holder[place[-1]] = odd
+                holder[place[-1]] = copy.deepcopy(odd)
         except (LookupError, TypeError):
             continue
     return json.dumps(value).encode()
@@ -348,7 +349,8 @@ def descriptions(rng):
     instruct(rng, Path("model/config.json"))
     if name != "desc.txt":
         command = rng.choice([EVAL, EVAL + ["--names", "data/texts"], TRAIN[:-1] + ["new"], CHECK])
-    return Case(command, (Path(name).name, "keypoint", "its name or description"), content[:300])
+    names = (Path(name).name, "keypoint", "its name or description", "model/config.json")
+    return Case(command, names, content[:300])
 
 
 def model(rng):
