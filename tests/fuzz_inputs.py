@@ -69,12 +69,15 @@ def make_template(folder, run_command):
     Image.new("RGB", (60, 40), "gray").save(folder / "photo.png")
     (folder / "desc.txt").write_text("nose: the tip of the nose\ntail: its end\n")
     write_models(folder)
+    annotations = folder / "data" / "annotations"
+    # Training's validation part is its test part.
+    test, val = (annotations / f"mp100_split1_{part}.json" for part in ("test", "val"))
+    shutil.copy(test, val)
     for command in (
-        TRAIN + ["--save-every", "1", "--val-every", "2"],
+        [*TRAIN, "--save-every", "1", "--val-every", "2"],
         [*EVAL, "--out", "done"],
         [*EVAL, "--out", "rich", "--density", "--controls", "--occlude", "0.3"],
     ):
-        write_validation(folder / "data" / "annotations")
         ended = run_command(command, folder)
         if ended.code:
             raise RuntimeError(f"{command} does not work: {ended}")
@@ -98,11 +101,6 @@ def write_paired(done, paired):
     for record in records:
         record["pairs"] = {name: record[name] for name in METRICS} | {"weight": 3}
     (paired / "instances.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in records))
-
-
-def write_validation(folder):
-    """Training's validation part is its test part."""
-    shutil.copy(folder / "mp100_split1_test.json", folder / "mp100_split1_val.json")
 
 
 def write_models(folder):
