@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from support.launch import list_first
 from support.quote import cut, quote
 
 DESCRIPTIONS = ROOT / "descriptions"
+TODO = "TODO"  # marks in a draft what is to be filled in
 
 
 class Keypoint(NamedTuple):
@@ -47,6 +49,10 @@ def read_descriptions(path) -> list[Keypoint]:
         name, colon, description = (part.strip() for part in line.partition(":"))
         if not name.strip(JOINERS) or not colon:
             raise ValueError(f"{place}: expected 'name: description', found {quote(line[:60])}")
+        if re.search(rf"\b{TODO}\b", line):
+            raise ValueError(
+                f"{place}: {TODO} is to be replaced: say what the keypoint is, and where it lies"
+            )
         found = list_control_characters(line)
         if found:
             raise ValueError(f"{place}: control characters ({list_first(found)}); keep plain text")
