@@ -30,7 +30,7 @@ def texts(tmp_path):
     """A folder of descriptions: of boats."""
     folder = tmp_path / "texts"
     folder.mkdir()
-    (folder / "boat.txt").write_text("bow:\nstern:\n")
+    (folder / "boat.txt").write_text("bow: the pointed front end\nstern: the broad rear end\n")
     return folder
 
 
@@ -380,6 +380,13 @@ def test_the_command(boats, command, tmp_path, capsys):
     with pytest.raises(ValueError, match="1 of 12 images missing: .*00.jpg$"):
         command(folder, "out/sheet.png")
     assert "boat (7)" in capsys.readouterr().out
+
+
+def test_the_command_names_thin_descriptions(boats, command, texts, capsys):
+    (texts / "boat.txt").write_text("bow: the pointed front end\nstern:\n")
+    command(boats())
+    line = "thin: 1 descriptions may not do to tell keypoints apart: boat: 'stern' has no description"
+    assert f"\n{line}\n" in capsys.readouterr().out
 
 
 def test_the_command_refuses_other_pictures_before_it_reads(boats, command, capsys):
