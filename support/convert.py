@@ -68,17 +68,18 @@ def write_folder(found, out, every):
         lines.append(f"{cut(entry['name'])}: {counts[name]} objects, {K} keypoints")
     boxless = sum(not each.box for each in found.objects)
     if boxless:
-        lines.append(f"box: {boxless} objects have none; taken is that of their keypoints, "
-                     f"with {MARGIN:.0%} of its longer side around")
+        around = f"with {MARGIN:.0%} of its longer side around"
+        lines.append(f"box: {boxless} objects have none; taken is that of their keypoints, {around}")
     files = name_files(found)
-    turned = list_turned(found)
-    lines += copy_images(files, turned, out / "images")
+    lines += copy_images(files, list_turned(found), out / "images")
     parts, line = choose_parts(found, files, every)
     for part in coco.PARTS:
         objects = [each for each in found.objects if parts[each.photo.path] == part]
         if objects:
             content = format_part(objects, found, files, categories)
-            write_text(out / "annotations" / f"{part}.json", json.dumps(content, allow_nan=False))
+            path = out / "annotations" / f"{part}.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(content, allow_nan=False))
     drafts = {entry["name"]: entry["keypoints"] for entry in categories.values()}
     write_drafts(drafts, out)
     for part in check.list_parts(out, 1):
@@ -177,11 +178,6 @@ def enlarge(points):
     return x - margin, y - margin, w + 2 * margin, h + 2 * margin
 
 
-def write_text(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-
-
 def write_drafts(named, folder):
     """A description file for each of {category: keypoints' names} that has none; return lines."""
     lines = []
@@ -195,7 +191,8 @@ def write_drafts(named, folder):
         # Names that are numbers are to be filled in, too.
         names = [f"{TODO} {n}" if n.isdigit() else n.replace("_", " ") for n in labels]
         text = f"# {category}: say at each {TODO} what the keypoint is, and where it lies.\n"
-        write_text(path, text + "".join(f"{name}: {TODO}\n" for name in names))
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "".join(f"{name}: {TODO}\n" for name in names), encoding="utf-8")
         lines.append(f"{cut(path)}: fill in what is marked {TODO}")
     return lines
 

