@@ -32,7 +32,11 @@ def convert(kind, source, out, category="object", every=5):
         raise ValueError(f"{out} holds something already: name a folder that is new, or empty")
     if not source.exists():
         raise FileNotFoundError(f"{source} is missing: name what the tool wrote")
-    found = foreign.Collected(source if source.is_dir() else source.absolute().parent, category)
+    root = source if source.is_dir() else source.parent
+    # COCO's images lie beside that folder.
+    if root.name == "annotations":
+        root = root.parent
+    found = foreign.Collected(root, category)
     foreign.READERS[kind](source, found)
     unused = []
     for reason, places in found.unused.items():
@@ -68,8 +72,8 @@ def write_folder(found, out, every):
         lines.append(f"{cut(entry['name'])}: {counts[name]} objects, {K} keypoints")
     boxless = sum(not each.box for each in found.objects)
     if boxless:
-        around = f"with {MARGIN:.0%} of its longer side around"
-        lines.append(f"box: {boxless} objects have none; taken is that of their keypoints, {around}")
+        box = f"that of their keypoints, {MARGIN:.0%} of its longer side wider at each edge"
+        lines.append(f"box: {boxless} objects have none and get {box}")
     files = name_files(found)
     lines += copy_images(files, list_turned(found), out / "images")
     parts, line = choose_parts(found, files, every)
@@ -229,7 +233,7 @@ def main():
     )
     a = parser.parse_args()
     if a.val < 0 or a.val == 1:
-        raise ValueError(f"--val {a.val}: 0 for none, 2 or more for every so manieth")
+        raise ValueError(f"--val {a.val}: give 0 for none, or 2 or more")
     if a.kind == "draft":
         lines = draft(a.source, a.out)
     else:
