@@ -32,6 +32,8 @@ def convert(kind, source, out, category="object", every=5):
         raise ValueError(f"{out} holds something already: name a folder that is new, or empty")
     if not source.exists():
         raise FileNotFoundError(f"{source} is missing: name what the tool wrote")
+    if kind in ("labelme", "yolo") and not source.is_dir():
+        raise ValueError(f"{source} is no folder: name the one that holds it")
     root = source if source.is_dir() else source.parent
     # COCO's images lie beside that folder.
     if root.name == "annotations":

@@ -15,7 +15,7 @@ from PIL import Image
 import data
 from damage import damage_value
 from helpers import coco, one_line, photo
-from support import check, convert
+from support import check, convert, launch
 
 NAMES = ["left_eye", "right_eye", "tail base"]
 
@@ -552,6 +552,12 @@ def test_sources_that_are_none(call, tmp_path, kind, bad):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_in_place_of_its_folder(call, tmp_path):
+    write_yolo(tmp_path / "source", THINGS)
+    with pytest.raises(ValueError, match="source/data.yaml is no folder: name the one that holds"):
+        call("yolo source/data.yaml out")
+
+
 def test_two_scorers_of_one_video(call, tmp_path):
     write_deeplabcut(tmp_path / "source", BARE)
     (path,) = (tmp_path / "source").rglob("*.csv")
@@ -575,6 +581,38 @@ def test_damaged_json_is_a_line_or_is_read(tmp_path_factory, rng, kind):
         assert os.listdir(folder) == ["source"]
     else:
         read_back(folder / "out")
+
+
+@settings(deadline=None, max_examples=150)
+@given(rng=st.randoms(use_true_random=False), kind=st.sampled_from(["yolo", "deeplabcut"]))
+def test_damaged_text_is_a_line_or_is_read(tmp_path_factory, rng, kind):
+    """A piece is lost, or doubled, or something else stands there."""
+    folder = tmp_path_factory.mktemp("damaged")
+    source = WRITERS[kind](folder / "source", THINGS[:3])
+    path = rng.choice([p for s in ("csv", "yaml", "txt") for p in sorted(source.rglob(f"*.{s}"))])
+    text = path.read_bytes()
+    start, end = sorted(rng.sample(range(len(text)), 2))
+    odd = [b"", b"\xff", b"\0", b"\n", b",", b"nan", b"-1 ", b"1e999", b'"', b"9" * 5000]
+    end = rng.choice([start, min(end, start + 5), end])
+    path.write_bytes(text[:start] + rng.choice(odd) + text[end:])
+    try:
+        convert.convert(kind, source, folder / "out")
+    except (ValueError, OSError) as error:
+        assert "\n" not in str(error) and len(str(error)) < 1500
+        assert os.listdir(folder) == ["source"]
+    else:
+        read_back(folder / "out")
+
+
+def test_bad_input_is_a_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
+    source = write_labelme(tmp_path / "source", THINGS)
+    (source / "3.json").write_text("{")
+    monkeypatch.setattr("sys.argv", ["convert", "labelme", str(source), str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as end:
+        launch.run("support.convert", convert.main)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"support.convert: {source}/3.json: this is no JSON")
 
 
 def test_a_full_disk_leaves_nothing(call, tmp_path, monkeypatch):
