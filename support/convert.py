@@ -15,7 +15,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from support import check, coco, foreign, launch, photos
+from support import check, coco, foreign, launch, options, photos
 from support.descriptions import TODO, simplify_name
 from support.quote import cut, quote
 
@@ -214,7 +214,7 @@ def draft(folder, out):
 
 
 def main():
-    parser = argparse.ArgumentParser(
+    parser = options.Parser(
         description="Bring annotated photographs into the layout of a data folder. Images are "
         "copied; nothing is overwritten.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
