@@ -1,16 +1,16 @@
 """The options of eval.py, in groups, and what does not fit together."""
 
-import argparse
 from pathlib import Path
 
 from study.instructions import INSTRUCTIONS
 from support.coco import PARTS
 from support.descriptions import DESCRIPTIONS
+from support.launch import OptionsParser
 
 
 def read_options(description, decodings):
     """Parse the command line. decodings: names of decode.DECODING."""
-    p = argparse.ArgumentParser(description=description)
+    p = OptionsParser(description=description)
     add = p.add_argument_group("what is measured").add_argument
     add("--model", metavar="FOLDER", help="model folder: nano, or a checkpoint of train.py")
     add("--data", metavar="FOLDER", help="annotations/ and images/ in MP-100's layout")

@@ -14,6 +14,7 @@ from support import checkpoints, fingerprints, parallel
 from support.descriptions import DESCRIPTIONS
 from support.digest import compute_fingerprint
 from support.files import ROOT
+from support.launch import OptionsParser
 
 VISION_FOLDER = "weights/dinov2-large"
 LLM_FOLDER = "weights/Llama-3.1-8B"
@@ -44,7 +45,7 @@ def read_not_negative(text):
 
 def read_options(description, strategies):
     """The command line of train.py. strategies: the names that --rounds may have."""
-    parser = argparse.ArgumentParser(
+    parser = OptionsParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add_data_options(parser.add_argument_group("data").add_argument, strategies)
