@@ -77,6 +77,11 @@ def take_device(local_rank, world):
     return torch.device("mps" if is_apple else "cpu")
 
 
+def choose_dtype(device):
+    """Of the weights that answers are computed with."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def run(name, main, memory="close other programs, or take a larger machine"):
     """Call main() as the command `name`, and end all of its processes with it.
 
