@@ -643,13 +643,38 @@ def test_validation_is_eval_py_on_the_checkpoint(
     assert_validated_as_evaluated(monkeypatch, folder, out, (2, 3))
 
 
+def compute_first_step(folder, init, dtype, pairs):
+    """The loss, and the norm of the gradients, of backbones in a dtype that are trained in whole;
+    gradients add up in fp32."""
+    model = CapeLLM.from_pretrained(init)
+    model.vision.to(dtype)
+    model.llm.to(dtype)
+    model.requires_grad_(True)
+    instances, names = data.read_split(folder)
+    described = describe_categories(instances, names, folder)
+    found = data.Pairs(instances, described, model.tokenizer, model.codec, 28)
+    losses, sums = [], {name: 0 for name, _ in model.named_parameters()}
+    for i in range(pairs):
+        loss = model.loss(found[i].pixels[None], [found[i].conversation]).total
+        losses.append(loss.item())
+        (loss / pairs).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                sums[name] = sums[name] + parameter.grad.float()
+        model.zero_grad()
+    square = sum(torch.as_tensor(gradient).square().sum() for gradient in sums.values())
+    return np.mean(losses), float(square.sqrt())
+
+
 BF16_SHARDS = """if True:
+    import capellm
     import torch
     import train
     from torch.distributed.tensor import DTensor
     from support import launch, parallel
     launch.choose_dtype = lambda device: torch.bfloat16
     kinds, answered, shard_model = set(), [], parallel.shard_model
+    passes, count_askers = [[]], parallel.count_askers
 
     def note(module, *_):
         kinds.add(tuple(p.dtype for p in module.parameters()))
@@ -669,13 +694,31 @@ BF16_SHARDS = """if True:
     def count(module, *_):
         answered.append(module.training)
 
-    parallel.shard_model = watch
+    def count_passes(model, own):
+        passes[-1].append(own)
+        askers = count_askers(model, own)
+        if askers == 0:
+            passes.append([])
+        return askers
+
+    def think_longer_about_some(model, V, keypoints):
+        for _ in range(int(V.float().abs().sum()) % 5):
+            model.llm(V)
+        return "object"
+
+    parallel.shard_model, parallel.count_askers = watch, count_passes
+    capellm.name_category = think_longer_about_some
 
     def main():
         train.main()
         assert kinds and {d for dtypes in kinds for d in dtypes} == {torch.bfloat16}, kinds
         # 13 images for two processes.
         assert answered.count(False) == 7, answered
+        # Some wait for others, who have more to ask.
+        own = torch.tensor([sum(of_image) for of_image in passes[:7]])
+        others = own.clone()
+        torch.distributed.all_reduce(others)
+        assert not torch.equal(2 * own, others), passes
 
     if __name__ == "__main__":
         launch.run("train.py", main)
@@ -685,12 +728,11 @@ BF16_SHARDS = """if True:
 def test_everything_trained_in_bf16_shards(folder, init, tmp_path, monkeypatch):
     """As on GPUs: layers are gathered in bf16, without autocast, and what is trained stays fp32.
 
-    The processes share the validation, though images need unequal numbers of passes: the
-    instruction asks for the category in the model's own words.
+    The processes share the validation, though images need unequal numbers of passes.
     """
     script, two = tmp_path / "shards.py", tmp_path / "two"
     script.write_text(BF16_SHARDS)
-    options = {"tune": "everything", "steps": 3, "batch": 4, "instruction": "steps"}
+    options = {"tune": "everything", "steps": 3, "batch": 4}
     launch_processes(
         2, folder, init[0.0], two, fsdp=True, script=script, val_every=3, **options
     )
@@ -698,10 +740,11 @@ def test_everything_trained_in_bf16_shards(folder, init, tmp_path, monkeypatch):
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
     # More digits than bf16 has.
     assert any(not torch.equal(t, t.bfloat16().float()) for t in saved.values())
-    run(monkeypatch, folder, init[0.0], tmp_path / "one", **options)
-    losses = [[r["loss"] for r in read_log(out)] for out in (tmp_path / "one", two)]
-    np.testing.assert_allclose(*losses, rtol=0.02)
     monkeypatch.setattr(launch, "choose_dtype", lambda device: torch.bfloat16)
+    first = read_log(two)[0]
+    loss, norm = compute_first_step(folder, init[0.0], torch.bfloat16, pairs=4)
+    assert first["loss"] == pytest.approx(loss, abs=2e-3)
+    assert first["gradient"] == pytest.approx(norm, rel=2e-3)
     assert_validated_as_evaluated(monkeypatch, folder, two, (3,))
 
 
