@@ -73,11 +73,14 @@ def keep_signals():
 
 
 def command(folder, start, out, **options):
-    """The options of a run of 6 steps of 8 pairs, but for `options`; True is a flag."""
+    """The options of a run of 6 steps of 8 pairs, but for `options`; True is a flag, None is no
+    option."""
     few = {"batch": 8, "workers": 0, "steps": 6}
     folders = {"data": folder, "init": start, "descriptions": folder, "out": out}
     words = []
     for name, value in (folders | few | options).items():
+        if value is None:
+            continue
         words.append(f"--{name.replace('_', '-')}")
         if value is not True:
             words.append(str(value))
@@ -520,14 +523,16 @@ def test_everything_trained_sharded(folder, init, tmp_path, monkeypatch):
 
 
 def test_the_first_process_chooses_the_checkpoint(folder, init, tmp_path):
-    """A disk may show the others an older state of the run's folder, or none."""
+    """A disk may show the others an older state of the run's folder, or none. It alone looks at
+    annotations and images, too."""
     script, out = tmp_path / "stale.py", tmp_path / "out"
     script.write_text("""if True:
         import os
         import train
-        from support import checkpoints, launch
+        from support import check, checkpoints, launch
         if os.environ["RANK"] == "1":
             checkpoints.list_checkpoints = lambda out: []
+            checkpoints.read_log = check.read_folders = check.check_images = None
         if __name__ == "__main__":
             launch.run("train.py", train.main)
     """)
@@ -573,6 +578,31 @@ def test_deterministic_changes_nothing_on_a_cpu(folder, init, tmp_path, monkeypa
     assert are_equal(plain, ordered) and not is_on()
     said = capsys.readouterr().out.splitlines()
     assert said.count("deterministic: CUBLAS_WORKSPACE_CONFIG is :4096:8") == 1
+
+
+def test_backbones_are_sharded_as_they_are_widened(
+    folder, model_folder, tmp_path, monkeypatch
+):
+    """In bf16 on the disk, trained in fp32 as one process trains them; and resumed bit by bit."""
+    llm = shutil.copytree(model_folder / "llm", tmp_path / "llm")
+    tensors = load_file(llm / "model.safetensors")
+    save_file({n: t.bfloat16() for n, t in tensors.items()}, llm / "model.safetensors")
+    backbones = {"vision": model_folder / "vision", "llm": llm, "tune": "everything"}
+    options = {"init": None, "steps": 2, "save_every": 1, "batch": 4, **backbones}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    launch_processes(2, folder, None, whole, fsdp=True, **options)
+    shutil.copytree(whole / "step-0000001", cut / "step-0000001")
+    launch_processes(2, folder, None, cut, fsdp=True, resume=True, **options)
+    assert are_equal(load_adapters(cut)[2], load_adapters(whole)[2])
+    models = record_models(monkeypatch)
+    run(monkeypatch, folder, None, tmp_path / "one", **options)
+    assert {p.dtype for p in models[0].parameters()} == {torch.float32}
+    losses = [[r["loss"] for r in read_log(out)] for out in (tmp_path / "one", whole)]
+    np.testing.assert_allclose(*losses, atol=2e-4)
+    one, two = load_adapters(tmp_path / "one")[2], load_adapters(whole)[2]
+    for name, difference in measure_differences(one, two).items():
+        # A key's bias moves no softmax: its gradient is nothing but rounding.
+        assert name.endswith("key.bias") or difference <= 0.01, name
 
 
 @pytest.mark.parametrize("fsdp", [False, True])
