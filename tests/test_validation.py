@@ -5,12 +5,15 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
+import data
 from capellm import CapeLLM
 from helpers import keypoints, photos
 from lora import LoRALinear
 from study.validation import VALIDATION, compute_as_evaluated, share_instances
+from support.files import ROOT
 
 FP32, BF16 = torch.float32, torch.bfloat16
 
@@ -57,8 +60,8 @@ def test_a_model_in_training_answers_as_the_one_that_eval_py_reads(
     # Put back: the same parameters, with the same memory.
     after = dict(model.named_parameters())
     assert after.keys() == before.keys() and all(m.training for m in model.modules())
-    for name, (parameter, data, value) in before.items():
-        assert after[name] is parameter and after[name].data_ptr() == data.data_ptr()
+    for name, (parameter, memory, value) in before.items():
+        assert after[name] is parameter and after[name].data_ptr() == memory.data_ptr()
         assert after[name].dtype == value.dtype and torch.equal(after[name], value)
 
 
@@ -81,3 +84,14 @@ def test_images_are_shared_out(count, world):
     assert max(counted) >= count * (1 - 1 / VALIDATION) - 1
     # Where the model is sharded all answer together.
     assert len({len(share.instances) for share in shares}) == 1
+
+
+@pytest.mark.parametrize("dtype", [FP32, BF16])
+def test_nano_in_training_answers_as_evaluated(dtype):
+    """The whole way from a photo, to the last bit of a probability."""
+    photo = Image.open(ROOT / "examples" / "astronaut.jpg").convert("RGB")
+    asked = data.read_descriptions(ROOT / "descriptions" / "human_face_19.txt")[:12]
+    expected = CapeLLM.from_pretrained(ROOT / "nano", dtype).locate(photo, asked)
+    model = CapeLLM.from_pretrained(ROOT / "nano", dtype, merge=False).train()
+    with compute_as_evaluated(model, dtype):
+        assert model.locate(photo, asked) == expected
