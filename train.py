@@ -173,15 +173,18 @@ def open_model(options, device) -> CapeLLM:
     dtype = torch.float32 if "llm" in whole else launch.choose_dtype(device)
     # What will be sharded starts on the CPU, since processes share a file's pages.
     start = torch.device("cpu") if options.fsdp else device
+    # Backbones become fp32 then, layer by layer: they have no adapters to fold in.
+    is_widened_in_shards = options.fsdp and not options.init
     if options.init:
         model = CapeLLM.from_pretrained(options.init, dtype, start, merge=False)
         train_options.check_init(options, model.config, whole)
     else:
-        # Nothing is folded in: layers become fp32 one by one when they are sharded.
-        stored = AS_STORED if options.fsdp and "llm" in whole else dtype
-        model = CapeLLM.assemble(CapeLLMConfig(options.vision, options.llm), stored, start)
-    for part in whole if options.init or not options.fsdp else []:
-        merge_lora(getattr(model, part).float())
+        if is_widened_in_shards and "llm" in whole:
+            dtype = AS_STORED
+        model = CapeLLM.assemble(CapeLLMConfig(options.vision, options.llm), dtype, start)
+    for part in whole:
+        if not is_widened_in_shards:
+            merge_lora(getattr(model, part).float())
     present = model.config.lora or PAPER_LORA | {"parts": []}
     kept = [part for part in present["parts"] if part not in whole]
     model.config.lora, model.config.whole = present | {"parts": kept}, whole
