@@ -1,15 +1,19 @@
-"""The parser of a command line, whose messages are as short as those about files; its numbers."""
+"""The parser of a command line, and its numbers."""
 
 import argparse
 import math
 
+from support import meeting
 from support.quote import shorten
 
 MOST = 10**9  # of anything, far more than is of use
 
 
 class Parser(argparse.ArgumentParser):
+    """Its messages are as short as those about files; one process of a machine prints them."""
+
     def error(self, message):
+        meeting.let_the_first_speak()
         super().error(shorten(message))
 
 

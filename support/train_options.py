@@ -7,10 +7,11 @@ import argparse
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from study.instructions import INSTRUCTIONS
-from support import checkpoints, fingerprints, parallel
+from support import checkpoints, determinism, fingerprints, parallel
 from support.descriptions import DESCRIPTIONS
 from support.digest import compute_fingerprint
 from support.files import ROOT
@@ -105,10 +106,13 @@ def add_machine_options(add):
         help="less memory: compute every layer again going backward")
     add("--fsdp", action="store_true",
         help="shard weights and optimiser over the GPUs, if one cannot hold them")
+    add("--deterministic", action="store_true",
+        help="on a GPU, use kernels that add up in one order: slower, and resumed bit by bit")
 
 
-def check_options(options, world):
-    """ValueError about options that exclude each other. world: how many processes run."""
+def check_options(options, rank, world):
+    """ValueError about options that exclude each other; of what lies in --out the first process
+    tells. world: how many processes run."""
     for name, most in MOST.items():
         if getattr(options, name) > most:
             raise ValueError(f"--{name} {getattr(options, name)}: at most {most:,}")
@@ -137,7 +141,7 @@ def check_options(options, world):
     if is_pretraining and options.val_every:
         raise ValueError(f"--val-every measures coordinates, --instruction {options.instruction} "
                          "asks for names: leave one out")
-    if checkpoints.list_checkpoints(options.out) and not options.resume:
+    if rank == 0 and checkpoints.list_checkpoints(options.out) and not options.resume:
         raise ValueError(f"{options.out} holds checkpoints of an earlier run: add --resume, "
                          "or choose another --out")
 
@@ -180,8 +184,7 @@ def fall_back_on_nano(options, rank, world):
 
     The drawings are made first, by one process.
     """
-    is_named = options.init or options.data != DATA_FOLDERS
-    if is_named or any(Path(p).exists() for p in (options.vision, options.llm, *options.data)):
+    if not parallel.ask_first(partial(is_nothing_at_hand, options), rank, world):
         return
     drawings = Path("data/figures")
     if rank == 0:
@@ -195,6 +198,12 @@ def fall_back_on_nano(options, rank, world):
                 sys.exit(drawn.returncode)
     parallel.wait_for_all(world)
     options.init, options.data = str(ROOT / "nano"), [str(drawings)]
+
+
+def is_nothing_at_hand(options):
+    is_named = options.init or options.data != DATA_FOLDERS
+    named = (options.vision, options.llm, *options.data)
+    return not is_named and not any(Path(path).exists() for path in named)
 
 
 def collect_settings(options, config, pairs, world):
@@ -219,6 +228,8 @@ def describe_run(options, model, pairs, world, newest):
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     passes = math.ceil(options.batch / (world * options.micro_batch))
     how = f"resuming {newest}" if newest else "starting"
+    if options.deterministic:
+        how = f"{determinism.describe()}\n{how}"
     return (f"{how}: {len(pairs.instances)} instances, {len(pairs)} pairs in the first epoch; "
             f"{trained:,} parameters trained; {options.steps} steps of {options.batch} pairs: "
             f"{world} processes x {passes} passes of up to {options.micro_batch}")
