@@ -25,7 +25,7 @@ from study import density, keypoint_token, share_image
 from study.category import name_category
 from study.encoders import load_encoder
 from support import folders
-from support.passes import check_length, draw_numbers
+from support.passes import check_answers, check_length, draw_numbers
 from support.tensors import send
 
 
@@ -218,7 +218,7 @@ class CapeLLM(nn.Module):
             self, trunk, questions, draws, decoding, cumulative, data.MAX_TOKENS
         )
         places = [self.codec.place(digits) for digits, _ in decoded]
-        return Answers(places, [probability for _, probability in decoded])
+        return check_answers(Answers(places, [p for _, p in decoded]), self.config)
 
     def prepare_questions(self, pixels, keypoints, category=None, listed=None):
         """The trunk (1, T, D), image and opening, embedded, and each question's token ids.

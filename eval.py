@@ -39,14 +39,10 @@ MAY_DIFFER = ["model", "split", "controls", "occlude", "density"]
 CUMULATIVE = {None: False, "fixed": True, "confidence": "confidence"}
 
 
-def choose_dtype(device):
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
 def describe_inputs(model_folder, images, device):
     """What besides the arguments decides an answer."""
     return {
-        "precision": str(choose_dtype(device)).removeprefix("torch."),
+        "precision": str(launch.choose_dtype(device)).removeprefix("torch."),
         "weights, words, annotations": fingerprint_evaluation(
             model_folder, images.described, images.instances
         ),
@@ -55,7 +51,7 @@ def describe_inputs(model_folder, images, device):
 
 def load_model(folder, instruction, image_size, device):
     """The model, and the side of its crops in pixels. ValueError if it cannot read them."""
-    model = CapeLLM.from_pretrained(folder, choose_dtype(device), device)
+    model = CapeLLM.from_pretrained(folder, launch.choose_dtype(device), device)
     model.config.instruction = instruction or model.config.instruction
     size, unit = image_size or model.config.image_size, model.vision.unit
     if size < unit or size % unit:

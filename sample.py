@@ -8,7 +8,6 @@
 It prints a table and writes a picture; with --json the numbers, too.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -18,13 +17,14 @@ from decode import DECODING
 from study import figure5
 from support.files import ROOT, write_whole
 from support.launch import run
+from support.options import Parser, read_seed
 from support.photos import open_image
 from support.pictures import draw_keypoints
 from support.sample_options import check_options, choose_device, parse_box
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     asked = parser.add_argument_group("what is asked")
     asked.add_argument("--image", type=Path, required=True, metavar="FILE", help="the photo")
     asked.add_argument(
@@ -56,7 +56,7 @@ def parse_arguments():
         "--decoding", choices=DECODING, default="greedy",
         help="how an answer's digits are chosen (default: greedy)",
     )
-    model.add_argument("--seed", type=int, default=0, help="of decodings that draw (default: 0)")
+    model.add_argument("--seed", type=read_seed, default=0, help="of drawn digits (default: 0)")
     model.add_argument(
         "--cumulative", nargs="?", const=True, default=False, choices=["confidence"],
         help="each question follows the earlier answers; with 'confidence' the surest first",

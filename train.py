@@ -7,8 +7,9 @@
 `train` is the loop; below it comes what it calls, then what prepares it. Around it, in support/:
 train_options.py, batches.py (which pairs make a step), parallel.py (several processes).
 
-Interrupted and resumed, a run ends with the same weights, bit by bit: the pairs of a step, their
-augmentation and dropout follow from the seed and the step alone.
+Interrupted and resumed, a run ends with the same weights: the pairs of a step, their augmentation
+and dropout follow from the seed and the step alone. On a CPU these are the same bit by bit, on a
+GPU with --deterministic.
 """
 
 import math
@@ -23,16 +24,26 @@ from tqdm import tqdm
 import data
 from capellm import CapeLLM, Codec
 from lora import LoRALinear, merge_lora
-from study import keypoint_token, metrics
+from study import keypoint_token
 from study.instructions import INSTRUCTIONS
-from support import batches, check, checkpoints, launch, parallel, signals, train_options
-from support.folders import CapeLLMConfig
+from study.validation import share_instances, validate
+from support import (
+    batches,
+    check,
+    checkpoints,
+    determinism,
+    launch,
+    parallel,
+    signals,
+    train_options,
+)
+from support.folders import CapeLLMConfig, fill_tensors
+from support.weights import AS_STORED
 
 # The adapters of Section 4.1. Table 15: the parts that have them, and those trained in whole.
 PAPER_LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["vision", "llm"]}
 TUNED_PARTS = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": ["llm"], "everything": []}
 WHOLE_PARTS = {"lora": [], "frozen": [], "full": ["vision"], "everything": ["vision", "llm"]}
-VALIDATION = 200  # images, spread evenly over the validation part
 
 
 class Learner(NamedTuple):
@@ -43,14 +54,7 @@ class Learner(NamedTuple):
     synchronise: Callable  # of a bool: will the next backward pass share its gradients?
     optimiser: torch.optim.AdamW
     parameters: dict  # {name: parameter}, what is trained
-
-
-class Validation(NamedTuple):
-    """What is measured on the way."""
-
-    instances: list  # of this process
-    described: dict  # {category id: list[Keypoint]}
-    world: int  # processes that share the instances
+    deterministic: bool
 
 
 class StepResult(NamedTuple):
@@ -121,10 +125,11 @@ def accumulate_gradients(learner: Learner, passes, division, noted) -> StepResul
         # Processes exchange gradients once a step, and average them.
         learner.synchronise(n == len(sizes) - 1)
         pixels = batch.pixels.to(device, non_blocking=True)
-        pass_loss, pass_digits = learner.loss(pixels, batch.conversations)
         # A process that has no pairs left for this pass goes through it with weight 0.
         weight = size / division.batch
-        (pass_loss * weight * division.world).backward()
+        with determinism.compute_in_order(learner.deterministic):
+            pass_loss, pass_digits = learner.loss(pixels, batch.conversations)
+            (pass_loss * weight * division.world).backward()
         losses.append(pass_loss.detach())
         loss += weight * pass_loss.detach()
         digits += weight * pass_digits
@@ -144,23 +149,6 @@ def scale_lr(step: int, steps: int, warmup=0.03) -> float:
     if step < start:
         return (step + 1) / start
     return 0.5 * (1 + math.cos(math.pi * (step - start) / max(1, steps - start)))
-
-
-def validate(model: CapeLLM, validation: Validation) -> dict[str, float]:
-    """Mean PCK over validation images, greedy and single-round, as eval.py measures it."""
-    model.eval()
-    records = []
-    for instance in validation.instances:
-        pixels = data.load_crop(instance, model.config.image_size)[0].to(model.device)
-        keypoints = validation.described[instance.category]
-        labelled = instance.keypoints[:, 2] > 0
-        asked = [k for k, is_labelled in zip(keypoints, labelled, strict=True) if is_labelled]
-        answers = model.answer(pixels, asked, listed=keypoints)
-        scores = metrics.score_answers(instance, answers.coordinates)
-        records.append({"category": instance.category, "controls": {}, **scores})
-    model.train()
-    means = metrics.average_records(parallel.gather_lists(records, validation.world))
-    return {name: round(means[name], 4) for name in (*metrics.PCK, "mPCK")}
 
 
 def save_run(learner, options, settings, division, step, best):
@@ -183,16 +171,21 @@ def open_model(options, device) -> CapeLLM:
     Base weights are bf16 on a GPU, what is trained is fp32.
     """
     whole = WHOLE_PARTS[options.tune]
-    dtype = torch.bfloat16 if device.type == "cuda" and "llm" not in whole else torch.float32
+    dtype = torch.float32 if "llm" in whole else launch.choose_dtype(device)
     # What will be sharded starts on the CPU, since processes share a file's pages.
     start = torch.device("cpu") if options.fsdp else device
+    # Backbones become fp32 then, layer by layer: they have no adapters to fold in.
+    is_widened_in_shards = options.fsdp and not options.init
     if options.init:
         model = CapeLLM.from_pretrained(options.init, dtype, start, merge=False)
         train_options.check_init(options, model.config, whole)
     else:
+        if is_widened_in_shards and "llm" in whole:
+            dtype = AS_STORED
         model = CapeLLM.assemble(CapeLLMConfig(options.vision, options.llm), dtype, start)
     for part in whole:
-        merge_lora(getattr(model, part).float())
+        if not is_widened_in_shards:
+            merge_lora(getattr(model, part).float())
     present = model.config.lora or PAPER_LORA | {"parts": []}
     kept = [part for part in present["parts"] if part not in whole]
     model.config.lora, model.config.whole = present | {"parts": kept}, whole
@@ -221,34 +214,31 @@ def choose_trained(model, tune, instruction):
     model.config.instruction = "base" if is_pretraining else instruction
 
 
-def make_learner(model: CapeLLM, lr, share_image, fsdp, device, world) -> Learner:
+def make_learner(model: CapeLLM, options, device, world) -> Learner:
     """AdamW for what is trained; biases and norms, of full training alone, do not decay."""
-    loss, synchronise = parallel.distribute_model(model, share_image, fsdp, device, world)
+    loss, synchronise = parallel.distribute_model(
+        model, options.share_image, options.fsdp, device, world
+    )
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = [p for p in trained.values() if p.dim() > 1]
     others = [p for p in trained.values() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-    return Learner(model, loss, synchronise, torch.optim.AdamW(groups, lr), trained)
+    optimiser = torch.optim.AdamW(groups, options.lr)
+    return Learner(model, loss, synchronise, optimiser, trained, options.deterministic)
 
 
-def read_instances(options, part, rank):
+def read_instances(options, part, rank, world):
     """Usable instances and {category id: list[Keypoint]}, checked and counted for the reader."""
-    found, described = check.read_folders(options.data, options.split, part, options.descriptions)
-    usable, table = check.check_images(found, options.skip_missing)
-    if rank == 0:
+
+    def read():
+        found, described = check.read_folders(
+            options.data, options.split, part, options.descriptions
+        )
+        usable, table = check.check_images(found, options.skip_missing)
         print(f"{part}\n{table}")
-    return usable, described
+        return usable, described
 
-
-def read_validation(options, rank, world) -> Validation:
-    """This process's share of the validation images."""
-    instances, described = read_instances(options, "val", rank)
-    count = min(VALIDATION, len(instances))
-    chosen = [instances[n * len(instances) // count] for n in range(count)]
-    # Shards of the weights are gathered by all processes, so all go through the same images.
-    if options.fsdp:
-        return Validation(chosen, described, world=1)
-    return Validation(chosen[rank::world], described, world)
+    return parallel.ask_first(read, rank, world)
 
 
 def make_pairs(options, model, instances, described) -> data.Pairs:
@@ -268,11 +258,14 @@ def make_pairs(options, model, instances, described) -> data.Pairs:
 def main():
     signals.leave_at_once()
     options = train_options.read_options(__doc__.split("\n")[0], data.GROUPINGS)
+    determinism.prepare(options.deterministic)
     rank, world, device = launch.setup()
     train_options.fall_back_on_nano(options, rank, world)
-    train_options.check_options(options, world)
-    instances, described = read_instances(options, "train", rank)
-    validation = read_validation(options, rank, world) if options.val_every else None
+    train_options.check_options(options, rank, world)
+    instances, described = read_instances(options, "train", rank, world)
+    validation = None
+    if options.val_every:
+        validation = share_instances(*read_instances(options, "val", rank, world), rank, world)
 
     # New adapters start equal on all processes.
     torch.manual_seed(options.seed)
@@ -284,18 +277,18 @@ def main():
     if options.steps is None:
         options.steps = batches.count_steps(pairs, options.epochs, options.batch)
     settings = train_options.collect_settings(options, model.config, pairs, world)
-    newest, state, log = checkpoints.read_newest_state(options.out, settings)
-    if newest:
-        model.load_adapter(newest)
+    parallel.check_equal(settings, rank, world)
+    newest, state, log = checkpoints.read_newest_state(options.out, settings, rank, world)
     if rank == 0:
         print(train_options.describe_run(options, model, pairs, world, newest))
 
     if options.checkpoint_activations:
         parallel.checkpoint_activations(model)
-    learner = make_learner(model, options.lr, options.share_image, options.fsdp, device, world)
+    learner = make_learner(model, options, device, world)
     # From here on each process draws dropout of its own.
     torch.manual_seed(options.seed + rank)
     if newest:
+        fill_tensors(model.adapter(), newest, parallel.spread_tensor)
         checkpoints.check_state(newest, state, learner.parameters, device, rank)
         parallel.restore_state(state, learner.optimiser, learner.parameters, device, rank)
     passes = batches.load_passes(

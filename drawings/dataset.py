@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from drawings.scene import draw_category
 from support.descriptions import read_mp100
+from support.files import write_whole
 
 SHEET_CELL, SHEET_COLUMNS, SHEET_ROWS = 200, 8, 5  # of a sheet, in pixels
 
@@ -124,4 +125,5 @@ def write_overview(path, seed=0):
         left = column * SHEET_CELL + (SHEET_CELL - image.width) // 2
         top = row * SHEET_CELL + (SHEET_CELL - image.height) // 2
         page.paste(image, (left, top))
-    page.save(path)
+    with write_whole(Path(path)) as partial:
+        page.save(partial)

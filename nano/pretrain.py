@@ -54,8 +54,8 @@ from support import checkpoints, launch, parallel
 from support.descriptions import describe_categories
 from support.files import write_whole
 from support.folders import CapeLLMConfig
+from support.options import Parser, read_positive, read_seed
 from support.tokenizer import Tokenizer
-from support.train_options import read_positive
 
 SIZE = 112  # side of an image in pixels
 DINOV2 = {
@@ -497,7 +497,7 @@ def export_backbone(backbone, config, folder):
 
 
 def read_options():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Make nano's two backbones.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -517,7 +517,7 @@ def read_options():
     add("--rounds", type=int, default=3000, metavar="STEPS", help="steps of the third phase")
     add("--batch", type=read_positive, default=16,
         help="images a step, over all processes; twice as many for the eyes")
-    add("--seed", type=int, default=42, help="of weights and images")
+    add("--seed", type=read_seed, default=42, help="of weights and images")
     return parser.parse_args()
 
 

@@ -44,8 +44,8 @@ from scripts.reference import (
 )
 from study.density import Density, compute_density
 from support import launch
+from support.options import Parser, read_positive
 from support.tokenizer import Tokenizer
-from support.train_options import read_positive
 
 OUT = Path("out/bench")
 SIDES = ("reference", "ours")
@@ -519,7 +519,7 @@ def bench(settings):
 
 
 def main():
-    p = argparse.ArgumentParser(
+    p = Parser(
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -6,7 +6,6 @@ Files of results/ are small: a row a line, in percent and seconds, rounded as do
 was not measured again stays as it is.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from scripts import tables as scripts_tables
 from study.compare import measure_gap
 from support import launch
 from support.checkpoints import read_log
+from support.options import Parser
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -267,7 +267,7 @@ def collect():
 
 
 def main():
-    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    Parser(description=__doc__.split("\n")[0]).parse_args()
     found = collect()
     if not found:
         raise ValueError("out/ holds no results: run make eval, tables, trained, faces or bench")

@@ -3,15 +3,15 @@
     python -m scripts.curves runs/a runs/b --out curves.png
 """
 
-import argparse
 from pathlib import Path
 
 from support import launch
 from support.checkpoints import draw_curves, read_log
+from support.options import Parser
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="--out of train.py")
     parser.add_argument("--labels", nargs="+", metavar="NAME",
                         help="one for each run, instead of the folder's name")

@@ -7,7 +7,6 @@ A table, or a sentence, stands between `<!-- results: NAME -->` and `<!-- end --
 of BLOCKS. What is around them is written by hand, and holds no number that was measured.
 """
 
-import argparse
 import re
 import sys
 import textwrap
@@ -17,6 +16,7 @@ from scripts.collect import GAIN, HIGH, LOW, ROOT, read_results
 from scripts.markdown import write_table
 from study.paper import find_published
 from support import launch
+from support.options import Parser
 
 DOCUMENTS = ("README.md", "docs/results.md", "docs/cost.md", "docs/evaluation.md", "docs/nano.md")
 BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -373,7 +373,7 @@ def fill(text):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p = Parser(description=__doc__.split("\n")[0])
     p.add_argument("--check", action="store_true", help="write nothing, say what differs")
     a = p.parse_args()
     stale = []

@@ -7,12 +7,12 @@ of the photographs, and asked after each. Beside it the embedded nano is asked a
 photographs, with controls. What is done is left alone, what was interrupted continues.
 """
 
-import argparse
 from pathlib import Path
 from typing import NamedTuple
 
 from scripts import recipe
 from support import launch
+from support.options import Parser
 
 OUT, RUNS = Path("out/faces"), Path("runs/faces")
 DRAWINGS = Path("runs/drawings")
@@ -48,7 +48,7 @@ def pretrain():
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p = Parser(description=__doc__.split("\n")[0])
     p.add_argument("photographs", metavar="FOLDER", help="annotations/ and images/, 68 keypoints")
     a = p.parse_args()
     asked = ["--data", a.photographs, "--sheet"]

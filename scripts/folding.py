@@ -8,7 +8,6 @@ such adapters apart. This asks nano about the same drawings in fp32, in bf16 wit
 apart, and in bf16 with them folded.
 """
 
-import argparse
 
 import torch
 
@@ -19,7 +18,7 @@ from scripts.collect import write_results
 from study import metrics
 from support import launch
 from support.descriptions import describe_categories
-from support.train_options import read_positive
+from support.options import Parser, read_positive
 
 MODEL = "nano"
 
@@ -81,7 +80,7 @@ def compare(found):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p = Parser(description=__doc__.split("\n")[0])
     p.add_argument("--data", default="data/figures", metavar="FOLDER", help="the drawings")
     p.add_argument("--limit", type=read_positive, default=100, help="drawings asked about")
     a = p.parse_args()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from scripts.markdown import write_table
 from support import launch
-from support.train_options import read_positive, read_positive_float
+from support.options import Parser, read_positive, read_positive_float
 
 # Tokens of a question in Llama 3's vocabulary, q: the mean over the training part of split 1
 QUESTION = 54
@@ -496,7 +496,7 @@ def show_test_part(machine, v, m):
 
 
 def arguments():
-    p = argparse.ArgumentParser(
+    p = Parser(
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

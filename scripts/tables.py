@@ -7,7 +7,6 @@ alone, an interrupted one continues. The instructions `diverse` and `random` are
 they ask what `base` asks. At the end follow the densities of fewer drawings (Section 4.4).
 """
 
-import argparse
 import shlex
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from scripts import recipe
 from scripts.recipe import FIGURES, Row
 from study.pairs import PAIRS
 from support import launch
-from support.train_options import read_positive
+from support.options import Parser, read_positive
 
 MODEL = "nano"
 SIMPLE = "descriptions/simple"
@@ -88,7 +87,7 @@ def measure(row, out, limit):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p = Parser(description=__doc__.split("\n")[0])
     p.add_argument(
         "--limit", type=read_positive, default=200, help="drawings asked about (default: 200)"
     )

@@ -6,13 +6,13 @@ Each row is trained and measured into a folder of its own below out/trained; tho
 are left alone, an interrupted one continues.
 """
 
-import argparse
 import shlex
 from pathlib import Path
 
 from scripts import recipe
 from scripts.recipe import FIGURES, Row
 from support import launch
+from support.options import Parser
 
 OUT = Path("out/trained")
 STEPS, BATCH, LIMIT = 200, 16, 200
@@ -146,7 +146,7 @@ def train(row):
 
 
 def main():
-    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    Parser(description=__doc__.split("\n")[0]).parse_args()
     for row in ROWS:
         model = train(row)
         asked = ["--data", FIGURES, "--limit", LIMIT, *shlex.split(row.asked)]

@@ -13,6 +13,7 @@ import numpy as np
 import data
 from study import calibration, pairs
 from study.metrics import METRICS, average_records, find_definitions, find_intervals
+from support.coco import get_sorted_id
 from support.descriptions import read_mp100
 
 
@@ -98,4 +99,4 @@ def average_by(kinds, records):
     members = defaultdict(list)
     for r in records:
         members[kinds[r["category"]]].append(r)
-    return {kind: average_records(members[kind]) for kind in sorted(members)}
+    return {kind: average_records(members[kind]) for kind in sorted(members, key=get_sorted_id)}

@@ -82,7 +82,8 @@ def add_token(model):
 
 def compute_logits(model, Z):
     """Scores (n, vocab + 1) in fp32 from hidden states Z (n, D); <KEYPOINT> comes last."""
-    new = Z.float() @ model.llm.model.embed_tokens.new_row
+    # Gathered from shards, the row may be bf16.
+    new = Z.float() @ model.llm.model.embed_tokens.new_row.float()
     return torch.cat([model.llm.logits(Z), new[:, None]], 1)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 import data
-from study import calibration, controls, metrics
+from study import calibration, controls, density, metrics
 from support.records import make_key
 from support.shapes import (
     COUNT,
@@ -131,13 +131,25 @@ def check_records(records, images, out):
         record = records.get(make_key(instance))
         if record:
             named = zip(images.described[instance.category], instance.keypoints[:, 2], strict=True)
-            labelled = {keypoint.name for keypoint, v in named if v > 0}
-            for part in ("distances", "predictions", "probabilities"):
-                if record[part].keys() != labelled:
-                    raise ValueError(
-                        f"{out}: {part} of {instance.image.name} are not of its labelled "
-                        "keypoints: remove instances*.jsonl, and --resume asks again"
-                    )
+            part = find_foreign_part(record, {keypoint.name for keypoint, v in named if v > 0})
+            if part:
+                raise ValueError(
+                    f"{out}: {part} of {instance.image.name} are not of its labelled "
+                    "keypoints: remove instances*.jsonl, and --resume asks again"
+                )
+
+
+def find_foreign_part(record, labelled):
+    """The part of a record that is not of the keypoints with these names; None if all are."""
+    for part in ("distances", "predictions", "probabilities", "density"):
+        if part in record and record[part].keys() != labelled:
+            return part
+    for keypoint in record.get("density", {}).values():
+        is_inside = density.has_answer(keypoint["truth"])
+        for number in ("nll", "level"):
+            if (number in keypoint) != is_inside:
+                return f"density: {number}"
+    return None
 
 
 def pose_question(instance, keypoints, asking, seed):

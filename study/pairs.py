@@ -15,6 +15,7 @@ import numpy as np
 
 from study.metrics import METRICS, score_distances
 from support.coco import find_annotations
+from support.files import find_spelling
 
 # The two protocols of Table 2.
 QUERY_IMAGES = "only query images"
@@ -33,7 +34,11 @@ def read_order(folder, split, part, instances):
     """
     coco = json.loads(find_annotations(folder, split, part).read_bytes())
     images = Path(folder) / "images"
-    place = {images / image["file_name"]: n for n, image in enumerate(coco["images"])}
+    place = {}
+    for n, image in enumerate(coco["images"]):
+        # One that no annotation is of may have no name.
+        if isinstance(image.get("file_name"), str):
+            place[find_spelling(images, image["file_name"])] = n
     # As published, a flat box has no pairs.
     able = [n for n, instance in enumerate(instances) if min(instance.bbox[2:]) > 0]
     order = sorted(able, key=lambda n: place[instances[n].image])

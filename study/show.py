@@ -17,6 +17,7 @@ from study.instructions import INSTRUCTIONS
 from support import launch
 from support.descriptions import DESCRIPTIONS, read_descriptions, read_mp100
 from support.files import ROOT
+from support.options import Parser
 from support.tokenizer import Tokenizer
 
 EXAMPLE_POINTS = ((0.123, 0.456), (0.323, 0.456))
@@ -67,7 +68,7 @@ def find_descriptions(asked, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("category", help="an MP-100 category (name or id) or a description file")

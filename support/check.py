@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from support import photos
 from support.coco import PARTS, Instance, find_annotations, read_coco
-from support.descriptions import DESCRIPTIONS, describe_categories
+from support.descriptions import DESCRIPTIONS, describe_categories, list_thin
 from support.files import write_whole
 from support.launch import list_first
-from support.pictures import draw_contact_sheet
+from support.options import Parser
+from support.pictures import check_picture_name, draw_contact_sheet
 from support.quote import cut, quote
 
 # Marks near the end of a whole file.
@@ -225,7 +226,7 @@ def format_complaint(findings):
 
 def main(load_crop):
     """The command `python data.py --check`. load_crop: of data.py."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Look at the data before training: compare annotations with images.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -242,12 +243,11 @@ def main(load_crop):
         help="contact sheet: one image of each category, its keypoints dotted",
     )
     a = parser.parse_args()
-    if a.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise ValueError(f"--out {a.out}: the contact sheet is written as .png or .jpg")
+    check_picture_name("--out", a.out)
     parts = list_parts(a.check, a.split)
-    read = {part: read_folders([a.check], a.split, part, a.descriptions)[0] for part in parts}
-    usable, findings, wrong = [], {}, []
-    for part, instances in read.items():
+    read = {part: read_folders([a.check], a.split, part, a.descriptions) for part in parts}
+    usable, findings, wrong, described = [], {}, [], {}
+    for part, (instances, more) in read.items():
         found = examine_images(instances)
         print(f"{part}\n{format_counts(instances, found)}\n")
         good = [i for i in instances if can_be_used(i, found)]
@@ -256,6 +256,8 @@ def main(load_crop):
             wrong.append(f"{path} holds no usable instance")
         findings |= found
         usable += good
+        described |= {(i.category, i.name): more[i.category] for i in good}
+    print_thin(described)
     complaint = format_complaint(findings)
     if complaint:
         wrong.insert(0, complaint)
@@ -263,6 +265,16 @@ def main(load_crop):
         wrong += write_contact_sheet(a.out, usable, load_crop)
     if wrong:
         raise ValueError("; ".join(wrong))
+
+
+def print_thin(described):
+    """A line about descriptions that tell too little. described: {(id, name): keypoints}."""
+    thin = []
+    for (_, name), keypoints in described.items():
+        thin += [f"{cut(name)}: {text}" for text in list_thin(keypoints)]
+    if thin:
+        what = "descriptions may not do to tell keypoints apart"
+        print(f"thin: {len(thin)} {what}: {list_first(thin)}\n")
 
 
 def write_contact_sheet(path, instances, load_crop):

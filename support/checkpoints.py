@@ -11,6 +11,7 @@ import re
 import shutil
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from support import parallel
 from support.files import refuse_special, write_whole
 from support.json_files import format_json, parse_json, read_json_lines
+from support.pictures import cut_name
 from support.quote import cut
 from support.shapes import COUNT, NUMBER, OBJECT, Maybe, OrNull
 
@@ -46,7 +49,7 @@ MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 
 class Start(NamedTuple):
     """Where a run goes on. folder: the newest checkpoint, None if there is none; state: its state;
-    log: what log.jsonl holds of the steps before it."""
+    log: what log.jsonl holds of the steps before it, on rank 0 alone, which writes it."""
 
     folder: Path | None
     state: dict
@@ -140,7 +143,6 @@ def read_state(folder, settings):
         with safe_open(file, framework="pt") as saved:
             texts = saved.metadata() or {}
             state = {"optimiser": {}, "random": saved.get_tensor("random")}
-            # In one order on all processes: each tensor is dealt out by all of them.
             for key in sorted(set(saved.keys()) - {"random"}):
                 parameter, _, name = key.rpartition("/")
                 state["optimiser"].setdefault(parameter, {})[name] = saved.get_tensor(key)
@@ -199,22 +201,29 @@ def find_wrong_moment(moments, parameter, step):
         tensor = moments[name]
         if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
             return f"{name} is {tuple(tensor.shape)}, {tensor.dtype}, as its parameter is not"
-        if tensor.isnan().any() or (name == "exp_avg_sq" and (tensor < 0).any()):
+        if not tensor.isfinite().all() or (name == "exp_avg_sq" and (tensor < 0).any()):
             return f"{name} holds what is no number, or below 0"
-    if moments["step"].shape != () or not 1 <= moments["step"].item() <= step:
+    kept = moments["step"]
+    if kept.shape != () or kept.is_complex() or not 1 <= kept.item() <= step:
         return f"step is no number from 1 to {step}"
     return None
 
 
-def read_newest_state(out, settings):
-    """The Start of a run. ValueError if it cannot go on from what is in its folder."""
-    refuse_special(Path(out) / "log.jsonl")
-    found = list_checkpoints(out)
+def read_newest_state(out, settings, rank=0, world=1):
+    """Where a run goes on. ValueError if it cannot go on from what is in its folder."""
+    found = parallel.ask_first(partial(find_newest, out), rank, world)
     if not found:
         return Start(None, {"step": 0, "best": None}, [])
-    state = read_state(found[-1], settings)
-    log = [record for record in read_log(out) if record["step"] <= state["step"]]
-    return Start(found[-1], state, log)
+    state = read_state(found, settings)
+    log = [] if rank > 0 else [r for r in read_log(out) if r["step"] <= state["step"]]
+    return Start(found, state, log)
+
+
+def find_newest(out):
+    """The newest checkpoint, or None."""
+    refuse_special(Path(out) / "log.jsonl")
+    found = list_checkpoints(out)
+    return found[-1] if found else None
 
 
 def read_log(out):
@@ -281,6 +290,8 @@ def draw_curves(runs, path):
     size = (5 * len(titles), 3.5)
     figure, axes = pyplot.subplots(1, len(titles), figsize=size, constrained_layout=True)
     for label, log in logs.items():
+        # Between dollars matplotlib expects a formula.
+        label = cut_name(cut(label)).replace("$", r"\$")
         steps = [record["step"] for record in log]
         losses = [record["loss"] for record in log]
         smooth = average_behind(losses, width=max(1, len(log) // 10))

@@ -126,6 +126,11 @@ def find_entry(listed, what, annotation, field):
     raise ValueError(f"its {field} {quote(id)} is not among the {what}: list it, or remove this")
 
 
+def get_sorted_id(id):
+    """What ids are sorted by: a file may have numbers and text."""
+    return isinstance(id, str), id
+
+
 def read_category(category):
     """Its name, and the names of its keypoints, if the file has them."""
     id, name = category["id"], get_field(category, "name", TEXT)

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,9 @@ from support.launch import list_first
 from support.quote import cut, quote
 
 DESCRIPTIONS = ROOT / "descriptions"
+TODO = "TODO"  # marks in a draft what is to be filled in
+OPPOSITE = {"left": "right", "right": "left"}
+PLACES = "left right upper lower front rear back top bottom inner outer near far".split()
 
 
 class Keypoint(NamedTuple):
@@ -47,6 +51,10 @@ def read_descriptions(path) -> list[Keypoint]:
         name, colon, description = (part.strip() for part in line.partition(":"))
         if not name.strip(JOINERS) or not colon:
             raise ValueError(f"{place}: expected 'name: description', found {quote(line[:60])}")
+        if re.search(rf"\b{TODO}\b", line):
+            raise ValueError(
+                f"{place}: {TODO} is to be replaced: say what the keypoint is, and where it lies"
+            )
         found = list_control_characters(line)
         if found:
             raise ValueError(f"{place}: control characters ({list_first(found)}); keep plain text")
@@ -65,6 +73,45 @@ def simplify_name(name):
     """A name as it is compared: without case, underscores, joiners, how accents are stored."""
     seen = "".join(c for c in name.casefold().replace("_", " ") if c not in JOINERS)
     return unicodedata.normalize("NFC", " ".join(seen.split()))
+
+
+def split_words(text):
+    return re.findall(r"\w+", simplify_name(text))
+
+
+def list_thin(keypoints):
+    """What tells too little to know one keypoint from another: a list of texts."""
+    thin, told = [], {}
+    names = {simplify_name(keypoint.name) for keypoint in keypoints}
+    for keypoint in keypoints:
+        shown, words = quote(keypoint.name), split_words(keypoint.description)
+        first = told.setdefault(list_new_words(keypoint, names), shown)
+        own = split_words(keypoint.name)
+        mirrored = " ".join(OPPOSITE.get(word, word) for word in own)
+        sides = [word for word in own if word in OPPOSITE and mirrored in names]
+        if not words:
+            thin.append(f"{shown} has no description")
+        # Not all scripts have spaces.
+        elif len(words) < 3 and keypoint.description.isascii():
+            thin.append(f"{shown} has fewer than three words")
+        elif first != shown:
+            thin.append(f"{shown} says of its place what {first} says")
+        # Leftmost is left, too.
+        elif not all(any(word.startswith(side) for word in words) for side in sides):
+            thin.append(f"{shown} does not say {sides[0]}")
+    return thin
+
+
+def list_new_words(keypoint, names):
+    """The words of a description that its keypoint's name does not tell: of places, and others.
+
+    Another keypoint's name is a word of its own.
+    """
+    text = " ".join(split_words(keypoint.description))
+    for name in sorted(names - {simplify_name(keypoint.name)}, key=len, reverse=True):
+        text = re.sub(rf"\b{re.escape(name)}\b", name.replace(" ", "_"), text)
+    own = split_words(keypoint.name)
+    return tuple(word for word in text.split() if word in PLACES or word not in own)
 
 
 @functools.cache

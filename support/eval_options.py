@@ -1,16 +1,18 @@
 """The options of eval.py, in groups, and what does not fit together."""
 
-import argparse
 from pathlib import Path
 
 from study.instructions import INSTRUCTIONS
 from support.coco import PARTS
 from support.descriptions import DESCRIPTIONS
+from support.options import Parser, read_seed
+
+LARGEST_CROP = 4096  # pixels a side
 
 
 def read_options(description, decodings):
     """Parse the command line. decodings: names of decode.DECODING."""
-    p = argparse.ArgumentParser(description=description)
+    p = Parser(description=description)
     add = p.add_argument_group("what is measured").add_argument
     add("--model", metavar="FOLDER", help="model folder: nano, or a checkpoint of train.py")
     add("--data", metavar="FOLDER", help="annotations/ and images/ in MP-100's layout")
@@ -37,7 +39,7 @@ def read_options(description, decodings):
         "list or the surest first")
     add("--image-size", type=int, metavar="S",
         help="side of the crop in pixels (Table 8); default: the model's own")
-    add("--seed", type=int, default=0,
+    add("--seed", type=read_seed, default=0,
         help="of decodings that draw, and of --occlude (default: %(default)s)")
 
     add = p.add_argument_group("what is measured besides the answers").add_argument
@@ -76,6 +78,8 @@ def check_options(a):
         )
     if (a.sheet or a.resume) and not a.out:
         raise ValueError("--sheet and --resume need --out, the folder of the results")
+    if a.image_size is not None and a.image_size > LARGEST_CROP:
+        raise ValueError(f"--image-size {a.image_size}: at most {LARGEST_CROP} pixels")
     if not all(0 < share < 1 for share in a.occlude):
         shares = " ".join(map(str, a.occlude))
         raise ValueError(

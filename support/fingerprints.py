@@ -1,10 +1,10 @@
 """Fingerprints: short texts by which a resumed run knows that its inputs are still the same."""
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
 from support.digest import compute_fingerprint
+from support.files import refuse_special
 from support.folders import read_model_config
 from support.tokenizer import find_vocabulary
 from support.weights import list_weight_files
@@ -32,9 +32,15 @@ def fingerprint_model(vision, llm, init=None):
         files += [Path(init) / "adapter.safetensors", Path(init) / "config.json"]
     parts = []
     for path in files:
-        with open(path, "rb") as file:
-            parts += [path.name, path.stat().st_size, file.read(2**20)]
+        parts += [path.name, path.stat().st_size, read_start(path)]
     return compute_fingerprint(parts)
+
+
+def read_start(path):
+    """The first MiB of a file. ValueError if it is a pipe, which would keep us waiting."""
+    refuse_special(path)
+    with open(path, "rb") as file:
+        return file.read(2**20)
 
 
 def fingerprint_instances(instances):
@@ -57,9 +63,9 @@ def fingerprint_evaluation(model_folder, described, instances):
     # If there is no model, loading it will say what is wrong.
     with suppress(OSError, ValueError):
         config = read_model_config(folder)
-        with open(folder / "adapter.safetensors", "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            parts += [(folder / "config.json").read_bytes(), file.read(2**20), size]
+        adapter = folder / "adapter.safetensors"
+        parts += [(folder / "config.json").read_bytes(), read_start(adapter)]
+        parts.append(adapter.stat().st_size)
         for backbone, has_vocabulary in ((config.vision, False), (config.llm, True)):
             files = list_backbone_files(backbone, has_vocabulary)
             parts.append([(file.name, file.stat().st_size) for file in files])

@@ -16,6 +16,8 @@ from support.weights import check_finite, check_stored, open_tensors
 
 Part = Literal["vision", "llm"]
 Instruction = Literal[*INSTRUCTIONS]
+# What pre-training asks has no answer in coordinates.
+Asked = Literal[*(name for name, i in INSTRUCTIONS.items() if not i.pretraining)]
 
 
 class Lora(TypedDict):
@@ -56,7 +58,7 @@ class CapeLLMConfig:
     K: Literal[1, 3] = 3  # tokens of a coordinate
     lora: Lora | None = None
     whole: list[Part] = field(default_factory=list)  # whose own weights were trained, and saved
-    instruction: Instruction = "base"
+    instruction: Asked = "base"
     output: Literal["text", "token"] = "text"  # digits, or a <KEYPOINT>, study.keypoint_token
     trained: Trained | None = None
     vocabulary: Text | None = None  # Tokenizer.fingerprint; None: not noted
@@ -66,12 +68,15 @@ class CapeLLMConfig:
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
 
 
-def is_saved(name, config):
-    """Whether adapter.safetensors holds a parameter: what was trained, by name."""
-    if name.partition(".")[0] in config.whole:
-        return True
+def is_added(name):
+    """Whether a parameter is none of a backbone's: by name. It is fp32 in every model."""
     added = ("projection.", "point_decoder.")
     return name.startswith(added) or name.endswith((".lora_A", ".lora_B", ".new_row"))
+
+
+def is_saved(name, config):
+    """Whether adapter.safetensors holds a parameter: what was trained, by name."""
+    return is_added(name) or name.partition(".")[0] in config.whole
 
 
 def read_model_config(folder) -> CapeLLMConfig:
@@ -141,10 +146,16 @@ def note_origins(config, tokenizer, vision, llm):
     return replace(config, vocabulary=tokenizer.fingerprint, architecture=found)
 
 
-def fill_tensors(own, folder):
-    """Fill tensors {name: tensor} from the adapter.safetensors of a folder.
+def move_tensor(tensor, own):
+    """A file's tensor, as it is to be copied into one of the model's."""
+    return tensor.to(own.device)
 
-    Names and shapes must be the same: ValueError names the tensor that is not.
+
+def fill_tensors(own, folder, prepare=move_tensor):
+    """Fill tensors {name: tensor} from the adapter.safetensors of a folder, one at a time.
+
+    Names and shapes must be the same: ValueError names the tensor that is not. prepare: of a file's
+    tensor and the model's, what is copied, for tensors that are sharded.
     """
     path = Path(folder) / "adapter.safetensors"
     if not path.is_file():
@@ -159,6 +170,6 @@ def fill_tensors(own, folder):
         for name, tensor in own.items():
             check_stored(name, tensors.get_slice(name), tensor, path)
         for name, tensor in own.items():
-            value = tensors.get_tensor(name).to(tensor.device)
+            value = tensors.get_tensor(name)
             check_finite(name, value, path)
-            tensor.copy_(value)
+            tensor.copy_(prepare(value, tensor))

@@ -9,6 +9,7 @@ remedy.
 
 import json
 import math
+import re
 
 from support.files import refuse_special
 from support.quote import cut, quote_json
@@ -94,7 +95,7 @@ def refuse_extremes(value):
         elif isinstance(value, list):
             held += [(each, depth + 1) for each in value]
         elif isinstance(value, str):
-            if any("\ud800" <= character <= "\udfff" for character in value):
+            if re.search("[\ud800-\udfff]", value):
                 raise ValueError(f"{cut(value)} holds half of a character")
         elif value is not None and not -LARGEST <= value <= LARGEST:
             raise ValueError(f"it holds {quote_json(value)}, which is no number to compute with")

@@ -10,27 +10,28 @@ from typing import Callable, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.fsdp import (
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from support import meeting
+from support import launch, meeting
 
 
 class Loss(torch.nn.Module):
     """The model's loss as a module: DDP synchronises what is called as one."""
 
-    def __init__(self, model, share_image):
+    def __init__(self, model, share_image, autocast):
         super().__init__()
-        self.model, self.share_image = model, share_image
+        self.model, self.share_image, self.autocast = model, share_image, autocast
 
     def forward(self, pixels, conversations):
         """conversations: one an image, or, if images are shared, a list of them an image."""
-        # A language model trained in whole is fp32; a GPU multiplies it in bf16 all the same.
-        device = self.model.device.type
-        use_bf16 = device == "cuda" and "llm" in self.model.config.whole
-        with torch.autocast(device, torch.bfloat16, enabled=use_bf16):
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.autocast):
             if self.share_image:
                 return self.model.loss_of_branches(pixels, conversations)
             return self.model.loss(pixels, conversations)
@@ -46,9 +47,12 @@ def distribute_model(model, share_image, fsdp, device, world):
 
     synchronise(False): the next backward pass keeps its gradients to this process.
     """
-    loss = Loss(model, share_image)
+    # A language model trained in whole is fp32; a GPU multiplies it in bf16 all the same. Shards
+    # are gathered in bf16: autocast would keep a bf16 copy of every layer.
+    autocast = device.type == "cuda" and "llm" in model.config.whole and not fsdp
+    loss = Loss(model, share_image, autocast)
     if fsdp:
-        shard_model(model, device, world)
+        shard_model(model, launch.choose_dtype(device), device, world)
         if "llm" in model.config.whole:
             # Gradients are as large as the model: they are added to shards in each pass.
             return Distributed(loss, do_nothing)
@@ -74,14 +78,99 @@ def do_nothing(_):
     pass
 
 
-def shard_model(model, device, world):
-    """Move the model to the device, layer by layer, and keep this process's shard of each layer."""
+def shard_model(model, dtype, device, world):
+    """Move the model to the device, layer by layer, and keep this process's shard of each layer.
+
+    What is trained in whole becomes fp32 then, each layer on its way; it is gathered and computes
+    in `dtype`, and its gradients add up in fp32.
+    """
     mesh = dist.device_mesh.init_device_mesh(device.type, (world,))
-    for layer in list_layers(model):
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    gathered = MixedPrecisionPolicy(
+        param_dtype=None if dtype == torch.float32 else dtype,
+        reduce_dtype=torch.float32,
+        # A layer's inputs have the dtype, but for angles of positions, which stay fp32.
+        cast_forward_inputs=False,
+    )
+
+    def shard(module, part, **options):
+        if part in model.config.whole:
+            widen(module)
+            options["mp_policy"] = gathered
+        fully_shard(module, mesh=mesh, **options)
+
+    for layer in model.vision.layers:
+        shard(layer, "vision")
+    # Its features are a part of a larger tensor, which FSDP's hooks do not like.
+    model.vision.register_forward_hook(copy_output)
+    shard(model.vision, "vision")
+    for layer in model.llm.model.layers:
+        shard(layer, "llm")
+    # Small, and fp32 in every model: gathered once a step.
+    for module in list_added(model):
+        shard(module, None, reshard_after_forward=False)
+    # What is left is the embedding, the head and a norm.
+    shard(model, "llm")
+    model.answer = partial(answer_together, model, model.answer)
     for method in ("loss", "loss_of_branches", "answer"):
         register_fsdp_forward_method(model, method)
+
+
+def is_sharded(model):
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def copy_output(module, arguments, output):
+    return output.clone()
+
+
+def list_added(model):
+    """The modules of a model that are part of neither backbone."""
+    return [m for name, m in model.named_children() if name not in ("vision", "llm")]
+
+
+def widen(module):
+    """Make fp32 what is not sharded yet."""
+    for parameter in module.parameters():
+        if not isinstance(parameter, DTensor):
+            parameter.data = parameter.data.float()
+
+
+def answer_together(model, answer, *arguments, **named):
+    """model.answer of this process's image, while other processes ask about theirs.
+
+    A layer's shards are gathered whenever all processes come to it, and images differ in how often
+    they need the language model. So before each of its passes processes count who has one; whoever
+    has no more reads a token in company until nobody has.
+    """
+    for module in list_added(model):
+        module.unshard()
+
+    def ask(*_):
+        count_askers(model, 1)
+
+    hook = model.llm.register_forward_pre_hook(ask)
+    try:
+        answers = answer(*arguments, **named)
+    finally:
+        hook.remove()
+    token = torch.full((1, 1), model.tokenizer.bos_id, device=model.device)
+    with torch.inference_mode():
+        while count_askers(model, 0) > 0:
+            model.llm(model.llm.embed(token))
+    return answers
+
+
+def reshard_model(model):
+    """Let go of what answers have gathered: training, and a checkpoint, go on from shards alone."""
+    for module in (model, *list_added(model)):
+        module.reshard()
+
+
+def count_askers(model, own):
+    """How many processes have a pass of the language model to compute. All must call."""
+    askers = torch.tensor(own, device=model.device)
+    dist.all_reduce(askers)
+    return int(askers)
 
 
 def compute_norm(parameters):
@@ -140,10 +229,17 @@ def spread_tensor(tensor, parameter):
     # AdamW's count of steps stays on the CPU.
     if tensor.dim() == 0:
         return tensor
-    tensor = tensor.to(parameter.device)
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
-    return tensor
+    if not isinstance(parameter, DTensor):
+        return tensor.to(parameter.device)
+    mesh = parameter.device_mesh
+    # Every process reads its own rows of the file, dealt out as FSDP does.
+    shards = tensor.chunk(mesh.size())
+    rank = mesh.get_local_rank()
+    own = shards[rank] if rank < len(shards) else tensor[:0]
+    return DTensor.from_local(
+        own.to(parameter.device), mesh, parameter.placements, run_check=False,
+        shape=tensor.shape, stride=tensor.stride(),
+    )
 
 
 def gather_state(optimiser, parameters, device, rank, world):
@@ -160,20 +256,50 @@ def gather_state(optimiser, parameters, device, rank, world):
 
 
 def restore_state(state, optimiser, parameters, device, rank):
-    """Go on from what gather_state returned on rank 0."""
+    """Go on from what gather_state returned on rank 0, which is used up."""
+    moments = state.pop("optimiser")
     for name, parameter in parameters.items():
-        moments = state["optimiser"][name]
-        optimiser.state[parameter] = {k: spread_tensor(t, parameter) for k, t in moments.items()}
-    set_random_state = torch.cuda.set_rng_state if device.type == "cuda" else torch.set_rng_state
-    set_random_state(state["random"][rank].clone())
+        of_parameter = moments.pop(name)
+        optimiser.state[parameter] = {
+            key: spread_tensor(tensor, parameter) for key, tensor in of_parameter.items()
+        }
+    find_generator(device).set_rng_state(state.pop("random")[rank].clone())
+
+
+def find_generator(device):
+    """The module that keeps the random state that dropout draws from on a device."""
+    return torch if device.type == "cpu" else torch.get_device_module(device)
 
 
 def gather_random_states(device, world):
     """The random state of every process, (world, n) bytes: dropout continues where it stopped."""
-    own = torch.cuda.get_rng_state() if device.type == "cuda" else torch.get_rng_state()
-    own = own.to(device)
+    own = find_generator(device).get_rng_state().to(device)
     if world == 1:
         return own[None].cpu()
     states = [torch.empty_like(own) for _ in range(world)]
     dist.all_gather(states, own)
     return torch.stack(states).cpu()
+
+
+def ask_first(decide, rank, world):
+    """What decide() returns on the first process, on all of them.
+
+    So whatever a disk shows is found by one: on a shared disk processes may see different states of
+    it.
+    """
+    found = [decide() if rank == 0 else None]
+    if world > 1:
+        wait_for_all(world)
+        dist.broadcast_object_list(found)
+    return found[0]
+
+
+def check_equal(settings, rank, world):
+    """ValueError if processes, on several machines, differ in {what decides the result: value}."""
+    first = ask_first(settings.copy, rank, world)
+    for name, value in settings.items():
+        if first[name] != value:
+            raise ValueError(
+                f"process {rank} has another value of {name} than the first one: give each "
+                "machine the same code, models and data"
+            )

@@ -1,5 +1,6 @@
 """Around a pass of the language model: its questions, its random numbers, and the cache's room."""
 
+import math
 import os
 import random
 
@@ -78,3 +79,13 @@ def check_length(keypoint, tokens, limit):
             f"{keypoint.name[:60]!r}: the image and its question take {tokens} tokens, "
             f"more than {limit}: shorten its name or description"
         )
+
+
+def check_answers(found, config):
+    """The Answers that were found, of a model with this CapeLLMConfig; ValueError about NaN."""
+    if not all(map(math.isfinite, [*sum(found.coordinates, []), *found.probabilities])):
+        raise ValueError(
+            f"the model with the backbones {config.vision} and {config.llm} answers with NaN: "
+            "weights that are too large overflow, download or train them again"
+        )
+    return found

@@ -58,7 +58,11 @@ def open_annotated(instance, side, size):
         "start anew"
     )
     needed = f", needed by annotation {cut(instance.id)}"
-    with explain_damage(instance.image, needed, remedy), Image.open(instance.image) as image:
+    with (
+        warnings.catch_warnings(action="ignore"),
+        explain_damage(instance.image, needed, remedy),
+        Image.open(instance.image) as image,
+    ):
         fault = describe_other_size(image, instance.size)
         if not fault:
             factor = find_factor(image.size, instance.size)

@@ -5,6 +5,7 @@
 Nothing here knows the model or the data: what loads an instance comes as an argument.
 """
 
+import io
 import math
 from colorsys import hsv_to_rgb
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from support.coco import get_sorted_id
 from support.photos import PIXEL_MEAN, PIXEL_STD
 
 # Pillow's lines and discs have hard edges: all is drawn so many times larger, then averaged.
@@ -34,6 +36,19 @@ TRUTH_COLOUR, ANSWER_COLOUR = (50, 150, 255), (255, 140, 0)
 # categories it shows at most.
 LINE, THUMB = 14, 160
 MOST_SHOWN = 400
+
+
+def check_picture_name(option, path):
+    """ValueError, before any work, if the suffix of a picture's path is of no format for it."""
+    format = Image.registered_extensions().get(path.suffix.lower())
+    try:
+        # Some formats are only for pictures in black and white.
+        Image.new("RGB", (1, 1)).save(io.BytesIO(), format or "")
+    except (OSError, KeyError, ValueError):
+        raise ValueError(
+            f"{option} {path}: no picture format is called {path.suffix or 'nothing'!r}; "
+            "use .png or .jpg"
+        ) from None
 
 
 # A photo with its keypoints.
@@ -326,7 +341,6 @@ def draw_contact_sheet(instances, load_crop):
     first, faults = {}, []
     for instance in instances:
         first.setdefault(instance.category, instance)
-    # Ids may be numbers or text.
     categories = sorted(first, key=get_sorted_id)[:MOST_SHOWN]
     columns = math.ceil(len(categories) ** 0.5)
     rows = math.ceil(len(categories) / columns)
@@ -349,7 +363,3 @@ def draw_contact_sheet(instances, load_crop):
             tile_pen.ellipse((x - 2, y - 2, x + 2, y + 2), "red", "white")
         page.paste(tile, (left, top + LINE))
     return Sheet(page, faults)
-
-
-def get_sorted_id(category):
-    return isinstance(category, str), category

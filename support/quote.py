@@ -1,9 +1,10 @@
-"""Quote in a message what a file holds: short, and in printable characters."""
+"""Quote in a message what a file or an option holds: short, and in printable characters."""
 
 import json
 import reprlib
 
 LONGEST = 200  # characters
+LONGEST_MESSAGE = 600
 
 _cut = reprlib.Repr()
 _cut.maxstring = _cut.maxother = _cut.maxlong = LONGEST
@@ -29,3 +30,10 @@ def cut(text) -> str:
     characters = " ".join(str(text)[:2 * LONGEST].split())
     printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in characters)
     return printable if len(printable) <= LONGEST else printable[:LONGEST - 3] + "..."
+
+
+def shorten(message) -> str:
+    """A message on one line: each long word, as paths and values are, is cut, then its middle."""
+    line = " ".join(cut(word) for word in str(message).split())
+    half = LONGEST_MESSAGE // 2 - 3
+    return line if len(line) <= LONGEST_MESSAGE else f"{line[:half]} ... {line[-half:]}"

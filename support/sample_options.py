@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-from PIL import Image
 
 from support.coco import clip_box
 from support.launch import choose_kernels
+from support.pictures import check_picture_name
 
 
 def choose_device(name=None):
@@ -53,12 +53,7 @@ def check_options(args):
         raise ValueError(
             "--image, --desc, --out and --json name one file twice: choose another --out or --json"
         )
-    suffix = args.out.suffix
-    if Image.registered_extensions().get(suffix.lower()) not in Image.SAVE:
-        raise ValueError(
-            f"--out {args.out}: no picture format is called {suffix or 'nothing'!r}; "
-            "use .png or .jpg"
-        )
+    check_picture_name("--out", args.out)
     if args.density is not None and (args.cumulative or args.decoding != "greedy"):
         raise ValueError(
             "--density covers every answer to its question: leave --decoding and --cumulative out"

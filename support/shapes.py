@@ -32,6 +32,9 @@ class Kind(NamedTuple):
         if isinstance(value, str):
             # The system takes no text with a NUL in it.
             return self.least <= len(value) <= self.most and "\0" not in value
+        if type(value) is int and str not in self.types and abs(value) > LARGEST_WHOLE:
+            # NumPy does not compute with it. An id may be as large.
+            return False
         if isinstance(value, (int, float)):
             # Not true for NaN.
             return self.least <= value <= self.most

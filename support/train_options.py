@@ -7,44 +7,30 @@ import argparse
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from study.instructions import INSTRUCTIONS
-from support import checkpoints, fingerprints, parallel
+from support import checkpoints, determinism, fingerprints, parallel
 from support.descriptions import DESCRIPTIONS
 from support.digest import compute_fingerprint
 from support.files import ROOT
+from support.options import Parser, read_not_negative, read_positive, read_positive_float, read_seed
 
 VISION_FOLDER = "weights/dinov2-large"
 LLM_FOLDER = "weights/Llama-3.1-8B"
 # Rounds of a conversation: Section 4.1, and LocLLM's published code.
 PAPER_K, LOCLLM_K = 4, 5
 DATA_FOLDERS = ["data/mp100"]
+# More than anyone needs: what is larger only keeps a machine busy.
+MOST = {"k": 1000, "epochs": 10_000, "batch": 1_000_000}
 # What to do if memory is short.
 MEMORY = "lower --micro-batch, add --checkpoint-activations, or --fsdp over several GPUs"
 
 
-def read_positive(text, kind=int):
-    value = kind(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no positive number")
-    return value
-
-
-def read_positive_float(text):
-    return read_positive(text, float)
-
-
-def read_not_negative(text):
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
-    return value
-
-
 def read_options(description, strategies):
     """The command line of train.py. strategies: the names that --rounds may have."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add_data_options(parser.add_argument_group("data").add_argument, strategies)
@@ -102,7 +88,7 @@ def add_training_options(add):
         help="pairs of an image and a conversation an optimiser step, over all processes")
     add("--share-image", action="store_true",
         help="compute an image once for its pairs in a pass, which have one augmentation")
-    add("--seed", type=int, default=42, help="of the order, augmentation and dropout")
+    add("--seed", type=read_seed, default=42, help="of the order, augmentation and dropout")
 
 
 def add_machine_options(add):
@@ -120,10 +106,16 @@ def add_machine_options(add):
         help="less memory: compute every layer again going backward")
     add("--fsdp", action="store_true",
         help="shard weights and optimiser over the GPUs, if one cannot hold them")
+    add("--deterministic", action="store_true",
+        help="on a GPU, use kernels that add up in one order: slower, and resumed bit by bit")
 
 
-def check_options(options, world):
-    """ValueError about options that exclude each other. world: how many processes run."""
+def check_options(options, rank, world):
+    """ValueError about options that exclude each other; of what lies in --out the first process
+    tells. world: how many processes run."""
+    for name, most in MOST.items():
+        if getattr(options, name) > most:
+            raise ValueError(f"--{name} {getattr(options, name)}: at most {most:,}")
     is_pretraining = INSTRUCTIONS[options.instruction].pretraining
     if options.init and (options.vision, options.llm) != (VISION_FOLDER, LLM_FOLDER):
         raise ValueError(f"--init {options.init} names its own backbones: "
@@ -149,7 +141,7 @@ def check_options(options, world):
     if is_pretraining and options.val_every:
         raise ValueError(f"--val-every measures coordinates, --instruction {options.instruction} "
                          "asks for names: leave one out")
-    if checkpoints.list_checkpoints(options.out) and not options.resume:
+    if rank == 0 and checkpoints.list_checkpoints(options.out) and not options.resume:
         raise ValueError(f"{options.out} holds checkpoints of an earlier run: add --resume, "
                          "or choose another --out")
 
@@ -192,8 +184,7 @@ def fall_back_on_nano(options, rank, world):
 
     The drawings are made first, by one process.
     """
-    is_named = options.init or options.data != DATA_FOLDERS
-    if is_named or any(Path(p).exists() for p in (options.vision, options.llm, *options.data)):
+    if not parallel.ask_first(partial(is_nothing_at_hand, options), rank, world):
         return
     drawings = Path("data/figures")
     if rank == 0:
@@ -207,6 +198,12 @@ def fall_back_on_nano(options, rank, world):
                 sys.exit(drawn.returncode)
     parallel.wait_for_all(world)
     options.init, options.data = str(ROOT / "nano"), [str(drawings)]
+
+
+def is_nothing_at_hand(options):
+    is_named = options.init or options.data != DATA_FOLDERS
+    named = (options.vision, options.llm, *options.data)
+    return not is_named and not any(Path(path).exists() for path in named)
 
 
 def collect_settings(options, config, pairs, world):
@@ -231,6 +228,8 @@ def describe_run(options, model, pairs, world, newest):
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     passes = math.ceil(options.batch / (world * options.micro_batch))
     how = f"resuming {newest}" if newest else "starting"
+    if options.deterministic:
+        how = f"{determinism.describe()}\n{how}"
     return (f"{how}: {len(pairs.instances)} instances, {len(pairs)} pairs in the first epoch; "
             f"{trained:,} parameters trained; {options.steps} steps of {options.batch} pairs: "
             f"{world} processes x {passes} passes of up to {options.micro_batch}")

@@ -13,6 +13,7 @@ from support.quote import cut
 from support.shapes import Each, Kind
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+AS_STORED = "as stored"  # a dtype: that of each tensor in its file
 INDEX = {"weight_map": Each(Kind("the name of a file", (str,), 1, 255))}
 
 
@@ -48,10 +49,10 @@ def read_names(file):
 def load_weights(model, folder, dtype=None, device="cpu", ignored=(), prefix=""):
     """Fill a model built on the meta device, one tensor at a time; return it in eval mode.
 
-    dtype None: fp32 on the CPU, bf16 elsewhere. ignored: parts of names in the files that are not
-    read; prefix: what names in the files may begin with and the model's do not. Every tensor is
-    checked: what is missing, left over or misshapen raises ValueError by name. FileNotFoundError
-    if there are no safetensors.
+    dtype None: fp32 on the CPU, bf16 elsewhere; it may be AS_STORED. ignored: parts of names in
+    the files that are not read; prefix: what names in the files may begin with and the model's do
+    not. Every tensor is checked: what is missing, left over or misshapen raises ValueError by
+    name. FileNotFoundError if there are no safetensors.
     """
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
@@ -65,7 +66,7 @@ def load_weights(model, folder, dtype=None, device="cpu", ignored=(), prefix="")
                 if name in expected:
                     stored = tensors.get_tensor(stored_name)
                     # If nothing changes, this is the file's own pages, not a copy.
-                    loaded[name] = stored.to(device, dtype)
+                    loaded[name] = stored.to(device, stored.dtype if dtype == AS_STORED else dtype)
                     # What is narrowed may overflow, what is widened does not.
                     check_finite(name, min(loaded[name], stored, key=count_bytes), file)
     model.load_state_dict(loaded, assign=True)

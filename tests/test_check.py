@@ -30,7 +30,7 @@ def texts(tmp_path):
     """A folder of descriptions: of boats."""
     folder = tmp_path / "texts"
     folder.mkdir()
-    (folder / "boat.txt").write_text("bow:\nstern:\n")
+    (folder / "boat.txt").write_text("bow: the pointed front end\nstern: the broad rear end\n")
     return folder
 
 
@@ -382,8 +382,15 @@ def test_the_command(boats, command, tmp_path, capsys):
     assert "boat (7)" in capsys.readouterr().out
 
 
+def test_the_command_names_thin_descriptions(boats, command, texts, capsys):
+    (texts / "boat.txt").write_text("bow: the pointed front end\nstern:\n")
+    command(boats())
+    line = "thin: 1 descriptions may not do to tell keypoints apart: boat: 'stern' has no desc"
+    assert f"\n{line}" in capsys.readouterr().out
+
+
 def test_the_command_refuses_other_pictures_before_it_reads(boats, command, capsys):
-    message = "--out .*x.txt: the contact sheet is written as .png or .jpg"
+    message = "--out .*x.txt: no picture format is called '.txt'; use .png or .jpg"
     with pytest.raises(ValueError, match=message):
         command(boats(), "x.txt")
     assert capsys.readouterr().out == ""

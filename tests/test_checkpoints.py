@@ -311,3 +311,10 @@ def test_curves_are_drawn_as_matplotlib_can(tmp_path):
     for name in ("a.PNG", "a.pdf", "a"):
         checkpoints.draw_curves({"run": tmp_path / "run"}, tmp_path / name)
         assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_curves_have_any_name(tmp_path, recwarn):
+    write_log(tmp_path / "run", steps=2)
+    for label in ("9" * 400, "\x1b[31mred", "a$b$c", "$\\x$", "\u202e"):
+        checkpoints.draw_curves({label: tmp_path / "run"}, tmp_path / "curves.png")
+    assert not recwarn.list

@@ -60,3 +60,10 @@ def test_images_count_as_pairs():
     none = {3: supports[3], 8: Counter({frozenset("x"): 3})}
     conclude_evaluation(records, images_of({500: "kite"}, none), 1)
     assert records[8]["pairs"] is None
+
+
+def test_ids_may_be_numbers_and_text():
+    names = {500: "kite", "kite": "boat", 7: "bow"}
+    records = {n: record(id, 0.5) for n, id in enumerate(names)}
+    found = conclude_evaluation(records, images_of(names), 1)
+    assert list(found["categories"]) == [7, 500, "kite"]

@@ -12,7 +12,7 @@ import data
 from capellm import Codec
 from helpers import coco, one_line
 from support.coco import list_control_characters
-from support.descriptions import describe_categories
+from support.descriptions import DESCRIPTIONS, describe_categories, list_thin
 
 
 def test_description_files(desc):
@@ -56,6 +56,8 @@ def test_description_files(desc):
         ("stra\u00dfe: x\nSTRASSE: y", "line 2: .* stands on line 1"),
         ("", "describes no keypoint"),
         ("# only\n\n", "describes no keypoint"),
+        ("# TODO\nnose: tip\neye: TODO", "line 3: TODO is to be replaced: say what"),
+        ("TODO 1: tip", "line 1: TODO is to be replaced"),
     ],
 )
 def test_description_files_that_are_refused(desc, content, message):
@@ -222,3 +224,43 @@ def test_large_descriptions(tmp_path, tokenizers):
     with pytest.raises(ValueError, match=message) as error:
         data.Pairs([instance], described, tokenizers["v3"], Codec(tokenizers["v3"]), 28)
     one_line(error)
+
+
+def test_nothing_of_ours_is_thin():
+    for path in DESCRIPTIONS.glob("*.txt"):
+        assert list_thin(data.read_descriptions(path)) == [], path
+
+
+def test_descriptions_that_leave_places_out_are_thin():
+    """Those of Table 5 say of the place what the name says."""
+    vague = sorted((DESCRIPTIONS / "vague").glob("*.txt"))
+    thin = [path for path in vague if list_thin(data.read_descriptions(path))]
+    assert len(thin) > len(vague) / 2
+
+
+@pytest.mark.parametrize(
+    "content, thin",
+    [
+        ("tip: the pointed end\ntail: the broad end", []),
+        ("tip:\ntail: the broad end", ["'tip' has no description"]),
+        ("tip: pointed end\ntail: the broad end", ["'tip' has fewer than three words"]),
+        ("tip: \u982d\u306e\u5148\ntail: the broad end", []),
+        ("tip: an end of it\ntail: An end, of it", ["'tail' says of its place what 'tip' says"]),
+        (
+            "joint 1: joint 1 of the arm\njoint 2: joint 2 of the arm",
+            ["'joint 2' says of its place what 'joint 1' says"],
+        ),
+        ("joint 1: first joint of the arm\njoint 2: second joint of the arm", []),
+        ("upper lip: the upper of the lips\nlower lip: the lower of the lips", []),
+        ("joint 1: between base and joint 2\njoint 2: between base and joint 1\nbase: a a a", []),
+        ("left eye: the eye on the left\nRight_eye: the rightmost eye of all", []),
+        (
+            "left eye: the eye near nose\nRight_eye: the rightmost eye of all",
+            ["'left eye' does not say left"],
+        ),
+        # Without another side there is nothing to confuse it with.
+        ("left eye: the eye near the nose\nmouth: where it eats", []),
+    ],
+)
+def test_thin_descriptions(desc, content, thin):
+    assert list_thin(data.read_descriptions(desc(content))) == thin

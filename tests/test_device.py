@@ -4,6 +4,7 @@ Everything runs on a simulated device (scripts/simulated_device.py), which refus
 """
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -261,7 +262,8 @@ def test_a_loss_of_keypoint_tokens_is_not_waited_for(model, device):
 
 def test_a_step_of_training_is_read_back_once(model, there, device):
     """Sums of all passes, the gradient's norm among them."""
-    learner = train.make_learner(there.train(), 1e-3, False, False, DEVICE, 1)
+    options = SimpleNamespace(lr=1e-3, share_image=False, fsdp=False, deterministic=False)
+    learner = train.make_learner(there.train(), options, DEVICE, 1)
     passes = []
     for seed in range(3):
         (conversation,) = conversations(model, [2], seed)

@@ -183,6 +183,10 @@ def test_what_lies_behind_is_hidden():
         (["--out", "{}"], "is not an empty folder: remove it or give another --out"),
         (["--out", "{}/keep"], "is not an empty folder"),
         ([], "nothing to do"),
+        (["--out", "{}/new", "--per-category", "0"], "--per-category: 0 is no positive number"),
+        (["--out", "{}/new", "--per-category", "9" * 6], "at most 100,000"),
+        (["--out", "{}/new", "--seed", "-1"], "--seed -1"),
+        (["--sheet", "{}/keep", "--out", "{}/new"], "no picture format is called 'nothing'"),
     ],
 )
 def test_what_is_refused(tmp_path, monkeypatch, capsys, arguments, message):

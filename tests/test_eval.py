@@ -697,6 +697,7 @@ def test_unreadable_images_are_named_and_the_others_measured(evaluate, folder, t
         (["--limit", "-3"], "--limit -3"),
         (["--image-size", "60"], "--image-size 60: the vision encoder reads multiples of 14; 56"),
         (["--image-size", "-14"], "--image-size -14"),
+        (["--image-size", "14000000"], "--image-size 14000000: at most 4096 pixels"),
         (["--occlude", "0.3", "1"], "--occlude 0.3 1.0: shares of the box lie between 0 and 1"),
         (["--density", "--decoding", "top-3"], "--density covers every answer to its question"),
         (["--density", "--cumulative"], "--density covers every answer"),

@@ -10,11 +10,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from capellm import CapeLLM
-from damage import damage_value
+from damage import damage_value, make_special
 from support.coco import Instance
 from support.digest import compute_fingerprint
 from support.files import ROOT
-from support.fingerprints import fingerprint_evaluation, fingerprint_model
+from support.fingerprints import fingerprint_evaluation, fingerprint_model, read_start
 
 
 def test_a_fingerprint_is_that_of_all_parts_in_a_row():
@@ -163,3 +163,12 @@ def test_a_damaged_model_has_a_fingerprint(tmp_path, model_folder):
     for _ in range(100):
         (folder / "config.json").write_bytes(damage_value(rng, config))
         assert len(fingerprint_evaluation(folder, {}, [])) == 12
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_keeps_nobody_waiting(tmp_path, kind):
+    (tmp_path / "config.json").write_text(json.dumps({"vision": str(tmp_path), "llm": "."}))
+    make_special(tmp_path / "adapter.safetensors", kind)
+    with pytest.raises(ValueError, match="adapter.safetensors is no regular file"):
+        read_start(tmp_path / "adapter.safetensors")
+    assert fingerprint_evaluation(tmp_path, {}, []) == fingerprint_evaluation("nowhere", {}, [])

@@ -64,6 +64,7 @@ def test_a_backbone_inside_the_folder_comes_first(tmp_path, monkeypatch):
         ("[]", r"config.json: this is \[\], not an object"),
         ('{"vision": "v"}', "cannot be read.*llm"),
         ('{"vision": "v", "llm": "l", "depth": 3}', "cannot be read.*depth"),
+        ('{"vision": "v", "llm": "l", "instruction": "steps-qa"}', 'is "steps-qa", not "base" or'),
         ('{"vision": "v", "llm": "l", "instruction": "rhymes"}', 'is "rhymes", not "base" or'),
     ],
 )

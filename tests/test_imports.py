@@ -44,6 +44,7 @@ RULES = {
     "study.hiera": ["support.*"],
     "study.keypoint_token": ["decode", "support.*"],
     "study.share_image": ["data", "support.tensors"],
+    "study.validation": ["data", "lora", "study.metrics", "support.*"],
     "study.*": ["capellm", "data", "decode", "study.*", "support.*"],
     "drawings.*": ["drawings.*", "support.*"],
     # Recipes may use everything, train, eval and sample among it.

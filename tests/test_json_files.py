@@ -89,6 +89,7 @@ def test_what_is_read_has_the_shape_and_the_rest_is_a_line(tmp_path_factory, see
         ({"val": {}}, "val.mPCK is missing"),
         ({"val": None}, "val is null, not an object"),
         ({"any": {"x": float("nan")}}, "it holds nan, which is no number to compute with"),
+        ({"size": 10**30}, f"size is {10**30}, not a number above 0"),
         ({"any": {"x": 10**120}}, "which is no number to compute with"),
         ({"any": {"\ud800": 1}}, "\\ud800 holds half of a character"),
     ],

@@ -10,7 +10,8 @@ from evaluations import NAMES
 from study import controls
 from study.conclude import conclude_evaluation
 from study.images import Images
-from study.measure import Asking, measure_instance
+from study.measure import Asking, check_records, measure_instance
+from support.records import make_key
 
 
 @pytest.fixture
@@ -164,3 +165,20 @@ def test_an_image_that_cannot_be_read_has_no_record(folder):
     model = Finder(i, described[i.category])
     assert measure_instance(model, i, described[i.category], lambda i: None, Asking()) is None
     assert not model.calls
+
+
+@pytest.mark.parametrize("truth, expected", [([0.5, 0.5], True), ([0.5, 1.5], False)])
+def test_a_density_says_how_likely_the_truth_was_if_it_has_an_answer(folder, truth, expected):
+    instances, described = evaluations.read_test(folder)
+    i = instances[0]
+    names = evaluations.list_labelled(i)
+    images = Images([i], {}, described, None, [], [])
+    for given in ([], ["nll"], ["level"], ["nll", "level"]):
+        numbers = {name: {"truth": truth} | dict.fromkeys(given, 0.5) for name in names}
+        record = dict.fromkeys(["distances", "predictions", "probabilities"], numbers)
+        records = {make_key(i): record | {"density": numbers}}
+        if bool(given) == expected and len(given) != 1:
+            check_records(records, images, folder)
+        else:
+            with pytest.raises(ValueError, match="density: .* are not of its labelled keypoints"):
+                check_records(records, images, folder)

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import unicodedata
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -259,3 +260,21 @@ def test_pairs_are_scored_as_published(coco, tmp_path):
         half, two = p["controls"]["half"], p["controls"].get("two", {"weight": 0})
         assert half["weight"] == p["weight"] and half["NME"] == pytest.approx(p["NME"] / 2)
         assert two["weight"] <= p["weight"]
+
+
+def test_the_order_is_found_whatever_is_listed_besides(coco, tmp_path):
+    """How accents are stored, and what images are called that no annotation is of."""
+    path = tmp_path / "annotations" / "mp100_split1_test.json"
+    instances, _ = data.read_split(tmp_path, 1, "test")
+    before = pairs.read_order(tmp_path, 1, "test", instances)
+    listed = json.loads(path.read_text())
+    for image in listed["images"]:
+        stored = tmp_path / "images" / image["file_name"]
+        image["file_name"] += "\u00e9.png"
+        name = unicodedata.normalize("NFD", image["file_name"])
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(stored.read_bytes() if stored.exists() else b"")
+    listed["images"] += [{"id": 10**6}, {"id": 10**6 + 1, "file_name": 5}]
+    path.write_text(json.dumps(listed))
+    instances, _ = data.read_split(tmp_path, 1, "test")
+    assert pairs.read_order(tmp_path, 1, "test", instances) == before

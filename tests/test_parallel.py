@@ -1,5 +1,6 @@
 """What several processes share. That they train as one does is in test_train.py."""
 
+import pytest
 import torch
 
 from support import parallel
@@ -18,6 +19,25 @@ def test_the_norm_is_of_all_gradients_there_are():
     assert parallel.compute_norm(parameters) == 5
     parameters[2].grad[0] = torch.nan
     assert parallel.compute_norm(parameters).isnan()
+
+
+def test_the_first_process_decides(monkeypatch):
+    assert parallel.ask_first(lambda: [3], rank=0, world=1) == [3]
+    sent = []
+    monkeypatch.setattr(parallel.dist, "broadcast_object_list", sent.append)
+    # Another process does not even look.
+    assert parallel.ask_first(lambda: 1 / 0, rank=1, world=2) is None
+    assert parallel.ask_first(lambda: [3], rank=0, world=2) == [3]
+    assert sent == [[None], [[3]]]
+
+
+def test_machines_with_other_models_are_named(monkeypatch):
+    """They would train apart, or wait for each other for ever."""
+    settings = {"--k": 4, "the model": "abc"}
+    parallel.check_equal(settings, rank=0, world=1)
+    monkeypatch.setattr(parallel, "ask_first", lambda *_: settings | {"the model": "xyz"})
+    with pytest.raises(ValueError, match="process 3 has another value of the model than the first"):
+        parallel.check_equal(settings, rank=3, world=4)
 
 
 def test_one_process_gathers_its_own():

@@ -1,5 +1,6 @@
 """Around a pass: no question is lost, none waits for room, numbers depend on words alone."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import one_line
+from decode import DECODING
+from helpers import keypoints, one_line, photo
 from support import passes
 from support.coco import Instance
 from support.descriptions import Keypoint
@@ -99,3 +101,15 @@ def test_what_is_too_long_is_named_with_its_remedy():
         passes.check_pair_length(instance, 4, tokens=11, limit=10)
     with pytest.raises(ValueError, match="more than 10: shorten its descriptions"):
         passes.check_pair_length(instance, 1, tokens=11, limit=10)
+
+
+@pytest.mark.parametrize("cumulative", [False, True, "confidence"])
+@pytest.mark.parametrize("decoding", DECODING)
+@pytest.mark.parametrize("layer", ["llm.model.norm", "vision.layernorm"])
+def test_answers_are_numbers_or_refused(model, layer, decoding, cumulative):
+    """Weights that are finite each, and overflow together."""
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.get_parameter(f"{layer}.weight").fill_(3e38)
+    with pytest.raises(ValueError, match="model with the backbones .*llm answers with NaN: wei"):
+        broken.locate(photo(), keypoints(3), None, decoding, cumulative)

@@ -114,6 +114,21 @@ def test_damaged_exif_does_no_harm(tmp_path, damage):
     assert photos.open_image(file).tobytes() == photo(80, 40).tobytes()
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_damaged_exif_is_nobodys_concern(tmp_path, recwarn, suffix):
+    """Pillow warns of a directory that is cut short; the pixels are whole."""
+    file = tmp_path / f"x.{suffix}"
+    photo(40, 20).save(file, exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0")
+    recwarn.clear()
+    photos.open_image(file)
+    for size in ((40, 20), (20, 40)):
+        try:
+            data.load_crop(write_instance(file, size=size), 28)
+        except ValueError as error:
+            assert "annotated as" in str(error)
+    assert not recwarn.list
+
+
 def draw_modes():
     """{name of a file: how Pillow draws it}, of every mode of pixels that a format stores."""
     image = photo(24, 20)

@@ -183,3 +183,19 @@ def test_pixels_become_the_colours_they_were(instances):
     assert np.array_equal(np.asarray(again), np.asarray(image))
     beyond = pictures.make_picture(torch.tensor([-9.0, 0, 9]).view(3, 1, 1))
     assert beyond.getpixel((0, 0)) == (0, 116, 255)
+
+
+def test_a_picture_is_refused_before_the_work_or_written(tmp_path):
+    Image.init()
+    page, refused = Image.new("RGB", (9, 9)), []
+    for suffix in [*Image.registered_extensions(), "", ".", ".x", ".PNG"]:
+        path = tmp_path / f"page{suffix}"
+        try:
+            pictures.check_picture_name("--out", path)
+        except ValueError as error:
+            assert f"--out {path}: no picture format" in str(error)
+            refused.append(suffix)
+        else:
+            page.save(path)
+    assert {"", ".x", ".xbm", ".psd"} <= set(refused)
+    assert not {".png", ".PNG", ".jpg", ".webp", ".gif", ".pdf"} & set(refused)

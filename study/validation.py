@@ -1,0 +1,93 @@
+"""PCK on the validation categories during training, to the digit as eval.py measures it later.
+
+eval.py reads the checkpoint with backbones in bf16 on a GPU, in fp32 on a CPU, where adapters are
+folded in. Training has what it trains in fp32, and adapters apart. So for the time of a validation
+the model gets what eval.py would read.
+"""
+
+import math
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
+
+import data
+from lora import LoRALinear, merge_lora
+from study import metrics
+from support import launch, parallel
+from support.folders import is_added
+
+VALIDATION = 200  # images, spread evenly over the validation part
+
+
+class Validation(NamedTuple):
+    """What is measured on the way."""
+
+    instances: list  # of this process
+    counted: int  # the first of them, the others are other processes'
+    described: dict  # {category id: list[Keypoint]}
+    world: int  # processes that share the instances
+
+
+def share_instances(instances, described, rank, world) -> Validation:
+    """This process's share of the validation images."""
+    count = min(VALIDATION, len(instances))
+    chosen = [instances[n * len(instances) // count] for n in range(count)]
+    own = chosen[rank::world]
+    # Processes that hold shards of the model answer together: each has as many images.
+    filling = chosen[:math.ceil(count / world) - len(own)]
+    return Validation(own + filling, len(own), described, world)
+
+
+def validate(model, validation: Validation) -> dict[str, float]:
+    """Mean PCK over validation images, greedy and single-round."""
+    records = []
+    with compute_as_evaluated(model, launch.choose_dtype(model.device)):
+        for instance in validation.instances:
+            pixels = data.load_crop(instance, model.config.image_size)[0].to(model.device)
+            keypoints = validation.described[instance.category]
+            labelled = instance.keypoints[:, 2] > 0
+            asked = [k for k, is_labelled in zip(keypoints, labelled, strict=True) if is_labelled]
+            answers = model.answer(pixels, asked, listed=keypoints)
+            scores = metrics.score_answers(instance, answers.coordinates)
+            records.append({"category": instance.category, "controls": {}, **scores})
+    records = parallel.gather_lists(records[:validation.counted], validation.world)
+    means = metrics.average_records(records)
+    return {name: round(means[name], 4) for name in (*metrics.PCK, "mPCK")}
+
+
+@contextmanager
+def compute_as_evaluated(model, dtype):
+    """In this block the model is what eval.py would read: backbones of this dtype, adapters folded
+    into fp32 ones. Then it is put back and goes on training.
+
+    Shards stay as they are: FSDP gathers them in the dtype, and adapters stay apart.
+    """
+    model.eval()
+    is_sharded = parallel.is_sharded(model)
+    try:
+        with nullcontext() if is_sharded else replace_weights(model, dtype):
+            yield
+    finally:
+        if is_sharded:
+            parallel.reshard_model(model)
+        model.train()
+
+
+@contextmanager
+def replace_weights(model, dtype):
+    weights = dict(model.named_parameters())
+    kept = {parameter: parameter.data for parameter in weights.values()}
+    adapters = {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
+    try:
+        for name, parameter in weights.items():
+            if not is_added(name):
+                parameter.data = parameter.data.to(dtype)
+        for adapter in adapters.values():
+            # Merging writes into it.
+            adapter.base.weight.data = adapter.base.weight.data.clone()
+        merge_lora(model)
+        yield
+    finally:
+        for name, adapter in adapters.items():
+            model.set_submodule(name, adapter)
+        for parameter, value in kept.items():
+            parameter.data = value
