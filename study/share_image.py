@@ -36,7 +36,8 @@ def read_branches(model, V, branches) -> ReadTokens:
         end = trunk + len(tokens)
         ids[i, :len(tokens)] = torch.tensor(tokens)
         rows = torch.ones(len(tree), trunk, dtype=torch.bool)
-        mask[i, 0, trunk:end, :end], positions[i, trunk:end] = grow_tree(rows, lengths[i])
+        branch = torch.repeat_interleave(torch.tensor(lengths[i]))
+        mask[i, 0, trunk:end, :end], positions[i, trunk:end] = grow_tree(rows, branch)
         image += [i] * len(tokens)
         place += range(trunk, end)
     # If every tree is a chain, the causal kernel needs no mask.
