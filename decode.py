@@ -14,6 +14,7 @@ questions of one token, c and d:
 The image is the trunk; questions are branches off it; the digits of an answer grow its branch.
 Cumulative reasoning chains the questions instead. The row of a new token is the row of its parent
 and a 1 for itself: `grow_tree`. The template `[0.` `,0.` is known and is fed with the digits.
+Several images are a forest, whose trees grow in the same passes.
 
 The model is an argument everywhere: this file imports nothing of capellm.py.
 """
@@ -247,7 +248,7 @@ def extend_branches(model, cache, rows, images, tokens, lengths, all_hidden=Fals
     mask, positions = grow_tree(rows, send(branch, model.device))
     ends = send(images, model.device), send(places, model.device)
     read = ALL if all_hidden else ends
-    Z = model.llm(model.llm.embed(ids), positions, mask[:, None], cache, read)
+    Z = model.llm(model.llm.embed(ids), positions, mask[:, None], cache, read=read)
     if all_hidden:
         return Ends(images, mask[ends], Z[ends], Z)
     return Ends(images, mask[ends], Z, None)

@@ -176,7 +176,7 @@ def measure_images(a, images, prepared, settings, process):
         model, size = load_model(a.model, a.instruction, a.image_size, device)
         label = label_progress(len(images.chosen) - len(todo), world)
         # Questions of the same length, asked in the same passes, leave no gaps.
-        todo.sort(key=lambda n: (images.instances[n].category))
+        todo.sort(key=lambda n: images.instances[n].category)
         share = todo[rank::world]
         with (
             records.open_part(a.out, earlier.free + rank, settings) as file,

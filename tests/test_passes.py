@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decode import DECODING
 from helpers import keypoints, one_line, photo
+from study.digits import DECODING
 from support import passes
 from support.coco import Instance
 from support.descriptions import Keypoint
