@@ -175,7 +175,7 @@ def measure_images(a, images, prepared, settings, process):
     if todo:
         model, size = load_model(a.model, a.instruction, a.image_size, device)
         label = label_progress(len(images.chosen) - len(todo), world)
-        # Questions of the same length, asked in the same passes, leave no gaps.
+        # Images of one category, which share passes, leave no gaps: their questions are the same.
         todo.sort(key=lambda n: images.instances[n].category)
         share = todo[rank::world]
         with (
