@@ -25,7 +25,7 @@ from study import density, keypoint_token, share_image
 from study.category import name_category
 from study.encoders import load_encoder
 from support import folders
-from support.passes import check_answers, check_length, draw_numbers
+from support.passes import Answers, Asked, Branches, check_answers, check_length, draw_numbers
 from support.tensors import send
 
 
@@ -87,7 +87,7 @@ class CapeLLM(nn.Module):
     def __init__(self, vision, llm, tokenizer, config):
         super().__init__()
         self.vision, self.llm, self.tokenizer, self.config = vision, llm, tokenizer, config
-        self.codec, self.Tree = Codec(tokenizer, config.K), decode.Tree
+        self.codec, self.Forest = Codec(tokenizer, config.K), decode.Forest
         C, D = vision.config.hidden_size, llm.config.hidden_size
         self.projection = nn.Linear(C, D, bias=False)
         nn.init.normal_(self.projection.weight, std=C**-0.5)
@@ -204,38 +204,43 @@ class CapeLLM(nn.Module):
 
     @torch.inference_mode()
     def answer(self, pixels, keypoints, decoding="greedy", cumulative=False, seed=0,
-               category=None, listed=None) -> "Answers":
+               category=None, listed=None) -> Answers:
         """Answers about pixels (3, H, W) of any size that patches fill (Table 8).
 
-        decoding: a name of decode.DECODING (Table 9); what it draws depends on the seed and the
+        decoding: a name of digits.DECODING (Table 9); what it draws depends on the seed and the
         keypoint's words, so [keypoint] * 100 gives samples. cumulative (Section 4.3): a question
         follows earlier ones and their answers, as listed, or, with "confidence", the surest first.
         category (None: the model names it) and listed, its keypoints, are for openings.
         """
-        trunk, questions = self.prepare_questions(pixels, keypoints, category, listed)
-        draws = draw_numbers(keypoints, seed, 2 * self.codec.K)
-        decoded = decode.answer_questions(
-            self, trunk, questions, draws, decoding, cumulative, data.MAX_TOKENS
-        )
-        places = [self.codec.place(digits) for digits, _ in decoded]
-        return check_answers(Answers(places, [p for _, p in decoded]), self.config)
+        asked = Asked(pixels, keypoints, seed, category, listed)
+        return self.answer_together([asked], decoding, cumulative)[0]
 
-    def prepare_questions(self, pixels, keypoints, category=None, listed=None):
-        """The trunk (1, T, D), image and opening, embedded, and each question's token ids.
+    @torch.inference_mode()
+    def answer_together(self, images, decoding="greedy", cumulative=False) -> list[Answers]:
+        """`answer` about several images of one size in the same passes; images: list of Asked."""
+        branches = []
+        each_V = self.image_tokens(torch.stack([image.pixels for image in images]))
+        for V, (_, keypoints, seed, *opening) in zip(each_V, images, strict=True):
+            draws = draw_numbers(keypoints, seed, 2 * self.codec.K)
+            branches.append(Branches(*self.prepare_questions(V, keypoints, *opening), draws))
+        answers, limit = [], data.MAX_TOKENS
+        for found in decode.answer_questions(self, branches, decoding, cumulative, limit):
+            places = [self.codec.place(digits) for digits, _ in found]
+            answers.append(check_answers(Answers(places, [p for _, p in found]), self.config))
+        return answers
 
-        The ids end before the first digit. ValueError if a question is too long.
-        """
+    def prepare_questions(self, V, keypoints, category=None, listed=None):
+        """The trunk (T, D) of an image V (N, D), and questions' ids, up to their first digit."""
         tokenizer, instruction = self.tokenizer, self.config.instruction
         listed = listed or keypoints
-        V = self.image_tokens(pixels[None])
-        category = category or name_category(self, V, listed)
+        category = category or name_category(self, V[None], listed)
         # The opening names all keypoints as visible: one trunk serves whichever questions follow.
         opening = data.write_opening(tokenizer, self.codec, instruction, category, listed, listed)
-        trunk = self.sequence(V, torch.tensor([opening.ids], dtype=torch.long))
+        trunk = self.sequence(V[None], torch.tensor([opening.ids], dtype=torch.long))[0]
         questions = []
         for keypoint in keypoints:
             question = data.write_question(tokenizer, keypoint, instruction) + self.codec.open
-            check_length(keypoint, trunk.shape[1] + len(question), data.MAX_TOKENS)
+            check_length(keypoint, len(trunk) + len(question), data.MAX_TOKENS)
             questions.append(question)
         return trunk, questions
 
@@ -293,8 +298,3 @@ class Point(NamedTuple):
 class Losses(NamedTuple):
     total: torch.Tensor  # goes backward
     digits: torch.Tensor  # the mean over digits alone, reported
-
-
-class Answers(NamedTuple):
-    coordinates: list  # [x, y] of each keypoint, relative to the crop
-    probabilities: list

@@ -14,18 +14,20 @@ questions of one token, c and d:
 The image is the trunk; questions are branches off it; the digits of an answer grow its branch.
 Cumulative reasoning chains the questions instead. The row of a new token is the row of its parent
 and a 1 for itself: `grow_tree`. The template `[0.` `,0.` is known and is fed with the digits.
+Several images are a forest, whose trees grow in the same passes.
 
 The model is an argument everywhere: this file imports nothing of capellm.py.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from llama import ALL, KVCache
-from support.passes import count_room, count_round, find_common, split_into_passes
+from study.digits import check_way, draw_digits
+from support.passes import Branches, count_room, find_common, place_ends, plan_chains, plan_passes
 from support.tensors import find_float64_device, send
 
 # Contrastive search: digits that are compared, and alpha. Table 9 states alpha only.
@@ -33,54 +35,17 @@ CANDIDATES = 5
 ALPHA = 0.6
 
 
-def grow_tree(rows: torch.Tensor, lengths):
+def grow_tree(rows: torch.Tensor, branch: torch.Tensor):
     """Extend n branches by chains of new tokens.
 
-    rows (n, S) bool: what of the S tokens so far the end of each branch sees; lengths: n numbers of
-    new tokens. Returns the mask (M, S + M) and the positions (M,) of the M = sum(lengths) new
-    tokens, branch by branch. A branch forks by standing twice among `rows`; the rows of the new
-    ends, mask[cumsum(lengths) - 1], are what the next step grows from.
+    rows (n, S) bool: what of the S tokens so far the end of each branch sees; branch (..., M):
+    which of them each new token extends. Returns the mask (..., M, S + M) and the positions
+    (..., M) of the new tokens. A branch forks by standing twice among `rows`; the rows of the new
+    ends, the mask's at the last token of each branch, are what the next step grows from.
     """
-    branch = send(torch.repeat_interleave(torch.as_tensor(lengths)), rows.device)  # (M,)
-    chain = (branch[:, None] == branch).tril()
-    mask = torch.cat((rows[branch], chain), dim=1)
-    return mask, mask.sum(1) - 1
-
-
-# Table 9: how a digit is chosen. Each maps log p of the digits (n, base) to logits, from which
-# `draw_digits` samples a digit.
-
-
-def sharpen(log_p, temperature):
-    return log_p / temperature
-
-
-def keep_likeliest(log_p, k=torch.inf, mass=torch.inf):
-    """Keep the k likeliest digits, or the fewest that hold the mass; of equal ones the lower."""
-    p, order = log_p.exp().sort(dim=-1, descending=True, stable=True)
-    before = p.cumsum(-1) - p
-    rank = torch.arange(p.shape[-1], device=p.device)
-    kept = (before < mass) & (rank < k)
-    kept = kept.scatter(-1, order, kept)  # from the order of rank back to that of digits
-    return log_p.masked_fill(~kept, -torch.inf)
-
-
-DECODING = {
-    "greedy": partial(keep_likeliest, k=1),
-    "sampling": partial(sharpen, temperature=1),
-    "temperature": partial(sharpen, temperature=0.6),
-    "top-3": partial(keep_likeliest, k=3),
-    "top-5": partial(keep_likeliest, k=5),
-    "nucleus": partial(keep_likeliest, mass=0.92),
-    "contrastive": None,  # reads hidden states, too: see `choose_by_contrast`
-}
-
-
-def draw_digits(log_p, decoding, u) -> torch.Tensor:
-    """Sample a digit (n,) from each row of log p (n, base), with u (n,) in [0, 1)."""
-    # It is the number of digits whose cumulative probability is at most u.
-    cdf = DECODING[decoding](log_p).softmax(-1).cumsum(-1)
-    return (cdf / cdf[:, -1:] <= u[:, None]).sum(-1)
+    chain = (branch[..., :, None] == branch[..., None, :]).tril()
+    mask = torch.cat((rows[branch], chain), dim=-1)
+    return mask, mask.sum(-1) - 1
 
 
 class Decoded(NamedTuple):
@@ -88,150 +53,173 @@ class Decoded(NamedTuple):
     probability: float  # of these digits: Eq. 6
 
 
-def answer_questions(model, trunk, questions, draws, decoding, cumulative, limit):
-    """Answers to all questions about one image, a list of Decoded.
+def answer_questions(model, images: list[Branches], decoding, cumulative, limit):
+    """Answers to all questions about several images: for each image a list of Decoded.
 
-    trunk (1, T, D): what all questions follow, embedded; questions: token ids of each, up to the
-    first digit; draws (n, 2 K): numbers in [0, 1) that digits are drawn with; cumulative: False,
-    True or "confidence"; limit: tokens that a chain may have.
+    cumulative: False, True or "confidence"; limit: tokens that a chain may have. No image sees
+    another: a pass of the model, which reads all weights, serves all of them.
     """
     check_way(decoding, cumulative)
-    T = trunk.shape[1]
-    room = count_room(model.codec, questions, limit - T if cumulative else 0, CANDIDATES)
-    # What all questions begin with is read once, behind the image.
-    common = [] if cumulative is True else find_common(questions)
-    common_ids = torch.tensor([common], dtype=torch.long)
-    trunk = torch.cat([trunk, model.llm.embed(send(common_ids, model.device))], 1)
-    tree = model.Tree(model, trunk, T + room, decoding)
-    if cumulative is True:
-        return answer_in_chain(tree, questions, draws, range(len(questions)), limit)
-    answers = answer_side_by_side(tree, questions, draws, len(common))
+    room = count_room(model.codec, images, limit if cumulative else 0, CANDIDATES)
+    common = [[] if cumulative is True else find_common(image.questions) for image in images]
+    forest = model.Forest(model, images, common, room, decoding)
+    orders = [range(len(image.questions)) for image in images]
+    answers = {}
+    if cumulative is not True:
+        answers = answer_side_by_side(forest, common)
     if cumulative == "confidence":
-        surest_first = sorted(range(len(answers)), key=lambda i: -answers[i].probability)
-        tree.truncate(T)
-        answers = answer_in_chain(tree, questions, draws, surest_first, limit)
+        for i, order in enumerate(orders):
+            orders[i] = sorted(order, key=lambda n, i=i: -answers[i, n].probability)
+    if cumulative:
+        answers = answer_in_chains(forest, orders, limit)
+    return [[answers[i, n] for n in range(len(order))] for i, order in enumerate(orders)]
+
+
+def answer_side_by_side(forest, common):
+    """{(image, question): Decoded}. Each question is a branch off its image's trunk.
+
+    common: what all questions about an image begin with, which the trunk already holds.
+    """
+    answers, trunks = {}, forest.lengths
+    for asked in plan_passes(forest.images):
+        questions = [forest.images[i].questions[n][len(common[i]):] for i, n in asked]
+        answers |= forest.decode(asked, questions)
+        forest.truncate(trunks)
     return answers
 
 
-def check_way(decoding, cumulative):
-    if decoding not in DECODING:
-        raise ValueError(f"decoding {decoding!r} is not known: choose one of {', '.join(DECODING)}")
-    if cumulative not in (False, True, "confidence"):
-        raise ValueError(f"cumulative is {cumulative!r}, expected False, True or 'confidence'")
-
-
-def answer_side_by_side(tree, questions, draws, common):
-    """Each question is a branch off the trunk, which holds its first `common` tokens."""
-    start = tree.cache.length
-    answers = [None] * len(questions)
-    for part in split_into_passes(questions):
-        branches = [questions[i][common:] for i in part]
-        for i, found in zip(part, tree.decode(branches, draws[part]), strict=True):
-            answers[i] = found
-        tree.truncate(start)
-    return answers
-
-
-def answer_in_chain(tree, questions, draws, order, limit):
+def answer_in_chains(forest, orders, limit):
     """Cumulative reasoning (Section 4.3): a question follows all earlier ones and their answers.
 
-    If the next round would lead beyond the limit, a new chain starts behind the trunk.
+    orders: of each image's questions. If the next round would lead beyond the limit, a new chain
+    starts behind the trunk.
     """
-    codec, start = tree.model.codec, tree.cache.length
-    answers = [None] * len(questions)
-    ending = []
-    for i in order:
-        tokens = tree.cache.length + len(ending) + count_round(codec, questions[i])
-        if tokens > limit:
-            tree.truncate(start)
-            ending = []
-        (answers[i],) = tree.decode([ending + questions[i]], draws[i:i + 1])
-        ending = tree.end_round(answers[i])
+    answers, images = {}, forest.images
+    for chain in plan_chains(forest.model.codec, images, orders, limit):
+        forest.truncate([len(image.trunk) for image in images])
+        endings = [[] for _ in images]
+        for asked in chain:
+            questions = [endings[i] + images[i].questions[n] for i, n in asked]
+            found = forest.decode(asked, questions)
+            for (i, _), answer in found.items():
+                endings[i] = forest.end_round(answer)
+            answers |= found
     return answers
 
 
-class Tree:
-    """The tokens of one image that the model has read, and how digits are chosen."""
+class Forest:
+    """The tokens that the model has read, a tree for each image, and how digits are chosen.
 
-    def __init__(self, model, trunk, length, decoding):
-        self.model, self.decoding = model, decoding
-        self.cache = KVCache(model.llm.config, 1, length, trunk.dtype, model.device)
+    The trees stand in rows of equal length, and what fills a shorter one up is seen by no token.
+    """
+
+    def __init__(self, model, images, common, room, decoding):
+        self.model, self.images, self.decoding = model, images, decoding
         self.contrastive = decoding == "contrastive"
-        # Here the image is read, once for all questions. Contrastive search needs all (S, D).
-        self.hidden = model.llm(trunk, cache=self.cache)[0]
+        trunks = []
+        for image, ids in zip(images, common, strict=True):
+            ids = send(torch.tensor(ids, dtype=torch.long), model.device)
+            trunks.append(torch.cat([image.trunk, model.llm.embed(ids)]))
+        x = pad_sequence(trunks, batch_first=True)  # (B, T, D)
+        B, T, _ = x.shape
+        self.cache = KVCache(model.llm.config, B, T + room, x.dtype, model.device)
+        # Here images are read, once for all questions. Contrastive search needs all (B, S, D).
+        self.hidden = model.llm(x, cache=self.cache)
+        self.truncate([len(trunk) for trunk in trunks])
 
     def end_round(self, answer):
         """What ends a round: its last digit is decided, but not yet read."""
         codec = self.model.codec
         return [codec.ids[answer.digits[-1]], *codec.close, codec.eos_id]
 
-    def truncate(self, n):
-        """Forget all but the first n tokens."""
-        self.cache.truncate(n)
-        self.hidden = self.hidden[:n]
+    def truncate(self, lengths):
+        """Forget all but the first tokens of each image, so many."""
+        S = max(lengths)
+        self.cache.truncate(S)
+        self.hidden, self.lengths = self.hidden[:, :S], lengths
+        device = self.model.device
+        # What the next questions about each image grow from, (B, S).
+        self.rows = torch.arange(S, device=device) < send(lengths, device)[:, None]
 
-    def decode(self, questions, draws) -> list[Decoded]:
-        """Decode the answers to n questions off the tokens read so far, digit by digit.
+    def decode(self, asked, questions) -> dict:
+        """Decode the answers to questions behind `self.rows`, digit by digit: {asked: Decoded}.
 
-        Equal answers to equal questions share a branch. Digits stay on the device until the end.
+        asked: (image, number of the question), images in order; questions: token ids. Equal
+        answers to equal questions share a branch. Digits stay on the device until the end.
         """
         model, K = self.model, self.model.codec.K
         device = find_float64_device(model)
-        draws = send(draws, device)
-        distinct = list(dict.fromkeys(map(tuple, questions)))
-        rows = torch.ones(len(distinct), self.cache.length, dtype=torch.bool, device=model.device)
-        tokens = [token for question in distinct for token in question]
-        ends = self.read(rows, tokens, [len(question) for question in distinct])
+        draws = send(torch.stack([self.images[i].draws[n] for i, n in asked]), device)
+        asking = [(i, tuple(ids)) for (i, _), ids in zip(asked, questions, strict=True)]
+        number = {question: at for at, question in enumerate(dict.fromkeys(asking))}
+        images = [i for i, _ in number]
+        ends = self.read(self.rows[send(images, model.device)], images,
+            [token for _, ids in number for token in ids], [len(ids) for _, ids in number])
         # The branch that each answer is on.
-        branch = send([distinct.index(tuple(question)) for question in questions], device)
-        repeated = len(distinct) < len(questions)
+        branch = send([number[question] for question in asking], device)
+        repeated = len(number) < len(asking)
         digits, log_probability = [], 0
         for step in range(2 * K):
             if step:
                 branch, ends = self.read_digits(branch, digits[-1], ends, step == K, repeated)
+            log_p = compute_log_p(model, ends.hidden)
             if self.contrastive:
-                digits.append(self.choose_by_contrast(ends)[branch])
+                digits.append(self.choose_by_contrast(ends, log_p)[branch])
             else:
-                digits.append(draw_digits(ends.log_p[branch], self.decoding, draws[:, step]))
-            log_probability = log_probability + ends.log_p[branch, digits[-1]]
-        # One read-back, which waits for all passes.
+                digits.append(draw_digits(log_p[branch], self.decoding, draws[:, step]))
+            log_probability = log_probability + log_p[branch, digits[-1]]
+        self.advance(asked, ends.rows[branch])
         found = torch.stack([*digits, log_probability.exp()], 1).tolist()
-        return [Decoded([int(digit) for digit in row[:-1]], row[-1]) for row in found]
+        decoded = [Decoded([int(digit) for digit in row[:-1]], row[-1]) for row in found]
+        return dict(zip(asked, decoded, strict=True))
 
-    def read(self, rows, tokens, lengths):
-        ends = extend_branches(self.model, self.cache, rows, tokens, lengths, self.contrastive)
+    def read(self, rows, images, tokens, lengths):
+        ends = extend_branches(
+            self.model, self.cache, rows, images, tokens, lengths, self.contrastive
+        )
         if self.contrastive:
-            self.hidden = torch.cat([self.hidden, ends.hidden])
+            self.hidden = torch.cat([self.hidden, ends.all_hidden], 1)
         return ends
 
     def read_digits(self, branch, digits, ends, is_first_of_y, repeated):
         """Read each answer's digit (n,) behind its branch (n,). Returns new branches and ends."""
-        codec, parent = self.model.codec, branch
+        codec, parent, images = self.model.codec, branch, ends.images
         if repeated:
             # Answers that agree go on as one branch. Counting the branches waits for a GPU.
             forks = torch.stack([branch, digits], 1)
             forks, branch = forks.unique(dim=0, return_inverse=True)
             parent, digits = forks.unbind(1)
+            images = [images[at] for at in parent.tolist()]
         tokens = send(codec.ids, digits.device)[digits, None]
         if is_first_of_y:
             comma = send(codec.comma, digits.device).expand(len(tokens), -1)
             tokens = torch.cat([tokens, comma], 1)
         lengths = [tokens.shape[1]] * len(tokens)
-        return branch, self.read(ends.rows[parent], tokens.flatten(), lengths)
+        return branch, self.read(ends.rows[parent], images, tokens.flatten(), lengths)
 
-    def choose_by_contrast(self, ends):
+    def advance(self, asked, rows):
+        """Let the next questions about the asked images grow from ends that see `rows`."""
+        self.rows = F.pad(self.rows, (0, rows.shape[1] - self.rows.shape[1]))
+        self.rows[send([i for i, _ in asked], rows.device)] = rows
+
+    def choose_by_contrast(self, ends, log_p):
         """Contrastive search (Su et al. 2022, Eq. 5): a digit (n,) for each branch.
 
         It takes, of the likeliest digits v, the one with the largest (1 - alpha) p(v) - alpha max_j
         cos(h_v, h_j). h_v: the hidden state of v, were it next; h_j: those of its ancestors.
         """
         model, length, rows = self.model, self.cache.length, ends.rows
-        log_p, digits = ends.log_p.topk(CANDIDATES)
+        log_p, digits = log_p.topk(CANDIDATES)
         tokens = send(model.codec.ids, digits.device)[digits.flatten()]
         candidates = rows.repeat_interleave(CANDIDATES, 0)
-        h = extend_branches(model, self.cache, candidates, tokens, [1] * len(tokens)).hidden
+        images = [i for i in ends.images for _ in range(CANDIDATES)]
+        h = extend_branches(model, self.cache, candidates, images, tokens, [1] * len(images)).hidden
         self.cache.truncate(length)
-        cosine = F.normalize(h.float(), dim=-1) @ F.normalize(self.hidden.float(), dim=-1).T
+        of_image = h.split([images.count(i) for i in range(len(self.hidden))])
+        cosine = torch.cat([
+            F.normalize(v.float(), dim=-1) @ F.normalize(j.float(), dim=-1).T
+            for v, j in zip(of_image, self.hidden, strict=True)
+        ])
         cosine = cosine.view(len(rows), CANDIDATES, -1).masked_fill(~rows[:, None], -1)
         closest = cosine.amax(-1).to(digits.device)
         score = (1 - ALPHA) * log_p.exp() - ALPHA * closest
@@ -239,20 +227,34 @@ class Tree:
 
 
 class Ends(NamedTuple):
-    hidden: torch.Tensor  # (n, D), of the ends of n branches, or (M, D), of all new tokens
-    rows: torch.Tensor  # (n, S): what they see
-    log_p: torch.Tensor  # (n, base), of the digit that follows
+    """Where n branches end."""
+
+    images: list  # whose they are
+    rows: torch.Tensor  # (n, S): what the ends see
+    hidden: torch.Tensor  # (n, D)
+    all_hidden: torch.Tensor | None  # (B, M, D): of all new tokens, if asked for
 
 
-def extend_branches(model, cache, rows, tokens, lengths, all_hidden=False) -> Ends:
-    """Read M new tokens at the ends of n branches.
+def extend_branches(model, cache, rows, images, tokens, lengths, all_hidden=False) -> Ends:
+    """Read new tokens at the ends of n branches.
 
-    rows (n, S): what the ends see; tokens (M,): chains of these n lengths. log_p is of the digit
-    that follows: a factor of Eq. 6, in float64.
+    rows (n, S): what the ends see; images: whose they are, in order; tokens: chains of these n
+    lengths.
     """
-    ends = send(torch.tensor(lengths).cumsum(0) - 1, model.device)
-    mask, positions = grow_tree(rows, lengths)
-    x = model.llm.embed(send(tokens, model.device))[None]
-    Z = model.llm(x, positions, mask, cache, read=ALL if all_hidden else ends)[0]
-    logits = model.llm.logits(Z[ends] if all_hidden else Z, send(model.codec.ids, model.device))
-    return Ends(Z, mask[ends], logits.to(find_float64_device(model)).double().log_softmax(-1))
+    counts, places = place_ends(images, lengths, cache.batch)
+    branch = torch.repeat_interleave(torch.as_tensor(lengths)).split(counts)
+    branch = pad_sequence(branch, batch_first=True, padding_value=-1)  # (B, M)
+    ids = pad_sequence(send(tokens, model.device).split(counts), batch_first=True)
+    mask, positions = grow_tree(rows, send(branch, model.device))
+    ends = send(images, model.device), send(places, model.device)
+    read = ALL if all_hidden else ends
+    Z = model.llm(model.llm.embed(ids), positions, mask[:, None], cache, read=read)
+    if all_hidden:
+        return Ends(images, mask[ends], Z[ends], Z)
+    return Ends(images, mask[ends], Z, None)
+
+
+def compute_log_p(model, hidden):
+    """log p (n, base) of the digit that follows hidden states (n, D), in float64: see Eq. 6."""
+    logits = model.llm.logits(hidden, send(model.codec.ids, model.device))
+    return logits.to(find_float64_device(model)).double().log_softmax(-1)

@@ -13,18 +13,20 @@ of the same definition: a model that looks and reads falls then.
 """
 
 import sys
+from contextlib import closing
 
 import torch
 from tqdm import tqdm
 
 import data
 from capellm import CapeLLM
-from decode import DECODING
 from study import compare, controls, measure, paper, report
 from study.conclude import conclude_evaluation
+from study.digits import DECODING
 from study.images import choose_images
 from study.paper import Way
 from support import eval_options, launch, records
+from support.ahead import load_ahead, take_groups
 from support.fingerprints import fingerprint_evaluation
 from support.folders import read_model_config
 from support.json_files import format_json
@@ -37,6 +39,8 @@ DECIDES += ["true_category", "decoding", "cumulative", "image_size", "names", "s
 MAY_DIFFER = ["model", "split", "controls", "occlude", "density"]
 # --cumulative, as `CapeLLM.answer` calls it.
 CUMULATIVE = {None: False, "fixed": True, "confidence": "confidence"}
+# Images that share a pass, if --images-per-pass does not say: single rounds, cumulative.
+IMAGES_PER_PASS = (1, 8)
 
 
 def describe_inputs(model_folder, images, device):
@@ -63,11 +67,11 @@ def load_model(folder, instruction, image_size, device):
     return model, size
 
 
-def measure_share(model, size, images, positions, prepared, asking, file):
+def measure_share(model, size, images, positions, prepared, asking, file, bar):
     """Measure some of the images: {key: record}, and texts that say what is wrong with which.
 
     size: the side of the crops in pixels; positions: of the instances; prepared: of
-    controls.prepare_controls, or None; file: gets each record at once.
+    controls.prepare_controls, or None; file: gets each record at once; bar: counts images.
     """
     found, unreadable = {}, set()
 
@@ -77,15 +81,26 @@ def measure_share(model, size, images, positions, prepared, asking, file):
         except (ValueError, FileNotFoundError) as error:
             unreadable.add(str(error))
 
-    for n in positions:
-        instance, control = images.instances[n], prepared[n] if prepared else None
-        keypoints = images.described[instance.category]
-        record = measure.measure_instance(model, instance, keypoints, look, asking, control)
-        if record:
-            if asking.cumulative:
-                record["tokens"] = measure.count_chain_tokens(model, keypoints, instance.name, size)
-            found[records.make_key(instance)] = record
-            records.write_line(file, record)
+    def show(n):
+        instance, control, other = images.instances[n], prepared[n] if prepared else None, None
+        keypoints, pixels = images.described[instance.category], look(instance)
+        if pixels is not None and control and control.other is not instance:
+            other = look(control.other)
+        return measure.Shown(instance, keypoints, pixels, control, other)
+
+    # Images are decoded while the model answers about those before.
+    with closing(load_ahead(show, positions, asking.images_per_pass)) as loaded:
+        for group in take_groups(loaded, asking.images_per_pass):
+            readable = [shown for shown in group if shown.pixels is not None]
+            records_of_group = measure.measure_images(model, readable, asking)
+            for shown, record in zip(readable, records_of_group, strict=True):
+                instance, keypoints = shown.instance, shown.keypoints
+                if asking.cumulative:
+                    tokens = measure.count_chain_tokens(model, keypoints, instance.name, size)
+                    record["tokens"] = tokens
+                found[records.make_key(instance)] = record
+                records.write_line(file, record)
+            bar.update(len(group))
     return found, unreadable
 
 
@@ -140,7 +155,13 @@ def measure_images(a, images, prepared, settings, process):
     """
     rank, world, device = process
     asking = measure.Asking(
-        a.decoding, CUMULATIVE[a.cumulative], a.seed, a.occlude, a.density, a.true_category
+        a.decoding,
+        CUMULATIVE[a.cumulative],
+        a.seed,
+        a.occlude,
+        a.density,
+        a.true_category,
+        a.images_per_pass or IMAGES_PER_PASS[a.cumulative is not None],
     )
     shape = measure.describe_record(asking)
     earlier = records.continue_earlier(a.out, settings, shape, a.resume, rank, world, device)
@@ -150,9 +171,16 @@ def measure_images(a, images, prepared, settings, process):
     if todo:
         model, size = load_model(a.model, a.instruction, a.image_size, device)
         label = label_progress(len(images.chosen) - len(todo), world)
-        bar = tqdm(todo[rank::world], label, disable=rank > 0, unit="image")
-        with records.open_part(a.out, earlier.free + rank, settings) as file:
-            found, unreadable = measure_share(model, size, images, bar, prepared, asking, file)
+        # Images of one category, which share passes, leave no gaps: their questions are the same.
+        todo.sort(key=lambda n: images.instances[n].category)
+        share = todo[rank::world]
+        with (
+            records.open_part(a.out, earlier.free + rank, settings) as file,
+            tqdm(desc=label, total=len(share), disable=rank > 0, unit="image") as bar,
+        ):
+            found, unreadable = measure_share(
+                model, size, images, share, prepared, asking, file, bar
+            )
     found, unreadable = records.gather_records(found, unreadable, world)
     return earlier.records | found, unreadable
 

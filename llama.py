@@ -115,7 +115,7 @@ class Block(nn.Module):
 
     def forward(self, x, layer, shared, read=ALL):
         x = x + self.self_attn(self.input_layernorm(x), layer, shared)
-        x = x[:, read]
+        x = x[read]
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -144,7 +144,7 @@ class Llama(nn.Module):
 
         mask (T, S) or (B, 1, T, S) bool, True where a new token may attend, S = tokens in the cache
         after this call; None: a causal chain behind the cache. positions (T,) or (B, T) int; None:
-        they continue the cache. read: slice or indices (R,) of the tokens whose hidden states are
+        they continue the cache. read: index into (B, T) of the tokens whose hidden states are
         wanted; the last MLP is then run for these only.
         """
         past = 0 if cache is None else cache.length
@@ -198,11 +198,10 @@ class KVCache:
         shape = (layers, batch, heads, length, config.head_dim)
         self.k = torch.empty(shape, dtype=dtype, device=device)
         self.v = torch.empty(shape, dtype=dtype, device=device)
-        self.length = 0
+        self.batch, self.length = batch, 0
 
     def append(self, layer, k, v):
         """Write new k, v (B, G, T, d) behind the old and return all (B, G, S, d).
-
         `length` moves after all layers have written. ValueError if there is no room.
         """
         end = self.length + k.shape[2]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import data
 from capellm import CapeLLM
-from decode import DECODING
 from study import figure5
+from study.digits import DECODING
 from support.files import ROOT, write_whole
 from support.launch import run
 from support.options import Parser, read_seed

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from decode import extend_branches
+from decode import compute_log_p, extend_branches
 from llama import KVCache
 from support.tensors import send
 
@@ -60,10 +60,11 @@ def compute_density(model, pixels, keypoint, cut=1e-4, category=None, listed=Non
     codec = model.codec
     if model.config.output == "token":
         raise ValueError("a model that answers with <KEYPOINT> has no density (Table 17)")
-    trunk, (question,) = model.prepare_questions(pixels, [keypoint], category, listed)
-    length = trunk.shape[1] + count_branch_tokens(codec, question)
+    (V,) = model.image_tokens(pixels[None])
+    trunk, (question,) = model.prepare_questions(V, [keypoint], category, listed)
+    length = len(trunk) + count_branch_tokens(codec, question)
     cache = KVCache(model.llm.config, 1, length, trunk.dtype, model.device)
-    model.llm(trunk, cache=cache)
+    model.llm(trunk[None], cache=cache)
 
     rows = torch.ones(1, cache.length, dtype=torch.bool, device=model.device)
     certain = torch.ones(1, dtype=torch.float64)
@@ -164,10 +165,10 @@ def read_digit(model, cache, rows, feed, keep):
         tokens = [token for branch in part for token in branch]
         lengths = [len(branch) for branch in part]
         seen = pad_rows(rows[i : i + PREFIXES_AT_ONCE], cache.length)
-        _, end, log_p = extend_branches(model, cache, seen, tokens, lengths)
-        p.append(log_p.exp().cpu())
+        new = extend_branches(model, cache, seen, [0] * len(part), tokens, lengths)
+        p.append(compute_log_p(model, new.hidden).exp().cpu())
         if keep:
-            ends.append(end)
+            ends.append(new.rows)
         else:
             cache.truncate(length)
     return torch.cat(p), torch.cat([pad_rows(end, cache.length) for end in ends])

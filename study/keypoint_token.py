@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from decode import Decoded, Tree, grow_tree
+from decode import Decoded, Forest, extend_branches
 from support.tensors import find_float64_device, send
 
 
@@ -76,7 +76,7 @@ def add_token(model):
     layers = nn.Linear(D, D), nn.ReLU(), nn.Linear(D, 2), nn.Sigmoid()
     model.point_decoder = nn.Sequential(*layers).to(embedding.weight.device)
     model.llm.model.embed_tokens = ExtendedEmbedding(embedding, model.codec.open[0])
-    model.codec, model.Tree = KeypointCodec(model.tokenizer, model.codec), KeypointTree
+    model.codec, model.Forest = KeypointCodec(model.tokenizer, model.codec), KeypointForest
     model.config.output = "token"
 
 
@@ -107,43 +107,38 @@ def average_conversations(values, conversation):
     return (values / send(counts[conversation], values.device)).sum() / int((counts > 0).sum())
 
 
-class KeypointTree(Tree):
-    """As decode.Tree, with <KEYPOINT> in the place of the digits."""
+class KeypointForest(Forest):
+    """As decode.Forest, with <KEYPOINT> in the place of the digits."""
 
-    def __init__(self, model, trunk, length, decoding):
+    def __init__(self, model, images, common, room, decoding):
         if decoding != "greedy":
             raise ValueError(
                 f"decoding {decoding!r} chooses digits, and this model answers with <KEYPOINT> "
                 "(Table 17): use greedy"
             )
-        super().__init__(model, trunk, length, decoding)
+        super().__init__(model, images, common, room, decoding)
 
-    def decode(self, questions, draws) -> list[Decoded]:
-        """Read n questions off the tokens read so far, and <KEYPOINT> behind each."""
+    def decode(self, asked, questions) -> dict:
+        """Read questions behind the tokens read so far, and <KEYPOINT> behind each."""
         model = self.model
-        rows = torch.ones(len(questions), self.cache.length, dtype=torch.bool, device=model.device)
-        hidden, rows = self.read(rows, questions)
-        logits = compute_logits(model, hidden).to(find_float64_device(model))
+        images = [image for image, _ in asked]
+        ends = self.extend(self.rows[send(images, model.device)], images, questions)
+        logits = compute_logits(model, ends.hidden).to(find_float64_device(model))
         probabilities = logits.double().softmax(-1)[:, model.codec.token]
+        self.advance(asked, ends.rows)
         length = self.cache.length
-        hidden, _ = self.read(rows, [[model.codec.token]] * len(questions))
+        ends = self.extend(ends.rows, images, [[model.codec.token]] * len(questions))
         # In a chain the token is read again, with the next question.
         self.cache.truncate(length)
-        places = model.point_decoder(hidden.float()).tolist()
-        return list(map(Decoded, places, probabilities.tolist()))
+        places = model.point_decoder(ends.hidden.float()).tolist()
+        decoded = map(Decoded, places, probabilities.tolist())
+        return dict(zip(asked, decoded, strict=True))
 
-    def read(self, rows, chains):
-        """Read n chains of tokens behind ends that see `rows` (n, S).
-
-        Returns hidden states (n, D) at the new ends, and what these see.
-        """
+    def extend(self, rows, images, chains):
+        """Read n chains of tokens behind ends that see `rows` (n, S)."""
+        tokens = [token for chain in chains for token in chain]
         lengths = [len(chain) for chain in chains]
-        ends = send(torch.tensor(lengths).cumsum(0) - 1, self.model.device)
-        mask, positions = grow_tree(rows, lengths)
-        tokens = send([token for chain in chains for token in chain], self.model.device)
-        x = self.model.llm.embed(tokens)[None]
-        hidden = self.model.llm(x, positions, mask, self.cache, read=ends)[0]
-        return hidden, mask[ends]
+        return extend_branches(self.model, self.cache, rows, images, tokens, lengths)
 
     def end_round(self, answer):
         return [self.model.codec.token, self.model.codec.eos_id]

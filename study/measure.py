@@ -1,6 +1,7 @@
-"""What eval.py measures of one image: answers, controls, occlusion, densities.
+"""What eval.py measures of images: answers, controls, occlusion, densities.
 
-    record = measure_instance(model, instance, keypoints, look, Asking(decoding="top-3"))
+    shown = Shown(instance, keypoints, pixels)
+    (record,) = measure_images(model, [shown], Asking(decoding="top-3"))
     record["PCK@0.20"], record["controls"]["other text"]["PCK@0.20"]
 
 The record of an image holds numbers and texts only, so that it can be written as a line of JSON.
@@ -10,9 +11,11 @@ import random
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 import data
 from study import calibration, controls, density, metrics
+from support.passes import Answers, Asked
 from support.records import make_key
 from support.shapes import (
     COUNT,
@@ -61,7 +64,7 @@ class Asking(NamedTuple):
 
     decoding, cumulative, seed: as for `CapeLLM.answer`; occlude: shares of the box to cover;
     density: whether to compute densities, of single-round inference; true_category: whether an
-    instruction that asks for the category is told it.
+    instruction that asks for the category is told it; images_per_pass: how many are asked at once.
     """
 
     decoding: str = "greedy"
@@ -70,43 +73,90 @@ class Asking(NamedTuple):
     occlude: tuple = ()
     density: bool = False
     true_category: bool = False
+    images_per_pass: int = 1
 
 
-class Question(NamedTuple):
-    """What is asked about an image.
+class Shown(NamedTuple):
+    """An instance, all keypoints of its category, and what the model is shown.
 
-    keypoints: all of its category; asked: those that are asked; labelled: positions among them of
-    those with a truth, which are scored; how: further arguments of `CapeLLM.answer`.
+    pixels: (3, S, S); control: a controls.Control, if controls are measured; other: pixels of its
+    other image, None if there is none, or if it cannot be read.
     """
 
     instance: data.Instance
     keypoints: list
+    pixels: torch.Tensor
+    control: controls.Control | None = None
+    other: torch.Tensor | None = None
+
+
+class Question(NamedTuple):
+    """What is asked about an image: keypoints, and the positions of those that have a truth, which
+    are scored."""
+
+    instance: data.Instance
     asked: list
     labelled: np.ndarray
-    how: dict
 
 
-def measure_instance(model, instance, keypoints, look, asking, control=None):
-    """The record of one instance, a dict; None if its image cannot be read.
+class Plan(NamedTuple):
+    """A question, and the ways in which it is asked: {label: Asked}, "" for the answers themselves.
 
-    keypoints: all of its category; look: instance -> pixels (3, S, S) or None; control: a
-    controls.Control, if controls are measured.
+    seen: {label: which labelled keypoints are in sight}, where a part of the box is covered; rng:
+    for what is left to draw.
     """
-    pixels = look(instance)
-    if pixels is None:
-        return None
+
+    question: Question
+    ways: dict
+    seen: dict
+    rng: random.Random
+
+
+def measure_images(model, images, asking):
+    """The records, dicts, of a list of Shown."""
+    plans = [plan_questions(shown, asking) for shown in images]
+    asked = [way for plan in plans for way in plan.ways.values()]
+    answers = iter(answer_in_groups(model, asked, asking))
+    records = []
+    for shown, plan in zip(images, plans, strict=True):
+        found = {label: keep_labelled(plan.question, next(answers)) for label in plan.ways}
+        record = describe_answers(plan.question, *found[""])
+        record["controls"] = score_controls(shown, plan, found)
+        if asking.density:
+            record |= measure_density(model, shown.pixels, plan, found[""].coordinates)
+        records.append(record)
+    return records
+
+
+def plan_questions(shown, asking):
+    """The Plan of what is asked about an image."""
+    instance, control, pixels = shown.instance, shown.control, shown.pixels
     # Each image has random numbers of its own, whoever measures it in whatever order.
     rng = random.Random(f"{asking.seed} {instance.category} {instance.id}")
-    question = pose_question(instance, keypoints, asking, rng.getrandbits(32))
-    places, probabilities = answer_question(model, pixels, question)
-    record = describe_answers(question, places, probabilities)
-    if control:
-        record["controls"] |= measure_controls(model, pixels, question, control, look)
-    if asking.occlude:
-        record["controls"] |= measure_occlusion(model, pixels, question, asking.occlude, rng)
-    if asking.density:
-        record |= measure_density(model, pixels, question, places, rng)
-    return record
+    question = pose_question(instance, shown.keypoints, asking)
+    category = instance.name if asking.true_category else None
+    usual = Asked(pixels, question.asked, rng.getrandbits(32), category, shown.keypoints)
+    ways, seen = {"": usual}, {}
+    if shown.other is not None:
+        ways["other image"] = usual._replace(pixels=shown.other)
+    if control and len(control.exchange) > 1:
+        exchanged = [control.exchange[keypoint] for keypoint in question.asked]
+        ways["other text"] = usual._replace(keypoints=exchanged)
+    truths, size = find_truths(instance), pixels.shape[-1]
+    for share, mask in controls.draw_covers(instance.bbox, size, asking.occlude, rng):
+        label = f"{100 * share:g}% covered"
+        ways[label] = usual._replace(pixels=controls.cover_pixels(pixels, mask))
+        seen[label] = ~controls.find_covered(mask, truths)
+    return Plan(question, ways, seen, rng)
+
+
+def answer_in_groups(model, asked, asking):
+    """`Answers` to each Asked, so many at once as asking.images_per_pass says."""
+    answers = []
+    for n in range(0, len(asked), asking.images_per_pass):
+        group = asked[n:n + asking.images_per_pass]
+        answers += model.answer_together(group, asking.decoding, asking.cumulative)
+    return answers
 
 
 def describe_record(asking):
@@ -152,7 +202,7 @@ def find_foreign_part(record, labelled):
     return None
 
 
-def pose_question(instance, keypoints, asking, seed):
+def pose_question(instance, keypoints, asking):
     """The Question about an instance.
 
     In single rounds only labelled keypoints are asked: their answers do not depend on each other.
@@ -161,21 +211,12 @@ def pose_question(instance, keypoints, asking, seed):
     asked, labelled = keypoints, np.flatnonzero(instance.keypoints[:, 2] > 0)
     if not asking.cumulative:
         asked, labelled = [keypoints[n] for n in labelled], np.arange(len(labelled))
-    how = {"decoding": asking.decoding, "cumulative": asking.cumulative, "seed": seed}
-    how["category"] = instance.name if asking.true_category else None
-    return Question(instance, keypoints, asked, labelled, how)
+    return Question(instance, asked, labelled)
 
 
-def answer_question(model, pixels, question, asked=None, **changed):
-    """Answers to the labelled keypoints: relative coordinates (n, 2) and probabilities (n,).
-
-    asked: other keypoints in the place of those of the question; changed: of its `how`.
-    """
-    how = question.how | changed
-    coordinates, probabilities = model.answer(
-        pixels, asked or question.asked, **how, listed=question.keypoints
-    )
-    return np.array(coordinates)[question.labelled], np.array(probabilities)[question.labelled]
+def keep_labelled(question, answers):
+    """Of `Answers` those to the labelled keypoints, as arrays (n, 2) and (n,)."""
+    return Answers(*(np.array(of_all)[question.labelled] for of_all in answers))
 
 
 def name_labelled(question):
@@ -211,53 +252,43 @@ def describe_answers(question, places, probabilities):
     }
 
 
-def measure_controls(model, pixels, question, control, look):
-    """{control: scores}: the mean place; asked about another image, and with another text."""
-    instance = question.instance
-    found = {"mean": score_places(question, control.mean[instance.keypoints[:, 2] > 0])}
-    other = None if control.other is instance else look(control.other)
-    if other is not None:
-        places, _ = answer_question(model, other, question)
-        found["other image"] = score_places(question, places)
-    if len(control.exchange) > 1:
-        exchanged = [control.exchange[keypoint] for keypoint in question.asked]
-        places, _ = answer_question(model, pixels, question, exchanged)
-        found["other text"] = score_places(question, places)
-    return found
+def score_controls(shown, plan, found):
+    """{control: scores}: the mean place, and what was answered in each way but the usual one.
+
+    found: {label: Answers}. What was covered counts once with all keypoints, once with those in
+    sight.
+    """
+    question, scores = plan.question, {}
+    if shown.control:
+        mean = shown.control.mean[shown.instance.keypoints[:, 2] > 0]
+        scores["mean"] = score_places(question, mean)
+    for label, answers in found.items():
+        if label:
+            scores[label] = score_places(question, answers.coordinates)
+        seen = plan.seen.get(label)
+        if seen is not None and seen.any():
+            in_sight = score_places(question, answers.coordinates, seen)
+            scores[f"{label}, keypoints in sight"] = in_sight
+    return scores
 
 
-def measure_occlusion(model, pixels, question, shares, rng):
-    """{label: scores} with these shares of the box covered, of all keypoints and those in sight."""
-    found = {}
-    truths = find_truths(question.instance)
-    size = pixels.shape[-1]
-    for share, mask in controls.draw_covers(question.instance.bbox, size, shares, rng):
-        places, _ = answer_question(model, controls.cover_pixels(pixels, mask), question)
-        label = f"{100 * share:g}% covered"
-        found[label] = score_places(question, places)
-        seen = ~controls.find_covered(mask, truths)
-        if seen.any():
-            found[f"{label}, keypoints in sight"] = score_places(question, places, seen)
-    return found
-
-
-def measure_density(model, pixels, question, places, rng):
+def measure_density(model, pixels, plan, places):
     """{"density": {keypoint name: numbers}, "points": {point: scores}} (Section 4.4)."""
-    truths = find_truths(question.instance)
+    question, usual = plan.question, plan.ways[""]
     points, numbers = calibration.compare_with_truths(
         model,
         pixels,
         question.asked,
-        truths,
+        find_truths(question.instance),
         places,
         metrics.THRESHOLDS,
-        rng,
-        category=question.how["category"],
-        listed=question.keypoints,
+        plan.rng,
+        category=usual.category,
+        listed=usual.listed,
     )
     # Top-3 sampling, the best decoding of Table 9, stands beside what follows from the density.
-    drawn, _ = answer_question(model, pixels, question, decoding="top-3")
-    found = {"top-3": score_places(question, drawn)}
+    (drawn,) = model.answer_together([usual], "top-3")
+    found = {"top-3": score_places(question, keep_labelled(question, drawn).coordinates)}
     for name, point in points.items():
         found[name] = score_places(question, np.array(point))
     return {"density": numbers, "points": found}

@@ -5,13 +5,13 @@ from pathlib import Path
 from study.instructions import INSTRUCTIONS
 from support.coco import PARTS
 from support.descriptions import DESCRIPTIONS
-from support.options import Parser, read_seed
+from support.options import Parser, read_positive, read_seed
 
 LARGEST_CROP = 4096  # pixels a side
 
 
 def read_options(description, decodings):
-    """Parse the command line. decodings: names of decode.DECODING."""
+    """Parse the command line. decodings: names of study.digits.DECODING."""
     p = Parser(description=description)
     add = p.add_argument_group("what is measured").add_argument
     add("--model", metavar="FOLDER", help="model folder: nano, or a checkpoint of train.py")
@@ -39,6 +39,8 @@ def read_options(description, decodings):
         "list or the surest first")
     add("--image-size", type=int, metavar="S",
         help="side of the crop in pixels (Table 8); default: the model's own")
+    add("--images-per-pass", type=read_positive, metavar="N",
+        help="images that a pass of the language model serves; default: 8 if --cumulative, else 1")
     add("--seed", type=read_seed, default=0,
         help="of decodings that draw, and of --occlude (default: %(default)s)")
 

@@ -3,6 +3,8 @@
 import math
 import os
 import random
+from itertools import zip_longest
+from typing import NamedTuple
 
 import torch
 
@@ -10,6 +12,84 @@ import torch
 QUESTIONS_IN_PASS = 32
 # Answers that one pass decides on, if questions repeat.
 ANSWERS_IN_PASS = 128
+
+
+class Asked(NamedTuple):
+    """An image, and what it is asked: see `CapeLLM.answer`."""
+
+    pixels: torch.Tensor
+    keypoints: list
+    seed: int = 0
+    category: str | None = None
+    listed: list | None = None
+
+
+class Answers(NamedTuple):
+    coordinates: list  # [x, y] of each keypoint, relative to the crop
+    probabilities: list
+
+
+class Branches(NamedTuple):
+    """An image and its questions as the language model reads them."""
+
+    trunk: torch.Tensor  # (T, D): what all questions follow, embedded
+    questions: list  # token ids of each, up to the first digit
+    draws: torch.Tensor  # (n, 2 K): numbers in [0, 1) that digits are drawn with
+
+
+def plan_passes(images):
+    """Which questions are answered together: for each pass a list of (image, question).
+
+    images: list of Branches. The n-th pass of each image is in the n-th pass of all.
+    """
+    parts = [split_into_passes(image.questions) for image in images]
+    return [pair_with_image(together) for together in zip_longest(*parts, fillvalue=[])]
+
+
+def plan_chains(codec, images, orders, limit):
+    """Rounds that are asked one after the other: a list of chains, each a list of passes.
+
+    orders: of each image's questions; limit: tokens that a chain may have, its trunk among them.
+    A pass is a list of (image, question), one round of each image whose chain is long enough.
+    """
+    split = []
+    for image, order in zip(images, orders, strict=True):
+        room = limit - len(image.trunk)
+        split.append(split_into_chains(codec, image.questions, order, room))
+    chains = []
+    for together in zip_longest(*split, fillvalue=[]):
+        rounds = [[[n] for n in chain] for chain in together]
+        chains.append([pair_with_image(p) for p in zip_longest(*rounds, fillvalue=[])])
+    return chains
+
+
+def pair_with_image(parts):
+    """Questions of each image as (image, question)."""
+    return [(image, n) for image, part in enumerate(parts) for n in part]
+
+
+def split_into_chains(codec, questions, order, room):
+    """The questions in this order, as chains; a chain may have so many tokens."""
+    chains, tokens = [], 0
+    for n in order:
+        tokens += count_round(codec, questions[n])
+        if not chains or tokens > room:
+            chains.append([])
+            tokens = count_round(codec, questions[n])
+        chains[-1].append(n)
+    return chains
+
+
+def place_ends(images, lengths, batch):
+    """Tokens that each image gets, and where among them the last one of each of n branches stands.
+
+    images: whose each branch is, in order; lengths: tokens of each branch; batch: all images.
+    """
+    counts, places = [0] * batch, []
+    for image, length in zip(images, lengths, strict=True):
+        counts[image] += length
+        places.append(counts[image] - 1)
+    return counts, places
 
 
 def split_into_passes(questions):
@@ -41,17 +121,25 @@ def count_round(codec, question):
     return len(question) - len(codec.open) + len(codec.encode(0, 0))
 
 
-def count_room(codec, questions, chain, candidates):
-    """How many tokens the cache must hold behind the trunk at once.
+def count_room(codec, images, limit, candidates):
+    """How many tokens the cache must hold behind the trunks at once.
 
-    chain: how many a chain of all rounds may have, 0 if there is none; candidates: how many
-    digits are tried behind an answer.
+    images: list of Branches; limit: how many a chain of rounds may have, its trunk among them, 0 if
+    there is none; candidates: how many digits are tried behind an answer.
     """
-    distinct = sorted({tuple(question) for question in questions}, key=len)
-    side_by_side = sum(len(question) for question in distinct[-QUESTIONS_IN_PASS:])
-    chained = sum(count_round(codec, question) for question in questions)
     digits = len(codec.encode(0, 0)) + candidates
-    return max(side_by_side, min(chained, chain)) + min(len(questions), ANSWERS_IN_PASS) * digits
+    side_by_side, answers, chained, most, longest = 0, 0, 0, 0, 0
+    for image in images:
+        distinct = sorted({tuple(question) for question in image.questions}, key=len)
+        asked = sum(len(question) for question in distinct[-QUESTIONS_IN_PASS:])
+        side_by_side = max(side_by_side, asked)
+        answers = max(answers, min(len(image.questions), ANSWERS_IN_PASS))
+        rounds = [count_round(codec, question) for question in image.questions]
+        chained += max(0, min(sum(rounds), limit - len(image.trunk)))
+        most = max(most, len(rounds))
+        longest = max([longest, *rounds])
+    # Chains of different images take the same steps, each as long as the longest of its rounds.
+    return max(side_by_side, min(chained, most * longest)) + answers * digits
 
 
 def draw_numbers(keypoints, seed, n):

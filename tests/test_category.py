@@ -59,11 +59,11 @@ def test_the_answer_stands_in_the_opening(steps):
     V = steps.image_tokens(image[None])
     own = name_category(steps, V, KEYPOINTS)
     for given, category in ((None, own), ("red panda", "red panda")):
-        trunk, _ = steps.prepare_questions(image, KEYPOINTS, given)
+        trunk, _ = steps.prepare_questions(V[0], KEYPOINTS, given)
         text = f" {KNOWN} {category.replace('_', ' ')}."
         opening = steps.tokenizer.encode(QUESTION) + steps.tokenizer.encode_continuation(text)
         ids = torch.tensor([opening + [steps.tokenizer.eos_id]])
-        torch.testing.assert_close(trunk, steps.sequence(V, ids))
+        torch.testing.assert_close(trunk, steps.sequence(V, ids)[0])
 
 
 def test_other_instructions_name_nothing(model):

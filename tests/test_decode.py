@@ -12,9 +12,10 @@ import torch.nn.functional as F
 
 import data
 import decode
-from decode import DECODING, grow_tree
+from decode import grow_tree
 from helpers import embed_sequence, keypoints, photo, photos
 from study import density
+from study.digits import DECODING
 from support import passes
 from support.passes import QUESTIONS_IN_PASS
 
@@ -30,9 +31,9 @@ def locate(model, pixels, keypoint, choose=None, before=()):
 def test_the_worked_example():
     """The mask and the positions in the file's docstring are what grow_tree gives."""
     drawn = re.findall(r"([abcd])   ([1.] [1.] [1.] [1.])   (\d)$", decode.__doc__, re.MULTILINE)
-    chain, depth = grow_tree(torch.zeros(1, 0, dtype=torch.bool), [2])
+    chain, depth = grow_tree(torch.zeros(1, 0, dtype=torch.bool), torch.tensor([0, 0]))
     trunk = chain[-1:]
-    branches, more = grow_tree(trunk.repeat(2, 1), [1, 1])
+    branches, more = grow_tree(trunk.repeat(2, 1), torch.tensor([0, 1]))
     mask = torch.cat([F.pad(chain, (0, 2)), branches])
     for row, position, (_, sees, at) in zip(mask, [*depth, *more], drawn, strict=True):
         assert [int(seen) for seen in row] == [int(sign == "1") for sign in sees.split()]

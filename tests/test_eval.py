@@ -73,14 +73,16 @@ def evaluate(run, model_folder, folder):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The calls of `CapeLLM.answer`: (model, keypoints, further arguments)."""
-    calls, answer = [], CapeLLM.answer
+    """What `CapeLLM.answer_together` is asked: (model, keypoints, category and listed)."""
+    calls, answer = [], CapeLLM.answer_together
 
-    def noted(self, pixels, keypoints, **how):
-        calls.append((self, keypoints, how))
-        return answer(self, pixels, keypoints, **how)
+    def noted(self, images, *how):
+        for image in images:
+            of = {"category": image.category, "listed": image.listed}
+            calls.append((self, image.keypoints, of))
+        return answer(self, images, *how)
 
-    monkeypatch.setattr(CapeLLM, "answer", noted)
+    monkeypatch.setattr(CapeLLM, "answer_together", noted)
     return calls
 
 
@@ -88,7 +90,7 @@ class Interruption:
     """Interrupts the command, as Ctrl-C does, after so many answers."""
 
     def __init__(self, monkeypatch):
-        self.after, self.answers, answer = None, 0, CapeLLM.answer
+        self.after, self.answers, answer = None, 0, CapeLLM.answer_together
 
         def counted(*arguments, **how):
             if self.answers == self.after:
@@ -96,7 +98,7 @@ class Interruption:
             self.answers += 1
             return answer(*arguments, **how)
 
-        monkeypatch.setattr(CapeLLM, "answer", counted)
+        monkeypatch.setattr(CapeLLM, "answer_together", counted)
 
 
 def list_files(folder):
@@ -388,12 +390,12 @@ def test_other_ways_to_answer(evaluate, more, how):
 
 @pytest.mark.parametrize("order", ["fixed", "confidence"])
 def test_chains_that_begin_anew_are_counted(evaluate, monkeypatch, tmp_path, order):
-    arguments = ["--cumulative", order, "--out"]
+    arguments = ["--cumulative", order, "--images-per-pass", 1, "--out"]
     assert evaluate(*arguments, tmp_path / "whole").code == 0
     records = read_lines(tmp_path / "whole" / "instances.jsonl")
     # Of kites and of boats.
     short, long = sorted({r["tokens"] for r in records})
-    answer, truncate = CapeLLM.answer, llama.KVCache.truncate
+    answer, truncate = CapeLLM.answer_together, llama.KVCache.truncate
     cuts, anew = [], []
 
     def noted_truncate(cache, n):
@@ -403,12 +405,12 @@ def test_chains_that_begin_anew_are_counted(evaluate, monkeypatch, tmp_path, ord
     def noted_answer(*arguments, **how):
         cuts.clear()
         found = answer(*arguments, **how)
-        # By confidence single rounds are decoded first: then these are forgotten.
-        anew.append(len(cuts) > (2 if order == "confidence" else 0))
+        # Behind the image, behind single rounds, which confidence needs, and before each chain.
+        anew.append(len(cuts) > (3 if order == "confidence" else 2))
         return found
 
     monkeypatch.setattr(llama.KVCache, "truncate", noted_truncate)
-    monkeypatch.setattr(CapeLLM, "answer", noted_answer)
+    monkeypatch.setattr(CapeLLM, "answer_together", noted_answer)
     for limit, images in ((short - 1, 6), (short, 3), (long - 1, 3), (long, 0)):
         anew.clear()
         monkeypatch.setattr(data, "MAX_TOKENS", limit)
@@ -683,6 +685,33 @@ def test_unreadable_images_are_named_and_the_others_measured(evaluate, folder, t
             i.image.write_bytes(b"")
     done = evaluate()
     assert done.code == 2 and "none of the 6 images can be read" in done.err
+
+
+@pytest.mark.parametrize("more", [[], ["--cumulative"], ["--controls", "--decoding", "top-3"]])
+def test_images_of_one_pass_have_the_results_of_images_alone(evaluate, folder, tmp_path, more):
+    """Also if one of them is broken, and if an evaluation goes on with other passes."""
+    data.read_split(folder, 1, "test")[0][2].image.write_bytes(b"no image")
+    for n in (1, 4):
+        done = evaluate(*more, "--images-per-pass", n, "--out", tmp_path / str(n))
+        assert done.code == 1 and "5 of 6 images" in done.out and "is no image" in done.err
+    alone, together = (read_lines(tmp_path / name / "instances.jsonl") for name in ("1", "4"))
+    for a, b in zip(alone, together, strict=True):
+        # To rounding.
+        assert b.pop("probabilities") == pytest.approx(a.pop("probabilities"), rel=1e-3, abs=1e-5)
+        assert a == b
+    again = evaluate(*more, "--images-per-pass", 3, "--out", tmp_path / "4", "--resume")
+    assert again.out == done.out
+
+
+def test_an_interrupted_pass_is_asked_again_as_a_whole(evaluate, monkeypatch, tmp_path):
+    arguments = ["--cumulative", "--images-per-pass", 4, "--out", tmp_path / "out"]
+    interruption = Interruption(monkeypatch)
+    interruption.after = 1
+    assert evaluate(*arguments).code == 130
+    assert len(read_lines(tmp_path / "out" / "instances.part0.jsonl")) == 1 + 4
+    interruption.after = None
+    done = evaluate(*arguments, "--resume")
+    assert done.code == 0 and "6 of 6 images" in done.out and interruption.answers == 2
 
 
 @pytest.mark.parametrize(

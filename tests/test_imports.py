@@ -16,7 +16,7 @@ RULES = {
     "lora": ["support.tensors"],
     "dino": ["support.*"],
     "llama": ["support.*"],
-    "decode": ["llama", "support.passes", "support.tensors"],
+    "decode": ["llama", "study.digits", "support.passes", "support.tensors"],
     "data": ["study.instructions", "support.*"],
     "capellm": [
         "lora",
@@ -40,6 +40,7 @@ RULES = {
     "study.instructions": [],
     "study.category": ["data", "llama", "study.instructions", "support.tensors"],
     "study.density": ["decode", "llama", "support.tensors"],
+    "study.digits": [],
     "study.encoders": ["dino", "study.hiera", "support.*"],
     "study.hiera": ["support.*"],
     "study.keypoint_token": ["decode", "support.*"],

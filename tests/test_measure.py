@@ -10,7 +10,8 @@ from evaluations import NAMES
 from study import controls
 from study.conclude import conclude_evaluation
 from study.images import Images
-from study.measure import Asking, check_records, measure_instance
+from study.measure import Asking, Shown, check_records, measure_images
+from support.passes import Answers
 from support.records import make_key
 
 
@@ -28,12 +29,17 @@ class Oracle:
     def __init__(self, truths):
         self.truths = truths
 
-    def answer(self, pixels, keypoints, **_):
-        return [self.truths[pixels][k.name] for k in keypoints], [1.0] * len(keypoints)
+    def answer_together(self, images, *_):
+        found = []
+        for asked in images:
+            places = [self.truths[int(asked.pixels[0, 0, 0])][k.name] for k in asked.keypoints]
+            found.append(Answers(places, [1.0] * len(places)))
+        return found
 
 
-class Shown(int):
-    """The id of an instance in the place of its pixels."""
+def name_pixels(instance):
+    """Pixels that tell the id of an instance."""
+    return torch.full((3, 28, 28), float(instance.id))
 
 
 def test_who_looks_and_reads_is_right_and_falls_with_the_controls(folder):
@@ -46,10 +52,9 @@ def test_who_looks_and_reads_is_right_and_falls_with_the_controls(folder):
         truths[i.id] = {k.name: place for k, place in places}
     records = []
     for i, control in zip(instances, prepared, strict=True):
-        keypoints = described[i.category]
-        records.append(
-            measure_instance(Oracle(truths), i, keypoints, lambda i: Shown(i.id), Asking(), control)
-        )
+        other = name_pixels(control.other)
+        shown = Shown(i, described[i.category], name_pixels(i), control, other)
+        records += measure_images(Oracle(truths), [shown], Asking())
     images = Images(instances, {500: "kite", 501: "boat"}, described, None, [], [])
     found = conclude_evaluation(dict(enumerate(records)), images, 1)
     assert [found[name] for name in NAMES] == [1] * 5
@@ -90,17 +95,18 @@ class Finder:
         self.truths = dict(zip(keypoints, places, strict=True))
         self.calls = []
 
-    def answer(self, pixels, keypoints, **how):
-        self.calls.append((pixels, keypoints, how))
+    def answer_together(self, images, decoding, cumulative):
+        (asked,) = images
+        self.calls.append((asked, decoding, cumulative))
         places = []
-        for k in keypoints:
-            hidden = grey_at(pixels, self.truths[k])
+        for k in asked.keypoints:
+            hidden = grey_at(asked.pixels, self.truths[k])
             places.append((0.0, 0.0) if hidden else self.truths[k])
-        return places, [0.5] * len(keypoints)
+        return [Answers(places, [0.5] * len(places))]
 
 
-def look(instance):
-    return data.load_crop(instance, 56)[0]
+def show(instance, described):
+    return Shown(instance, described[instance.category], data.load_crop(instance, 56)[0])
 
 
 def test_occluded_keypoints_are_told_from_those_in_sight(folder):
@@ -109,22 +115,23 @@ def test_occluded_keypoints_are_told_from_those_in_sight(folder):
     for i in instances:
         keypoints = described[i.category]
         model = Finder(i, keypoints)
-        record = measure_instance(model, i, keypoints, look, Asking(seed=3, occlude=(0.6, 0.3)))
-        for (pixels, asked, _), share in zip(model.calls[1:], ("30%", "60%"), strict=True):
-            seen = [not grey_at(pixels, model.truths[k]) for k in asked]
+        asking = Asking(seed=3, occlude=(0.6, 0.3))
+        (record,) = measure_images(model, [show(i, described)], asking)
+        for (asked, *_), share in zip(model.calls[1:], ("30%", "60%"), strict=True):
+            seen = [not grey_at(asked.pixels, model.truths[k]) for k in asked.keypoints]
             scores = record["controls"][f"{share} covered"]
             assert scores["PCK@0.05"] == pytest.approx(np.mean(seen))
             in_sight = record["controls"].get(f"{share} covered, keypoints in sight")
             assert (in_sight is not None) == any(seen)
             if any(seen):
-                names = [k.name for k, s in zip(asked, seen, strict=True) if s]
+                names = [k.name for k, s in zip(asked.keypoints, seen, strict=True) if s]
                 assert list(in_sight["distances"]) == names
                 assert in_sight["PCK@0.05"] == 1
             falls += not all(seen)
         again = Finder(i, keypoints)
-        measure_instance(again, i, keypoints, look, Asking(seed=3, occlude=(0.3, 0.6)))
-        for (pixels, *_), (same, *_) in zip(model.calls, again.calls, strict=True):
-            assert torch.equal(pixels, same)
+        measure_images(again, [show(i, described)], Asking(seed=3, occlude=(0.3, 0.6)))
+        for (asked, *_), (same, *_) in zip(model.calls, again.calls, strict=True):
+            assert torch.equal(asked.pixels, same.pixels)
     assert falls > 3
 
 
@@ -136,13 +143,13 @@ def test_how_to_answer_reaches_the_model_with_a_seed_for_each_image(folder):
         model = Finder(i, keypoints)
         told = len(seeds) < 3
         asking = Asking("top-3", cumulative=True, seed=5, true_category=told)
-        record = measure_instance(model, i, keypoints, look, asking)
-        ((_, asked, how),) = model.calls
-        seeds.append(how.pop("seed"))
-        expected = {"decoding": "top-3", "cumulative": True}
-        assert how == expected | {"category": i.name if told else None, "listed": keypoints}
+        (record,) = measure_images(model, [show(i, described)], asking)
+        ((asked, *how),) = model.calls
+        seeds.append(asked.seed)
+        assert how == ["top-3", True]
+        assert asked.category == (i.name if told else None) and asked.listed == keypoints
         # All of them: who is asked does not tell which are labelled.
-        assert asked == keypoints
+        assert asked.keypoints == keypoints
         assert list(record["predictions"]) == evaluations.list_labelled(i)
         # Each answer is compared with its own truth.
         assert record["PCK@0.05"] == 1
@@ -153,18 +160,31 @@ def test_in_single_rounds_only_what_is_labelled_is_asked(folder):
     instances, described = evaluations.read_test(folder)
     for i in instances:
         model = Finder(i, described[i.category])
-        record = measure_instance(model, i, described[i.category], look, Asking())
-        ((_, asked, how),) = model.calls
-        assert [k.name for k in asked] == evaluations.list_labelled(i) == list(record["distances"])
-        assert how["listed"] == described[i.category] and record["controls"] == {}
+        (record,) = measure_images(model, [show(i, described)], Asking())
+        ((asked, *_),) = model.calls
+        names = [k.name for k in asked.keypoints]
+        assert names == evaluations.list_labelled(i) == list(record["distances"])
+        assert asked.listed == described[i.category] and record["controls"] == {}
 
 
-def test_an_image_that_cannot_be_read_has_no_record(folder):
+@pytest.mark.parametrize("more", [{}, {"occlude": (0.4,)}, {"cumulative": "confidence"}])
+@pytest.mark.parametrize("at_once", [2, 4, 16])
+def test_images_asked_together_have_the_records_of_images_asked_alone(
+    folder, model, more, at_once
+):
+    """With all controls, and with random numbers of their own."""
     instances, described = evaluations.read_test(folder)
-    i = instances[0]
-    model = Finder(i, described[i.category])
-    assert measure_instance(model, i, described[i.category], lambda i: None, Asking()) is None
-    assert not model.calls
+    prepared, _ = evaluations.prepare_controls(folder)
+    images = []
+    for i, control in zip(instances, prepared, strict=True):
+        pixels, other = (data.load_crop(n, 28)[0] for n in (i, control.other))
+        images.append(Shown(i, described[i.category], pixels, control, other))
+    asking = Asking("sampling", seed=4, **more)
+    together = measure_images(model, images, asking._replace(images_per_pass=at_once))
+    alone = [record for shown in images for record in measure_images(model, [shown], asking)]
+    for a, b in zip(together, alone, strict=True):
+        assert a.pop("probabilities") == pytest.approx(b.pop("probabilities"), rel=1e-3, abs=1e-5)
+        assert a == b
 
 
 @pytest.mark.parametrize("truth, expected", [([0.5, 0.5], True), ([0.5, 1.5], False)])

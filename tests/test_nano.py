@@ -21,7 +21,7 @@ from drawings.dataset import write_dataset
 from nano import pretrain
 from nano.muon import make_orthogonal
 from study.controls import prepare_controls
-from study.measure import Asking, measure_instance
+from study.measure import Asking, Shown, measure_images
 from study.metrics import average_records
 from support.descriptions import describe_categories
 from support.files import ROOT
@@ -49,7 +49,8 @@ def scores(model, tmp_path_factory):
     records = []
     for instance, control in zip(instances, prepared, strict=True):
         keypoints = described[instance.category]
-        records.append(measure_instance(model, instance, keypoints, look, Asking(), control))
+        shown = Shown(instance, keypoints, look(instance), control, look(control.other))
+        records += measure_images(model, [shown], Asking())
     found = average_records(records)
     return {"": found} | found["controls"]
 
