@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from llama import ALL, KVCache
+from llama import KVCache
 from study.digits import check_way, draw_digits
 from support.passes import Branches, count_room, find_common, place_ends, plan_chains, plan_passes
 from support.tensors import find_float64_device, send
@@ -121,8 +121,8 @@ class Forest:
             ids = send(torch.tensor(ids, dtype=torch.long), model.device)
             trunks.append(torch.cat([image.trunk, model.llm.embed(ids)]))
         x = pad_sequence(trunks, batch_first=True)  # (B, T, D)
-        B, T, _ = x.shape
-        self.cache = KVCache(model.llm.config, B, T + room, x.dtype, model.device)
+        length = x.shape[1] + room
+        self.cache = KVCache(model.llm.config, len(x), length, x.dtype, model.device)
         # Here images are read, once for all questions. Contrastive search needs all (B, S, D).
         self.hidden = model.llm(x, cache=self.cache)
         self.truncate([len(trunk) for trunk in trunks])
@@ -134,10 +134,9 @@ class Forest:
 
     def truncate(self, lengths):
         """Forget all but the first tokens of each image, so many."""
-        S = max(lengths)
+        S, device = max(lengths), self.model.device
         self.cache.truncate(S)
         self.hidden, self.lengths = self.hidden[:, :S], lengths
-        device = self.model.device
         # What the next questions about each image grow from, (B, S).
         self.rows = torch.arange(S, device=device) < send(lengths, device)[:, None]
 
@@ -186,10 +185,11 @@ class Forest:
         codec, parent, images = self.model.codec, branch, ends.images
         if repeated:
             # Answers that agree go on as one branch. Counting the branches waits for a GPU.
-            forks = torch.stack([branch, digits], 1)
-            forks, branch = forks.unique(dim=0, return_inverse=True)
-            parent, digits = forks.unbind(1)
-            images = [images[at] for at in parent.tolist()]
+            forks = [tuple(fork) for fork in torch.stack([branch, digits], 1).tolist()]
+            distinct = sorted(set(forks))
+            branch = send([distinct.index(fork) for fork in forks], digits.device)
+            parent, digits = send(distinct, digits.device).unbind(1)
+            images = [images[at] for at, _ in distinct]
         tokens = send(codec.ids, digits.device)[digits, None]
         if is_first_of_y:
             comma = send(codec.comma, digits.device).expand(len(tokens), -1)
@@ -247,7 +247,7 @@ def extend_branches(model, cache, rows, images, tokens, lengths, all_hidden=Fals
     ids = pad_sequence(send(tokens, model.device).split(counts), batch_first=True)
     mask, positions = grow_tree(rows, send(branch, model.device))
     ends = send(images, model.device), send(places, model.device)
-    read = ALL if all_hidden else ends
+    read = None if all_hidden else ends
     Z = model.llm(model.llm.embed(ids), positions, mask[:, None], cache, read=read)
     if all_hidden:
         return Ends(images, mask[ends], Z[ends], Z)

@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from support.attention import ALL, attend, split_mask
+from support.attention import attend, split_mask
 from support.configs import BackboneConfig, Count, Epsilon, Rows, Width
 from support.rope import Theta, check_scaling, find_rope_type, merge_rope
 from support.tensors import multiply_in_fp32, send
@@ -113,9 +113,10 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
 
-    def forward(self, x, layer, shared, read=ALL):
+    def forward(self, x, layer, shared, read=None):
         x = x + self.self_attn(self.input_layernorm(x), layer, shared)
-        x = x[read]
+        if read is not None:
+            x = x[read]
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -139,7 +140,7 @@ class Llama(nn.Module):
     def embed(self, ids):
         return self.model.embed_tokens(ids)  # (..., D)
 
-    def forward(self, x, positions=None, mask=None, cache=None, read=ALL):
+    def forward(self, x, positions=None, mask=None, cache=None, read=None):
         """Embeddings x (B, T, D) to hidden states (B, T, D) after the final norm.
 
         mask (T, S) or (B, 1, T, S) bool, True where a new token may attend, S = tokens in the cache

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 import train
-from decode import DECODING
 from helpers import conversations, keypoints, photos
 from lora import LoRALinear
 from scripts import launches
@@ -25,6 +24,7 @@ from scripts.simulated_device import (
     move_model,
 )
 from study import density, keypoint_token
+from study.digits import DECODING
 from study.hiera import Hiera, HieraConfig
 from support.attention import make_additive
 from support.batches import Division, Pass
