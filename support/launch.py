@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -121,6 +122,9 @@ def leave(code):
     hung. The first thread that leaves decides on the code, others wait for the end.
     """
     LEAVING.acquire()
+    # PyTorch's handler raises an error when a worker is killed.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         # Not SIGTERM: those that load images ignore it.
         child.kill()

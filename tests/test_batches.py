@@ -195,7 +195,7 @@ def test_a_pass_holds_an_image_for_each_pair_or_for_each_view(folder, model, sha
 def compute_gradients(model, share_image, passes):
     """The loss and gradients summed over [(pixels, conversations, weight)], as train.py does."""
     model.zero_grad()
-    total, compute_loss = 0.0, Loss(model, share_image)
+    total, compute_loss = 0.0, Loss(model, share_image, autocast=False)
     for pixels, conversations, weight in passes:
         loss, _ = compute_loss(pixels, conversations)
         (loss * weight).backward()

@@ -18,6 +18,7 @@ from support.folders import CapeLLMConfig
 
 COUNT, ROWS = 16, 1024
 MIB = COUNT * ROWS * 1024 * 4 / 2**20  # of each file: 64
+LITTLE = 0.4  # of a file's size, where a copy is once that size or twice
 
 # `watch()` counts what this process has of its own; `grown()` is the highest growth since, in MiB.
 START = """if True:
@@ -102,9 +103,9 @@ LOAD = """
 @pytest.mark.parametrize(
     "stored, dtype, most",
     [
-        ("float32", "fp32", 0.2),
-        ("float32", "as stored", 0.2),
-        ("bfloat16", "as stored", 0.2),
+        ("float32", "fp32", LITTLE),
+        ("float32", "as stored", LITTLE),
+        ("bfloat16", "as stored", LITTLE),
         ("bfloat16", "fp32", 1.2),
     ],
 )
@@ -124,8 +125,9 @@ def test_two_processes_share_these_pages(folder):
     print("loaded", flush=True)
     sys.stdin.readline()
     lines = Path("/proc/self/smaps").read_text().split("model.safetensors")[1].splitlines()
-    shared = next(line for line in lines if line.startswith("Shared_Clean:"))
-    print(int(shared.split()[1]) / 1024, flush=True)
+    # Dirty: written by the test, and not yet to the disk.
+    shared = [int(line.split()[1]) for line in lines if line.startswith("Shared_")]
+    print(sum(shared[:2]) / 1024, flush=True)
     sys.stdin.readline()
     """
     )
@@ -150,7 +152,7 @@ def test_a_checkpoint_is_copied_tensor_by_tensor(folder):
     assert own["t3"].std() > 0.9
     print(grown())
     """
-    assert run(script, folder) < 0.2 * MIB
+    assert run(script, folder) < LITTLE * MIB
 
 
 def test_an_optimiser_s_state_is_read_as_it_is_used(folder):
@@ -167,4 +169,4 @@ def test_an_optimiser_s_state_is_read_as_it_is_used(folder):
     assert optimiser.state[parameters["t3"]]["exp_avg"].std() > 0.9
     print(grown())
     """
-    assert run(script, folder) < 0.2 * MIB
+    assert run(script, folder) < LITTLE * MIB
