@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 ALL = slice(None)
 BLOCK_ROWS = 128  # rows of a mask that attend together on a CPU
+DENSE = 0.75  # share of columns that are seen, from which on copying them out does not pay
 ALIGNMENT = 8  # numbers, of which a GPU's kernel reads a mask at once
 
 
@@ -60,7 +61,8 @@ def split_mask(mask, dtype, group):
         rows = slice(start, start + BLOCK_ROWS)
         part = mask[..., rows, :]
         seen = part.flatten(0, -2).any(0)
-        columns = ALL if seen.all() else seen.nonzero()[:, 0]
+        is_dense = seen.sum() > DENSE * len(seen)
+        columns = ALL if is_dense else seen.nonzero()[:, 0]
         blocks.append(MaskBlock(rows, columns, make_additive(part[..., columns], dtype)))
     return blocks
 
