@@ -290,6 +290,15 @@ def launched():
     return f"{table}\n{textwrap.fill(text, 100)}\n"
 
 
+def forest():
+    """Cumulative answers about several images."""
+    found, rows = read_results("forest"), []
+    for row in found["rows"]:
+        rows.append([row["work"], number(row, "s"), number(row, "share", 2)])
+    head = f"{found['keypoints']} keypoints of {found['images']} images"
+    return write_table([head, "s", "share of cumulative, one by one"], rows)
+
+
 def folding():
     found, rows = read_results("folding"), []
     for row in found["rows"]:
@@ -353,6 +362,7 @@ BLOCKS = {
     "density-cost": density_cost,
     "loading": loading,
     "launches": launched,
+    "forest": forest,
     "folding": folding,
     "recipe-minutes": recipe_minutes,
     "nano-minutes": nano_minutes,
