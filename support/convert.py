@@ -20,6 +20,7 @@ from support.descriptions import TODO, simplify_name
 from support.quote import cut, quote
 
 MARGIN = 0.15  # around keypoints that have no box, of the longer side
+LONGEST_NAME = 255  # bytes, of a file
 FIRST_ID = 1001  # MP-100's categories have smaller ones
 
 
@@ -189,7 +190,7 @@ def write_drafts(named, folder):
     lines = []
     for category, labels in named.items():
         path = folder / f"{category}.txt"
-        if path.parent != folder:
+        if path.parent != folder or len(os.fsencode(path.name)) > LONGEST_NAME:
             raise ValueError(f"category {quote(category)} cannot name a file: rename it")
         if os.path.lexists(path):
             lines.append(f"{cut(path)} is there already: left as it is")

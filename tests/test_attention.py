@@ -50,8 +50,10 @@ def test_without_a_mask_a_chain_is_causal():
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_blocks_hold_every_row_once_and_all_that_it_sees(monkeypatch):
+@pytest.mark.parametrize("dense", [0.3, 0.75, 1])
+def test_blocks_hold_every_row_once_and_all_that_it_sees(monkeypatch, dense):
     monkeypatch.setattr(attention, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(attention, "DENSE", dense)
     mask = draw_mask((10, 12))
     whole = torch.zeros_like(mask)
     for rows, columns, part in split_mask(mask, torch.float32, 1):
@@ -59,8 +61,9 @@ def test_blocks_hold_every_row_once_and_all_that_it_sees(monkeypatch):
         block[:, columns] = part == 0
         assert not whole[rows].any()
         whole[rows] = block
-        # A column that no row of the block sees is left out.
-        assert (part == 0).any(0).all()
+        # Columns that no row of the block sees are left out, if there are enough of them.
+        seen = mask[rows].any(0)
+        assert part.shape[1] == (12 if seen.sum() > dense * 12 else seen.sum())
     assert torch.equal(whole, mask)
 
 
