@@ -70,7 +70,7 @@ class StepResult(NamedTuple):
 
 
 def train(learner: Learner, pairs, passes, division, options, settings, validation, state):
-    """Go on from a checkpoint's state. Returns the step reached and the signals that ended it.
+    """Go on from a checkpoint's state. Returns the step reached, the best, the signals that came.
 
     options: of the command line; settings: what decides the result, for --resume.
     """
@@ -101,12 +101,13 @@ def train(learner: Learner, pairs, passes, division, options, settings, validati
                 checkpoints.append_to_log(options.out, record)
                 bar.set_postfix(loss=record["loss"], lr=lr, pairs_per_s=record["pairs_per_s"])
                 bar.update()
-            is_last = step == options.steps or measured.signals > 0
+            has_stalled = train_options.has_stalled(options, step, best)
+            is_last = step == options.steps or has_stalled or measured.signals > 0
             if step % options.save_every == 0 or "val" in record or is_last:
                 save_run(learner, options, settings, division, step, best)
             if is_last:
                 break
-    return step, noted
+    return step, best, noted
 
 
 def accumulate_gradients(learner: Learner, passes, division, noted) -> StepResult:
@@ -263,6 +264,7 @@ def main():
     train_options.fall_back_on_nano(options, rank, world)
     train_options.check_options(options, rank, world)
     instances, described = read_instances(options, "train", rank, world)
+    train_options.fill_open_options(options, instances, rank, world)
     validation = None
     if options.val_every:
         validation = share_instances(*read_instances(options, "val", rank, world), rank, world)
@@ -297,13 +299,12 @@ def main():
     if rank == 0:
         options.out.mkdir(parents=True, exist_ok=True)
         checkpoints.write_log(options.out, log)
-    step, noted = train(
+    step, best, noted = train(
         learner, pairs, passes, division, options, settings, validation, state
     )
     parallel.wait_for_all(world)
     if rank == 0:
-        how = "done" if step == options.steps else "stopped, --resume continues"
-        print(f"{how}: {options.out}/step-{step:07d}")
+        print(train_options.describe_end(options, step, best))
     if signal.SIGINT in noted:
         raise KeyboardInterrupt
 

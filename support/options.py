@@ -17,6 +17,13 @@ class Parser(argparse.ArgumentParser):
         super().error(shorten(message))
 
 
+class DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that ends with the default, where there is one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def read_positive(text, kind=int):
     value = kind(text)
     if not 0 < value < MOST:

@@ -3,7 +3,6 @@
 The defaults are the paper's settings (Section 4.1) on its model and data.
 """
 
-import argparse
 import math
 import subprocess
 import sys
@@ -11,11 +10,18 @@ from functools import partial
 from pathlib import Path
 
 from study.instructions import INSTRUCTIONS
-from support import checkpoints, determinism, fingerprints, parallel
+from support import checkpoints, determinism, few, fingerprints, parallel
 from support.descriptions import DESCRIPTIONS
 from support.digest import compute_fingerprint
 from support.files import ROOT
-from support.options import Parser, read_not_negative, read_positive, read_positive_float, read_seed
+from support.options import (
+    DefaultsHelp,
+    Parser,
+    read_not_negative,
+    read_positive,
+    read_positive_float,
+    read_seed,
+)
 
 VISION_FOLDER = "weights/dinov2-large"
 LLM_FOLDER = "weights/Llama-3.1-8B"
@@ -30,9 +36,7 @@ MEMORY = "lower --micro-batch, add --checkpoint-activations, or --fsdp over seve
 
 def read_options(description, strategies):
     """The command line of train.py. strategies: the names that --rounds may have."""
-    parser = Parser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(description=description, formatter_class=DefaultsHelp)
     add_data_options(parser.add_argument_group("data").add_argument, strategies)
     add_model_options(parser.add_argument_group("model").add_argument)
     add_training_options(parser.add_argument_group("what is trained, and how long").add_argument)
@@ -75,17 +79,18 @@ def add_model_options(add):
 
 
 def add_training_options(add):
-    add("--tune", default="lora", choices=["lora", "frozen", "full", "everything"],
+    add("--tune", choices=["lora", "frozen", "full", "everything"],
         help="the vision encoder is trained through adapters, not at all, or in full (Table 15), "
-             "the language model through adapters; or both in full")
+             "the language model through adapters; or both in full" + few.say("tune"))
     add("--lr", type=read_positive_float, default=5e-4, help="highest learning rate")
     add("--clip", type=read_not_negative, default=1.0,
         help="highest norm of the gradients, longer ones are scaled down; 0: none is")
-    add("--epochs", type=read_positive_float, default=12, help="times each image is seen")
+    add("--epochs", type=read_positive_float, help="times each image is seen" + few.say("epochs"))
     add("--steps", type=read_positive, help="optimiser steps, instead of --epochs")
     # 4 GPUs x 1 pair x 32 accumulation steps.
-    add("--batch", type=read_positive, default=128,
-        help="pairs of an image and a conversation an optimiser step, over all processes")
+    add("--batch", type=read_positive,
+        help="pairs of an image and a conversation an optimiser step, over all processes"
+             + few.say("batch"))
     add("--share-image", action="store_true",
         help="compute an image once for its pairs in a pass, which have one augmentation")
     add("--seed", type=read_seed, default=42, help="of the order, augmentation and dropout")
@@ -98,9 +103,12 @@ def add_machine_options(add):
     add("--save-every", type=read_positive, default=200, metavar="STEPS",
         help="optimiser steps between checkpoints")
     add("--val-every", type=read_positive, metavar="STEPS",
-        help="optimiser steps between measurements on the validation categories")
-    add("--micro-batch", type=read_positive, default=1,
-        help="pairs a process and pass; the rest of --batch is accumulated")
+        help="optimiser steps between measurements on the validation part")
+    add("--patience", type=read_positive, metavar="N",
+        help="stop after N measurements on the validation part without a better one")
+    add("--micro-batch", type=read_positive,
+        help="pairs a process and pass; the rest of --batch is accumulated"
+             + few.say("micro_batch"))
     add("--workers", type=int, default=2, help="processes that load images, for each GPU")
     add("--checkpoint-activations", action="store_true",
         help="less memory: compute every layer again going backward")
@@ -113,9 +121,7 @@ def add_machine_options(add):
 def check_options(options, rank, world):
     """ValueError about options that exclude each other; of what lies in --out the first process
     tells. world: how many processes run."""
-    for name, most in MOST.items():
-        if getattr(options, name) > most:
-            raise ValueError(f"--{name} {getattr(options, name)}: at most {most:,}")
+    check_numbers(options)
     is_pretraining = INSTRUCTIONS[options.instruction].pretraining
     if options.init and (options.vision, options.llm) != (VISION_FOLDER, LLM_FOLDER):
         raise ValueError(f"--init {options.init} names its own backbones: "
@@ -123,12 +129,9 @@ def check_options(options, rank, world):
     if options.fsdp and world == 1:
         raise ValueError("--fsdp shards over processes: "
                          "start them with torchrun --nproc_per_node N train.py ...")
-    if options.share_image and options.micro_batch == 1:
+    if options.share_image and options.micro_batch in (None, 1):
         raise ValueError("--share-image shares within a pass, "
                          "which --micro-batch 1 leaves to one pair: raise it")
-    if options.workers < 0:
-        raise ValueError(f"--workers {options.workers}: 0 loads images in the training process "
-                         "itself")
     if is_pretraining and options.tune in ("full", "everything"):
         raise ValueError(f"--instruction {options.instruction} trains the projection alone: "
                          f"leave out --tune {options.tune}")
@@ -144,6 +147,33 @@ def check_options(options, rank, world):
     if rank == 0 and checkpoints.list_checkpoints(options.out) and not options.resume:
         raise ValueError(f"{options.out} holds checkpoints of an earlier run: add --resume, "
                          "or choose another --out")
+
+
+def check_numbers(options):
+    for name, most in MOST.items():
+        if (getattr(options, name) or 0) > most:
+            raise ValueError(f"--{name} {getattr(options, name)}: at most {most:,}")
+    if options.workers < 0:
+        raise ValueError(f"--workers {options.workers}: 0 loads images in the training process "
+                         "itself")
+    if options.patience and not options.val_every:
+        raise ValueError("--patience counts measurements of --val-every: give that, too")
+
+
+def fill_open_options(options, instances, rank, world):
+    """What the command line leaves open, see support/few.py."""
+    filled = parallel.ask_first(partial(few.fill_options, options, instances), rank, world)
+    for name, value in filled.options.items():
+        setattr(options, name, value)
+    if rank == 0 and filled.line:
+        print(filled.line)
+
+
+def has_stalled(options, step, best):
+    """Whether the best step is --patience measurements ago."""
+    if options.patience is None or best is None:
+        return False
+    return step - best[1] >= options.patience * options.val_every
 
 
 def check_init(options, config, whole):
@@ -221,6 +251,19 @@ def collect_settings(options, config, pairs, world):
         "the data": fingerprints.fingerprint_instances(pairs.instances),
         "the descriptions": compute_fingerprint([pairs.described]),
     }
+
+
+def describe_end(options, step, best):
+    """Lines to end with. best: the highest mPCK on the validation part, and its step, or None."""
+    how = "stopped, --resume continues"
+    if step == options.steps:
+        how = "done"
+    elif has_stalled(options, step, best):
+        how = f"done, no better for {options.patience} measurements"
+    line = f"{how}: {options.out}/step-{step:07d}"
+    if best:
+        line += f"\nbest: {options.out}/step-{best[1]:07d}, mPCK {100 * best[0]:.1f} on validation"
+    return line
 
 
 def describe_run(options, model, pairs, world, newest):

@@ -22,7 +22,7 @@ from scripts import collect, document, faces, recipe, tables, trained
 from scripts.recipe import Row
 from study import category, density, instructions
 from study.compare import compare_evaluations
-from support import eval_options, launch, train_options
+from support import eval_options, few, launch, train_options
 from test_compare import write_evaluation
 
 ROOT = Path(__file__).parent.parent
@@ -234,7 +234,7 @@ def test_choices_repeat_the_defaults_of_training(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])
     options = train_options.read_options("", list(data.GROUPINGS))
     assert f"at most {options.clip}" in find_choice("gradient clipping")
-    assert find_choice("batch").startswith(f"{options.batch},")
+    assert find_choice("batch").startswith(f"{few.PAPER['batch']},")
     monkeypatch.setattr("sys.argv", ["train.py", "--rounds", "locllm"])
     options = train_options.read_options("", list(data.GROUPINGS))
     assert options.k == train_options.LOCLLM_K
