@@ -27,6 +27,7 @@ from study.images import choose_images
 from study.paper import Way
 from support import eval_options, launch, records
 from support.ahead import load_ahead, take_groups
+from support.coco import get_sorted_id
 from support.fingerprints import fingerprint_evaluation
 from support.folders import read_model_config
 from support.json_files import format_json
@@ -172,7 +173,7 @@ def measure_images(a, images, prepared, settings, process):
         model, size = load_model(a.model, a.instruction, a.image_size, device)
         label = label_progress(len(images.chosen) - len(todo), world)
         # Images of one category, which share passes, leave no gaps: their questions are the same.
-        todo.sort(key=lambda n: images.instances[n].category)
+        todo.sort(key=lambda n: get_sorted_id(images.instances[n].category))
         share = todo[rank::world]
         with (
             records.open_part(a.out, earlier.free + rank, settings) as file,

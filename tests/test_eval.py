@@ -790,3 +790,23 @@ def test_an_unknown_instruction_of_a_model_is_refused(run, model_folder, folder,
     done = run(*list_arguments(own, folder))
     message = 'config.json cannot be read (instruction is "sing", not "base" or '
     assert done.code == 2 and message in done.err
+
+
+def test_ids_of_categories_may_be_numbers_and_text(run, model_folder, folder, tmp_path):
+    """The same answers as with numbers alone."""
+    lines = []
+    for changed in (False, True):
+        for path in (folder / "annotations").glob("*.json"):
+            content = json.loads(path.read_text())
+            first = content["categories"][0]["id"]
+            for entry in content["annotations"] if changed else []:
+                if entry["category_id"] == first:
+                    entry["category_id"] = f"x{first}"
+            if changed:
+                content["categories"][0]["id"] = f"x{first}"
+            path.write_text(json.dumps(content))
+        done = run(*list_arguments(model_folder, folder), "--out", tmp_path / f"{changed}")
+        assert done.code == 0, done.err
+        records = (tmp_path / f"{changed}" / "instances.jsonl").read_text().splitlines()[1:]
+        lines.append({r["id"]: r["predictions"] for r in map(json.loads, records)})
+    assert lines[0] == lines[1] and lines[0]
