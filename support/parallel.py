@@ -110,7 +110,7 @@ def shard_model(model, dtype, device, world):
         shard(module, None, reshard_after_forward=False)
     # What is left is the embedding, the head and a norm.
     shard(model, "llm")
-    model.answer = partial(answer_together, model, model.answer)
+    model.answer = partial(answer_in_company, model, model.answer)
     for method in ("loss", "loss_of_branches", "answer"):
         register_fsdp_forward_method(model, method)
 
@@ -135,7 +135,7 @@ def widen(module):
             parameter.data = parameter.data.float()
 
 
-def answer_together(model, answer, *arguments, **named):
+def answer_in_company(model, answer, *arguments, **named):
     """model.answer of this process's image, while other processes ask about theirs.
 
     A layer's shards are gathered whenever all processes come to it, and images differ in how often
