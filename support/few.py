@@ -1,9 +1,9 @@
 """What train.py does where its options say nothing: the paper's settings, or those for few photos.
 
-The paper trains on 16,000 images for 12 epochs in steps of 128 pairs. Of forty photographs that
-would be four steps, in which nothing is learned. So where there are few, and neither steps, epochs
-nor a batch are asked for, training takes more and smaller steps, tunes all of a small model, and
-stops when images that it does not train on get no better.
+The paper trains on thousands of images, for 12 epochs, in steps of 128 pairs. With forty
+photographs these are a handful of steps, in which nothing is learned. So where there are few, and
+neither steps, epochs nor a batch are asked for, training takes more and smaller steps, tunes all of
+a small model, and stops when images that it does not train on get no better.
 """
 
 from pathlib import Path
