@@ -27,7 +27,7 @@ from test_compare import write_evaluation
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", *ROOT.glob("*/README.md")])
+PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", *ROOT.glob("[!.]*/README.md")])
 FRONT = ["lora", "dino", "llama", "capellm", "decode", "data", "train", "eval", "sample"]
 FOLDERS = "study support drawings nano scripts results descriptions examples tests docs".split()
 # Shown to a reader; made by a command
