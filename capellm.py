@@ -25,7 +25,8 @@ from study import density, keypoint_token, share_image
 from study.category import name_category
 from study.encoders import load_encoder
 from support import folders
-from support.passes import Answers, Asked, Branches, check_answers, check_length, draw_numbers
+from support.passes import Answers, Asked, Branches, check_length, collect_answers, draw_numbers
+from support.radius import scale_radii
 from support.tensors import send
 
 
@@ -190,7 +191,8 @@ class CapeLLM(nn.Module):
         pixels, affine = self.look(image, box)
         found = self.answer(pixels, keypoints, decoding, cumulative, seed, category)
         places = data.map_to_image(found.coordinates, affine, self.config.image_size).reshape(-1, 2)
-        return list(map(Point, places[:, 0].tolist(), places[:, 1].tolist(), found.probabilities))
+        radii = scale_radii(found.radii, affine, self.config.image_size)
+        return list(map(Point, *places.T.tolist(), found.probabilities, radii))
 
     def density(self, image, keypoint, box=None, **question) -> density.Density:
         """How likely is each place of the crop? A density.Density; question: as of `answer`."""
@@ -223,11 +225,8 @@ class CapeLLM(nn.Module):
         for V, (_, keypoints, seed, *opening) in zip(each_V, images, strict=True):
             draws = draw_numbers(keypoints, seed, 2 * self.codec.K)
             branches.append(Branches(*self.prepare_questions(V, keypoints, *opening), draws))
-        answers, limit = [], data.MAX_TOKENS
-        for found in decode.answer_questions(self, branches, decoding, cumulative, limit):
-            places = [self.codec.place(digits) for digits, _ in found]
-            answers.append(check_answers(Answers(places, [p for _, p in found]), self.config))
-        return answers
+        found = decode.answer_questions(self, branches, decoding, cumulative, data.MAX_TOKENS)
+        return [collect_answers(each, self.codec, self.config) for each in found]
 
     def prepare_questions(self, V, keypoints, category=None, listed=None):
         """The trunk (T, D) of an image V (N, D), and questions' ids, up to their first digit."""
@@ -293,6 +292,7 @@ class Point(NamedTuple):
     x: float  # in pixels of the image
     y: float
     probability: float  # the product over the answer's digits, Eq. 6
+    radius: float | None  # in pixels; holds the truth 9 times of 10: see support.radius
 
 
 class Losses(NamedTuple):

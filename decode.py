@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llama import KVCache
 from study.digits import check_way, draw_digits
-from support.passes import Branches, count_room, find_common, place_ends, plan_chains, plan_passes
+from support import passes
 from support.tensors import find_float64_device, send
 
 # Contrastive search: digits that are compared, and alpha. Table 9 states alpha only.
@@ -48,20 +48,15 @@ def grow_tree(rows: torch.Tensor, branch: torch.Tensor):
     return mask, mask.sum(-1) - 1
 
 
-class Decoded(NamedTuple):
-    digits: list  # 2 K, x before y; with <KEYPOINT> (Table 17), x and y themselves
-    probability: float  # of these digits: Eq. 6
-
-
-def answer_questions(model, images: list[Branches], decoding, cumulative, limit):
+def answer_questions(model, images: list[passes.Branches], decoding, cumulative, limit):
     """Answers to all questions about several images: for each image a list of Decoded.
 
     cumulative: False, True or "confidence"; limit: tokens that a chain may have. No image sees
     another: a pass of the model, which reads all weights, serves all of them.
     """
     check_way(decoding, cumulative)
-    room = count_room(model.codec, images, limit if cumulative else 0, CANDIDATES)
-    common = [[] if cumulative is True else find_common(image.questions) for image in images]
+    room = passes.count_room(model.codec, images, limit if cumulative else 0, CANDIDATES)
+    common = [[] if cumulative is True else passes.find_common(image.questions) for image in images]
     forest = model.Forest(model, images, common, room, decoding)
     orders = [range(len(image.questions)) for image in images]
     answers = {}
@@ -81,7 +76,7 @@ def answer_side_by_side(forest, common):
     common: what all questions about an image begin with, which the trunk already holds.
     """
     answers, trunks = {}, forest.lengths
-    for asked in plan_passes(forest.images):
+    for asked in passes.plan_passes(forest.images):
         questions = [forest.images[i].questions[n][len(common[i]):] for i, n in asked]
         answers |= forest.decode(asked, questions)
         forest.truncate(trunks)
@@ -95,7 +90,7 @@ def answer_in_chains(forest, orders, limit):
     starts behind the trunk.
     """
     answers, images = {}, forest.images
-    for chain in plan_chains(forest.model.codec, images, orders, limit):
+    for chain in passes.plan_chains(forest.model.codec, images, orders, limit):
         forest.truncate([len(image.trunk) for image in images])
         endings = [[] for _ in images]
         for asked in chain:
@@ -157,7 +152,7 @@ class Forest:
         # The branch that each answer is on.
         branch = send([number[question] for question in asking], device)
         repeated = len(number) < len(asking)
-        digits, log_probability = [], 0
+        digits, of_digits = [], []
         for step in range(2 * K):
             if step:
                 branch, ends = self.read_digits(branch, digits[-1], ends, step == K, repeated)
@@ -166,11 +161,9 @@ class Forest:
                 digits.append(self.choose_by_contrast(ends, log_p)[branch])
             else:
                 digits.append(draw_digits(log_p[branch], self.decoding, draws[:, step]))
-            log_probability = log_probability + log_p[branch, digits[-1]]
+            of_digits.append(log_p[branch])
         self.advance(asked, ends.rows[branch])
-        found = torch.stack([*digits, log_probability.exp()], 1).tolist()
-        decoded = [Decoded([int(digit) for digit in row[:-1]], row[-1]) for row in found]
-        return dict(zip(asked, decoded, strict=True))
+        return dict(zip(asked, passes.read_back(digits, of_digits), strict=True))
 
     def read(self, rows, images, tokens, lengths):
         ends = extend_branches(
@@ -241,7 +234,7 @@ def extend_branches(model, cache, rows, images, tokens, lengths, all_hidden=Fals
     rows (n, S): what the ends see; images: whose they are, in order; tokens: chains of these n
     lengths.
     """
-    counts, places = place_ends(images, lengths, cache.batch)
+    counts, places = passes.place_ends(images, lengths, cache.batch)
     branch = torch.repeat_interleave(torch.as_tensor(lengths)).split(counts)
     branch = pad_sequence(branch, batch_first=True, padding_value=-1)  # (B, M)
     ids = pad_sequence(send(tokens, model.device).split(counts), batch_first=True)

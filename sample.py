@@ -15,6 +15,7 @@ import data
 from capellm import CapeLLM
 from study import figure5
 from study.digits import DECODING
+from support import answers
 from support.files import ROOT, write_whole
 from support.launch import run
 from support.options import Parser, read_seed
@@ -78,15 +79,6 @@ def parse_arguments():
     return args
 
 
-def format_answers(names, points):
-    """Lines to print: each keypoint with its place in the photo's pixels and its probability."""
-    width = max(len("keypoint"), *map(len, names))
-    lines = [f"{'keypoint':<{width}}  {'x':>7}  {'y':>7}  probability"]
-    for name, (x, y, probability) in zip(names, points, strict=True):
-        lines.append(f"{name:<{width}}  {x:7.1f}  {y:7.1f}  {probability:11.4f}")
-    return lines
-
-
 def main():
     args = parse_arguments()
     check_options(args)
@@ -112,10 +104,10 @@ def main():
         points = model.locate(
             photo, keypoints, box, args.decoding, args.cumulative, args.seed, args.category
         )
-        picture = draw_keypoints(photo, points, names, frame)
-        lines = format_answers(names, points)
-        rows = zip(names, points, strict=True)
-        numbers = {"keypoints": [{"name": name, **point._asdict()} for name, point in rows]}
+        circles = answers.choose_circles(points, box)
+        picture = draw_keypoints(photo, points, names, frame, circles)
+        lines = answers.format_answers(names, points, box, model.config.radius_scale is not None)
+        numbers = {"keypoints": answers.describe_answers(names, points, box)}
     else:
         finding = figure5.make_finding(
             model, photo, box, keypoint, truth, category=args.category, listed=keypoints

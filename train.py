@@ -273,6 +273,8 @@ def main():
     torch.manual_seed(options.seed)
     model = open_model(options, device)
     choose_trained(model.train(), options.tune, options.instruction)
+    # Circles were calibrated for other weights: support/radius.py.
+    model.config.radius_scale = None
     model.config.trained = train_options.describe_training(options, model.config)
     pairs = make_pairs(options, model, instances, described)
     division = batches.Division(options.batch, options.micro_batch, rank, world)

@@ -217,7 +217,7 @@ class Distribution:
 
     def check(self, model, result):
         """The greedy answer, and its mass."""
-        answers, mass = model.answer(self.pixels, [self.keypoint])
+        answers, mass, _ = model.answer(self.pixels, [self.keypoint])
         if isinstance(model, CapeLLM):
             mass = [float(result.p[round(1000 * x), round(1000 * y)]) for x, y in answers]
         return answers, mass

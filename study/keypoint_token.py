@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from decode import Decoded, Forest, extend_branches
+from decode import Forest, extend_branches
+from support.passes import Decoded
 from support.tensors import find_float64_device, send
 
 

@@ -120,7 +120,7 @@ def measure_images(model, images, asking):
     records = []
     for shown, plan in zip(images, plans, strict=True):
         found = {label: keep_labelled(plan.question, next(answers)) for label in plan.ways}
-        record = describe_answers(plan.question, *found[""])
+        record = describe_answers(plan.question, found[""])
         record["controls"] = score_controls(shown, plan, found)
         if asking.density:
             record |= measure_density(model, shown.pixels, plan, found[""].coordinates)
@@ -215,7 +215,7 @@ def pose_question(instance, keypoints, asking):
 
 
 def keep_labelled(question, answers):
-    """Of `Answers` those to the labelled keypoints, as arrays (n, 2) and (n,)."""
+    """Of `Answers` those to the labelled keypoints, as arrays (n, 2), (n,) and (n,)."""
     return Answers(*(np.array(of_all)[question.labelled] for of_all in answers))
 
 
@@ -235,8 +235,9 @@ def score_places(question, places, kept=slice(None)):
     return scores | {"distances": dict(zip(names, distances, strict=True))}
 
 
-def describe_answers(question, places, probabilities):
+def describe_answers(question, answers):
     """The record of an instance and its answers, before anything else is measured."""
+    places, probabilities, _ = answers
     instance, names = question.instance, name_labelled(question)
     in_image = data.map_to_image(places, data.make_affine(instance.bbox, 1), 1).round(3).tolist()
     return {

@@ -61,6 +61,7 @@ class CapeLLMConfig:
     instruction: Asked = "base"
     output: Literal["text", "token"] = "text"  # digits, or a <KEYPOINT>, study.keypoint_token
     trained: Trained | None = None
+    radius_scale: Annotated[float, between(1e-3, 1e3)] | None = None  # support.radius calibrates it
     vocabulary: Text | None = None  # Tokenizer.fingerprint; None: not noted
     architecture: Architecture | None = None
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from support.radius import find_radii
+
 # Questions in one pass: each pass reads all weights, but attention grows with the square.
 QUESTIONS_IN_PASS = 32
 # Answers that one pass decides on, if questions repeat.
@@ -27,6 +29,7 @@ class Asked(NamedTuple):
 class Answers(NamedTuple):
     coordinates: list  # [x, y] of each keypoint, relative to the crop
     probabilities: list
+    radii: list  # relative to the crop's side, see support.radius; None without digits
 
 
 class Branches(NamedTuple):
@@ -35,6 +38,25 @@ class Branches(NamedTuple):
     trunk: torch.Tensor  # (T, D): what all questions follow, embedded
     questions: list  # token ids of each, up to the first digit
     draws: torch.Tensor  # (n, 2 K): numbers in [0, 1) that digits are drawn with
+
+
+class Decoded(NamedTuple):
+    """An answer to one question, on the CPU."""
+
+    digits: list  # 2 K, x before y; with <KEYPOINT> (Table 17), x and y themselves
+    probability: float  # of these digits: Eq. 6
+    p: torch.Tensor | None = None  # (2 K, base): of each digit, given those before it
+
+
+def read_back(digits, log_p):
+    """The n Decoded of 2 K times digits (n,) and log p (n, base) of what they were chosen from."""
+    digits, log_p = torch.stack(digits, 1), torch.stack(log_p, 1)
+    # A GPU is waited for once.
+    found = torch.cat([digits[..., None], log_p], 2).cpu()
+    digits, log_p = found[..., 0].long(), found[..., 1:]
+    # Eq. 6: the product over the digits
+    log_probability = log_p.gather(2, digits[..., None]).sum((1, 2))
+    return map(Decoded, digits.tolist(), log_probability.exp().tolist(), log_p.exp())
 
 
 def plan_passes(images):
@@ -169,11 +191,15 @@ def check_length(keypoint, tokens, limit):
         )
 
 
-def check_answers(found, config):
-    """The Answers that were found, of a model with this CapeLLMConfig; ValueError about NaN."""
-    if not all(map(math.isfinite, [*sum(found.coordinates, []), *found.probabilities])):
+def collect_answers(found, codec, config) -> Answers:
+    """The Answers of a list of Decoded. config: the model's; ValueError about NaN."""
+    places = [codec.place(one.digits) for one in found]
+    answers = Answers(
+        places, [one.probability for one in found], find_radii(found, config.radius_scale)
+    )
+    if not all(map(math.isfinite, [*sum(places, []), *answers.probabilities])):
         raise ValueError(
             f"the model with the backbones {config.vision} and {config.llm} answers with NaN: "
             "weights that are too large overflow, download or train them again"
         )
-    return found
+    return answers

@@ -62,11 +62,12 @@ class Style(NamedTuple):
     framed: bool
 
 
-def draw_keypoints(image, points, names, box=None):
+def draw_keypoints(image, points, names, box=None, circles=None):
     """The photo with its keypoints, a new RGB image; with a box only its surroundings.
 
     image: PIL image; points: rows that start with x, y in its pixels; names: one for each point;
-    box: x, y, w, h in pixels, drawn as a thin frame.
+    box: x, y, w, h in pixels, drawn as a thin frame; circles: of each point a radius in pixels, or
+    None, drawn faintly.
     """
     points = np.array([point[:2] for point in points], float).reshape(-1, 2)
     names = [cut_name(name) for name in names]
@@ -82,6 +83,8 @@ def draw_keypoints(image, points, names, box=None):
         corners = ((corners - low) * scale).ravel().tolist()
         pen = ImageDraw.Draw(picture, "RGBA")
         pen.rectangle(corners, None, (255, 255, 255, 170), round(unit))
+    circles = circles or [None] * len(points)
+    draw_circles(picture, points, circles, scale, colours, unit)
     if len(names) <= NAMED:
         style = Style(4.5 * unit, ImageFont.load_default(14 * unit), framed=True)
         draw_points(picture, points, names, colours, style, unit)
@@ -147,6 +150,14 @@ def choose_colours(count):
         colour = hsv_to_rgb(i / count, 0.85, 1)
         colours.append(tuple(round(255 * c) for c in colour))
     return colours
+
+
+def draw_circles(picture, points, radii, scale, colours, unit):
+    """Draw around points (K, 2) circles of radii that scale enlarges, where they are not None."""
+    pen = ImageDraw.Draw(picture, "RGBA")
+    for point, radius, colour in zip(points.tolist(), radii, colours, strict=True):
+        if radius is not None:
+            pen.circle(point, radius * scale, (*colour, 14), (*colour, 120), round(1.5 * unit))
 
 
 def draw_points(picture, points, labels, colours, style, unit):

@@ -108,7 +108,7 @@ def test_points_lie_in_the_square_around_the_box(model, box):
     x, y, w, h = box or (0, 0, 90, 70)
     side = max(w, h)
     affine = data.make_affine((x, y, w, h), 28)
-    answered, probabilities = model.answer(data.cut_crop(image, affine, 28), asked)
+    answered, probabilities, _ = model.answer(data.cut_crop(image, affine, 28), asked)
     for point, (u, v), p in zip(points, answered, probabilities, strict=True):
         assert point.x == pytest.approx(x + w / 2 + (u - 0.5) * side)
         assert point.y == pytest.approx(y + h / 2 + (v - 0.5) * side)
@@ -129,7 +129,7 @@ def test_points_move_with_the_box(model, dx, dy):
         model.locate(image, asked, box),
         model.locate(wider, asked, (box[0] + dx, box[1] + dy, *box[2:])),
     )
-    np.testing.assert_allclose(np.array(moved), np.array(points) + [dx, dy, 0], atol=1e-3)
+    np.testing.assert_allclose(np.array(moved), np.array(points) + [dx, dy, 0, 0], atol=1e-3)
 
 
 @pytest.mark.parametrize("n", [2, 3])
@@ -140,7 +140,7 @@ def test_points_grow_with_the_image(model, n):
         model.locate(image, asked, box),
         model.locate(large, asked, tuple(n * b for b in box)),
     )
-    np.testing.assert_allclose(np.array(grown), np.array(points) * [n, n, 1], atol=1e-3)
+    np.testing.assert_allclose(np.array(grown), np.array(points) * [n, n, 1, n], atol=1e-3)
 
 
 def test_any_mode_of_image(model):
@@ -350,7 +350,7 @@ def test_answers_follow_the_models_instruction(model_folder, instruction):
         data.Keypoint("ear", ""),
     ]
     asked = [listed[2], listed[0]]
-    coordinates, probability = model.answer(pixels, asked, category="grey_cat", listed=listed)
+    coordinates, probability, _ = model.answer(pixels, asked, category="grey_cat", listed=listed)
     for keypoint, found, p in zip(asked, coordinates, probability, strict=True):
         ids, *_ = data.write_conversation(
             model.tokenizer, model.codec, [(keypoint, found)], instruction, "grey_cat", listed

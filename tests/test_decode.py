@@ -45,7 +45,7 @@ def test_the_worked_example():
 def test_answers_equal_the_naive_decoder(model, n):
     assert n <= QUESTIONS_IN_PASS or n % QUESTIONS_IN_PASS  # a last pass that is not full
     asked, pixels = keypoints(n, seed=n), photos(1, seed=n)[0]
-    points, probabilities = model.answer(pixels, asked)
+    points, probabilities, _ = model.answer(pixels, asked)
     expected = [locate(model, pixels, k) for k in asked]
     assert points == [point for point, _ in expected]
     np.testing.assert_allclose(probabilities, [p for _, p in expected], rtol=1e-3)
@@ -58,7 +58,7 @@ def test_answers_equal_the_naive_decoder(model, n):
 @pytest.mark.parametrize("n", [3, 18])
 def test_one_token_a_coordinate_equals_the_naive_decoder(model3, n):
     asked, pixels = keypoints(n, seed=n), photos(1)[0]
-    points, probabilities = model3.answer(pixels, asked)
+    points, probabilities, _ = model3.answer(pixels, asked)
     expected = [locate(model3, pixels, k) for k in asked]
     assert points == [point for point, _ in expected]
     np.testing.assert_allclose(probabilities, [p for _, p in expected], rtol=1e-3)
@@ -67,11 +67,11 @@ def test_one_token_a_coordinate_equals_the_naive_decoder(model3, n):
 @torch.inference_mode()
 def test_answers_do_not_depend_on_their_neighbours(model):
     asked, pixels = keypoints(QUESTIONS_IN_PASS + 3), photos(1)[0]
-    points, probabilities = model.answer(pixels, asked)
-    backwards, p = model.answer(pixels, asked[::-1])
+    points, probabilities, _ = model.answer(pixels, asked)
+    backwards, p, _ = model.answer(pixels, asked[::-1])
     assert backwards[::-1] == points
     np.testing.assert_allclose(p[::-1], probabilities, rtol=1e-3)
-    other, _ = model.answer(photos(1, seed=9)[0], asked)
+    other, _, _ = model.answer(photos(1, seed=9)[0], asked)
     assert other != points  # it looks at the image
 
 
@@ -122,7 +122,7 @@ def test_every_decoding_equals_a_plain_loop(model, model3, decoding):
     many = 4 if decoding == "contrastive" else QUESTIONS_IN_PASS + 2
     for each, n in ((model, many), (model3, 3)):
         asked, pixels = keypoints(n, seed=4), photos(1, seed=4)[0]
-        points, probabilities = each.answer(pixels, asked, decoding, seed=7)
+        points, probabilities, _ = each.answer(pixels, asked, decoding, seed=7)
         expected = [
             locate(each, pixels, k, naive_choice(each, pixels, decoding, uniform(7, k)))
             for k in asked
@@ -135,14 +135,14 @@ def test_every_decoding_equals_a_plain_loop(model, model3, decoding):
 @torch.inference_mode()
 def test_draws_depend_on_the_seed_and_the_words_not_on_the_neighbours(model):
     asked, pixels = keypoints(QUESTIONS_IN_PASS + 5), photos(1)[0]
-    points, _ = model.answer(pixels, asked, "sampling", seed=3)
+    points, _, _ = model.answer(pixels, asked, "sampling", seed=3)
     assert (
         model.answer(pixels, asked, "sampling", seed=3)[0]
         == points
         != model.answer(pixels, asked, "sampling", seed=4)[0]
     )
     assert model.answer(pixels, asked[::-2], "sampling", seed=3)[0] == points[::-2]
-    many, _ = model.answer(pixels, [asked[0]] * 40, "sampling", seed=3)
+    many, _, _ = model.answer(pixels, [asked[0]] * 40, "sampling", seed=3)
     assert (
         many[0] == points[0] and len(set(map(tuple, many))) > 20
     )  # a keypoint asked again is drawn again
@@ -161,7 +161,7 @@ def test_repeated_keypoints_equal_a_plain_loop(model, model3, monkeypatch, decod
         asked = several + random.Random(0).choices(several[:3], k=min(2 * n, 12))
         random.Random(1).shuffle(asked)
         draws = {k: uniform(7, k) for k in asked}
-        points, probabilities = each.answer(pixels, asked, decoding, seed=7)
+        points, probabilities, _ = each.answer(pixels, asked, decoding, seed=7)
         expected = [
             locate(each, pixels, k, naive_choice(each, pixels, decoding, draws[k])) for k in asked
         ]
@@ -178,7 +178,7 @@ def test_repeated_keypoints_read_every_prefix_once(model, decoding):
     hook = model.llm.register_forward_pre_hook(
         lambda module, inputs: fed.append(inputs[0].shape[1])
     )
-    points, _ = model.answer(pixels, asked, decoding)
+    points, _, _ = model.answer(pixels, asked, decoding)
     hook.remove()
     codes = [f"{1000 * x:03.0f}{1000 * y:03.0f}" for x, y in points]
     prefixes = []
@@ -259,7 +259,7 @@ def naive_chain(model, pixels, asked, order, decoding, limit):
 def test_cumulative_equals_whole_conversations(model, monkeypatch, decoding, cumulative, limit):
     asked, pixels = keypoints(5, seed=2), photos(1, seed=2)[0]
     monkeypatch.setattr(data, "MAX_TOKENS", limit)
-    single, confidence = model.answer(pixels, asked, decoding)
+    single, confidence, _ = model.answer(pixels, asked, decoding)
     order = (
         np.argsort(confidence, kind="stable")[::-1].tolist()
         if cumulative == "confidence"
@@ -267,7 +267,7 @@ def test_cumulative_equals_whole_conversations(model, monkeypatch, decoding, cum
     )
     assert cumulative is True or order != list(range(5))
     expected, cut = naive_chain(model, pixels, asked, order, decoding, limit)
-    points, probabilities = model.answer(pixels, asked, decoding, cumulative)
+    points, probabilities, _ = model.answer(pixels, asked, decoding, cumulative)
     assert points == [point for point, _ in expected] and cut == (limit < 2048)
     np.testing.assert_allclose(probabilities, [p for _, p in expected], rtol=1e-3)
     assert (points == single) == (limit == 170)  # no room for a second round: single-round answers
@@ -279,7 +279,7 @@ def test_a_chain_reads_every_token_once(model):
     hook = model.llm.register_forward_pre_hook(
         lambda module, inputs: fed.append(inputs[0].shape[1])
     )
-    points, _ = model.answer(pixels, asked, cumulative=True)
+    points, _, _ = model.answer(pixels, asked, cumulative=True)
     hook.remove()
     rounds = list(zip(asked, points, strict=True))
     ids, *_ = data.write_conversation(model.tokenizer, model.codec, rounds)
@@ -306,7 +306,7 @@ def test_images_of_another_size_than_trained_with(model, side, monkeypatch):
     monkeypatch.setattr(model.config, "image_size", side)
     affine = data.make_affine((0, 0, 90, 70), side)
     pixels = data.cut_crop(image, affine, side)
-    points, probabilities = model.answer(pixels, asked)
+    points, probabilities, _ = model.answer(pixels, asked)
     expected = [locate(model, pixels, k) for k in asked]
     assert points == [point for point, _ in expected]
     np.testing.assert_allclose(probabilities, [p for _, p in expected], rtol=1e-3)
@@ -324,7 +324,7 @@ def test_the_density_holds_the_answers_probability(model):
     """Greedy answers and 160 drawn ones fall where it says, in the box that `locate` looks at."""
     image, box, (keypoint,) = photo(), (10, 20, 40, 31), keypoints(1)
     found, pixels = model.density(image, keypoint, box), model.look(image, box)[0]
-    ((x, y),), (probability,) = model.answer(pixels, [keypoint])
+    ((x, y),), (probability,), _ = model.answer(pixels, [keypoint])
     assert float(found.p[round(1000 * x), round(1000 * y)]) == pytest.approx(probability, rel=1e-3)
     drawn = (
         (1000 * torch.tensor(model.answer(pixels, [keypoint] * 160, "sampling")[0])).round().long()
@@ -342,7 +342,7 @@ def test_the_density_holds_the_answers_probability(model):
 def test_the_thousand_codes_share_one_probability(model):
     """All codes of x, then all of y behind the x answered, by plain sequences: each sums to 1."""
     pixels, (keypoint,) = photos(1)[0], keypoints(1)
-    ((x, y),), (probability,) = model.answer(pixels, [keypoint])
+    ((x, y),), (probability,), _ = model.answer(pixels, [keypoint])
     codes = torch.tensor([[n // 100, n // 10 % 10, n % 10] for n in range(1000)])
     digits = torch.tensor(model.tokenizer.digit_ids)
     ids, shares = (

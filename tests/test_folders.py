@@ -147,6 +147,7 @@ TEXTS = ["8", "\x1b\ud800"]
 GOOD = {
     "alpha": [1.5],
     "dropout": [0],
+    "radius_scale": [1.5, None],
     "split": [0],
     "parts": [[]],
     "whole": [[]],

@@ -33,7 +33,7 @@ class Oracle:
         found = []
         for asked in images:
             places = [self.truths[int(asked.pixels[0, 0, 0])][k.name] for k in asked.keypoints]
-            found.append(Answers(places, [1.0] * len(places)))
+            found.append(Answers(places, [1.0] * len(places), [0.1] * len(places)))
         return found
 
 
@@ -102,7 +102,7 @@ class Finder:
         for k in asked.keypoints:
             hidden = grey_at(asked.pixels, self.truths[k])
             places.append((0.0, 0.0) if hidden else self.truths[k])
-        return [Answers(places, [0.5] * len(places))]
+        return [Answers(places, [0.5] * len(places), [0.1] * len(places))]
 
 
 def show(instance, described):

@@ -72,13 +72,15 @@ def test_table_picture_and_json_agree(call, work, model_folder, photo, capsys):
     expected = CapeLLM.from_pretrained(model_folder).locate(
         photo, data.read_descriptions(work / "d.txt")
     )
-    rows = [line.rsplit(None, 3) for line in capsys.readouterr().out.splitlines()]
+    rows = [line.rsplit(None, 4) for line in capsys.readouterr().out.splitlines()]
     header = next(i for i, row in enumerate(rows) if row[0] == "keypoint")
-    # The rows end with a line that names the files.
-    rows = rows[header + 1 : -1]
+    # The rows end with two lines about radii and one that names the files.
+    rows = rows[header + 1 : -3]
     for name, point, k, row in zip(NAMES, expected, result["keypoints"], rows, strict=True):
-        assert k == {"name": name, **point._asdict()} and 0 < k["probability"] <= 1
-        assert row == [name, f"{point.x:.1f}", f"{point.y:.1f}", f"{point.probability:.4f}"]
+        assert k == {"name": name, **point._asdict(), "radius_of_box": point.radius / 48}
+        assert 0 < k["probability"] <= 1 and 0 < k["radius"] <= 48 * 2**0.5
+        share = f"{point.radius / 48:.1%}"
+        assert row == [name, f"{point.x:.1f}", f"{point.y:.1f}", f"{point.radius:.1f}", share]
     assert (
         len(result["keypoints"]) == len(NAMES)
         and result["box"] == [0, 0, 48, 36]
@@ -92,7 +94,10 @@ def test_table_picture_and_json_agree(call, work, model_folder, photo, capsys):
         "x.png",
     ]
     with Image.open(work / "out" / "x_keypoints.png") as picture:
-        assert np.array_equal(picture, pictures.draw_keypoints(photo, expected, NAMES))
+        circles = [point.radius for point in expected]
+        assert min(circles) > 0.15 * 48
+        drawn = pictures.draw_keypoints(photo, expected, NAMES, None, circles)
+        assert np.array_equal(picture, drawn)
 
 
 def test_points_lie_in_the_square_around_the_box(call):
@@ -148,7 +153,8 @@ def test_decoding_and_cumulative_reasoning_reach_the_model(
     model, keypoints = CapeLLM.from_pretrained(model_folder), data.read_descriptions(work / "d.txt")
     expected = model.locate(photo, keypoints, (4, 6, 24, 30), **how)
     assert call("--box=4,6,24,30", *arguments)["keypoints"] == [
-        {"name": n, **p._asdict()} for n, p in zip(NAMES, expected, strict=True)
+        {"name": n, **p._asdict(), "radius_of_box": p.radius / 30}
+        for n, p in zip(NAMES, expected, strict=True)
     ]
     assert expected != model.locate(photo, keypoints, (4, 6, 24, 30))
 

@@ -1,0 +1,39 @@
+"""What sample.py shows of answers: a table, numbers for its JSON, circles for its picture."""
+
+# Circles are drawn where they are large, relative to the longest side of the box.
+LARGE = 0.15
+
+
+def format_answers(names, points, box, is_calibrated):
+    """Lines to print: each keypoint's place and radius, in the photo's pixels and of the box.
+
+    points: list of capellm.Point; box: x, y, w, h in pixels.
+    """
+    width = max(len("keypoint"), *map(len, names))
+    lines = [f"{'keypoint':<{width}}  {'x':>7}  {'y':>7}  {'within':>7}  {'share':>6}"]
+    side = max(box[2:])
+    for name, (x, y, _, radius) in zip(names, points, strict=True):
+        within, share = "-", "-"
+        if radius is not None:
+            within, share = f"{radius:.1f}", f"{radius / side:.1%}"
+        lines.append(f"{name:<{width}}  {x:7.1f}  {y:7.1f}  {within:>7}  {share:>6}")
+    if points and points[0].radius is not None:
+        lines.append("within so many pixels, or this share of the box, lies the truth 9 times of 10")
+        if not is_calibrated:
+            lines.append("so the model says, not calibrated: see python -m study.coverage --help")
+    return lines
+
+
+def describe_answers(names, points, box):
+    """The same for the JSON: a dict for each keypoint, radii also as a share of the box."""
+    side, found = max(box[2:]), []
+    for name, point in zip(names, points, strict=True):
+        share = None if point.radius is None else point.radius / side
+        found.append({"name": name, **point._asdict(), "radius_of_box": share})
+    return found
+
+
+def choose_circles(points, box):
+    """The radius of each point that is worth a circle, None of the others."""
+    least = LARGE * max(box[2:])
+    return [p.radius if p.radius is not None and p.radius >= least else None for p in points]
