@@ -18,6 +18,11 @@ trained:
    their colours exchanged, because species never seen differ in shape and colour from those seen,
    and with photographs, where there are any.
 
+A second run goes on from the first, at a larger size and with more photographs (--init):
+
+    torchrun --nproc_per_node 2 -m nano.pretrain --init runs/pretrain/model --size 168 \\
+        --data data/figures FOLDER... --out runs/larger
+
 What helped only here (the heads of both losses) is left behind. `train.py --init` then trains what
 the paper trains.
 """
@@ -53,16 +58,15 @@ from study.share_image import read_branches
 from support import checkpoints, launch, parallel
 from support.descriptions import describe_categories
 from support.files import write_whole
-from support.folders import CapeLLMConfig
+from support.folders import CapeLLMConfig, read_model_config
 from support.options import Parser, read_positive, read_seed
 from support.tokenizer import Tokenizer
 
-SIZE = 112  # side of an image in pixels
+SIZE = 112  # side of an image in pixels, at first
 DINOV2 = {
     "hidden_size": 192,
     "num_hidden_layers": 6,
     "num_attention_heads": 6,
-    "image_size": SIZE,
     "patch_size": 14,
 }
 # For Table 14: 7 x 7 tokens where DINOv2 has 8 x 8. A step takes about as long.
@@ -72,7 +76,6 @@ HIERA = {
     "num_heads": [1, 2, 4],
     "masked_unit_attention": [True, False, False],
     "num_query_pool": 2,
-    "image_size": [SIZE, SIZE],
 }
 LLM = {
     "hidden_size": 160,
@@ -89,6 +92,18 @@ QUESTIONS = 12  # asked of an image at once, in branches of one, later also of m
 CHAINS = (1, 1, 1, 2, 4, 12)  # rounds of a branch, each as often
 PHOTOS = 0.2  # share of photographs in a batch of the third phase, where there are any
 LOG_EVERY, SAVE_EVERY = 20, 200  # steps
+
+
+class Spread(NamedTuple):
+    """How the crops of an image differ."""
+
+    scale: tuple  # least and greatest, of the box
+    angle: float  # at most, in degrees, either way
+
+
+DRAWN = Spread((0.85, 1.2), 20)
+# Far fewer photographs than drawings: each is seen more often.
+PHOTOGRAPHED = Spread((0.8, 1.35), 35)
 
 
 # The tokenizer.
@@ -155,7 +170,7 @@ class Grounding(nn.Module):
 
     def __init__(self, model, keypoints):
         super().__init__()
-        self.model, self.N = model, model.vision.count_patches(SIZE)
+        self.model, self.N = model, model.vision.count_patches(model.config.image_size)
         self.side = math.isqrt(self.N)
         C, D = model.vision.config.hidden_size, model.llm.config.hidden_size
         self.patch, self.offset = nn.Embedding(keypoints, C), nn.Embedding(keypoints, 2 * C)
@@ -262,8 +277,10 @@ def change_light(pixels, rng):
 class Sampler:
     """Draws random batches of training images."""
 
-    def __init__(self, folders, tokenizer, codec):
+    def __init__(self, folders, tokenizer, codec, size=SIZE, photos=PHOTOS, always=False):
+        """photos: share of photographs, of the third phase or always."""
         self.sets, self.described, self.codec = [], {}, codec
+        self.size, self.photos, self.always = size, photos, always
         for folder in folders:
             instances, names = data.read_split(folder, 1, "train")
             self.described |= describe_categories(instances, names)
@@ -313,14 +330,15 @@ class Sampler:
 
     def draw_image(self, rng, rounds):
         """(instance, pixels, points (K, 3)) of an image, augmented."""
-        instances = self.sets[0]
-        if rounds and len(self.sets) > 1 and rng.random() < PHOTOS:
-            instances = rng.choice(self.sets[1:])
+        instances, spread = self.sets[0], DRAWN
+        has_photos = len(self.sets) > 1 and (rounds or self.always)
+        if has_photos and rng.random() < self.photos:
+            instances, spread = rng.choice(self.sets[1:]), PHOTOGRAPHED
         instance = rng.choice(instances)
-        scale, angle = rng.uniform(0.85, 1.2), 0.0
+        scale, angle = rng.uniform(*spread.scale), 0.0
         if rng.random() < 0.5:
-            angle = math.radians(rng.uniform(-20, 20))
-        pixels, points = data.load_crop(instance, SIZE, scale, angle)
+            angle = math.radians(rng.uniform(-spread.angle, spread.angle))
+        pixels, points = data.load_crop(instance, self.size, scale, angle)
         hide_outside(points)
         # Mirrored: left and right exchange their names.
         if rng.random() < 0.5:
@@ -432,9 +450,10 @@ def load_progress(path, module, optimisers):
 
 def export(model, tokenizer_file, folder):
     """The backbones in official form, in bf16, and a model folder around them, adapters fresh."""
-    vision = describe_dinov2()
+    size = model.config.image_size
+    vision = describe_dinov2(size)
     if isinstance(model.vision, Hiera):
-        vision = describe_hiera()
+        vision = describe_hiera(size)
     llm = LLM | {
         "max_position_embeddings": 2048,
         "model_type": "llama",
@@ -449,7 +468,7 @@ def export(model, tokenizer_file, folder):
         export_backbone(model.llm, llm, partial / "llm")
         shutil.copy(tokenizer_file, partial / "llm")
         config = CapeLLMConfig(
-            str(partial / "vision"), str(partial / "llm"), SIZE, lora=train.PAPER_LORA
+            str(partial / "vision"), str(partial / "llm"), size, lora=train.PAPER_LORA
         )
         tuned = CapeLLM.assemble(config, torch.float32)
         tuned.projection.load_state_dict(model.projection.state_dict())
@@ -460,8 +479,9 @@ def export(model, tokenizer_file, folder):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def describe_dinov2():
+def describe_dinov2(size):
     return DINOV2 | {
+        "image_size": size,
         "model_type": "dinov2",
         "architectures": ["Dinov2Model"],
         "mlp_ratio": 4,
@@ -472,8 +492,9 @@ def describe_dinov2():
     }
 
 
-def describe_hiera():
+def describe_hiera(size):
     return HIERA | {
+        "image_size": [size, size],
         "model_type": "hiera",
         "architectures": ["HieraModel"],
         "patch_size": [7, 7],
@@ -510,6 +531,11 @@ def read_options():
         help="the vision encoder (Table 14)")
     add("--llm", type=Path, metavar="FOLDER",
         help="start from this language model and its tokenizer, not from random weights")
+    add("--init", type=Path, metavar="FOLDER",
+        help="go on from this earlier run's model, with photographs from the first step")
+    add("--size", type=read_positive, default=SIZE, metavar="PIXELS", help="side of an image")
+    add("--photos", type=float, default=PHOTOS, metavar="SHARE",
+        help="of photographs in a batch, where there are any")
     add("--eyes", type=int, default=700, metavar="STEPS", help="steps of the first phase")
     add("--words", type=int, default=2300, metavar="STEPS", help="steps of the second phase")
     add("--names", type=int, default=1700, metavar="STEPS",
@@ -521,17 +547,42 @@ def read_options():
     return parser.parse_args()
 
 
-def make_model(tokenizer, vision, llm):
+def make_model(tokenizer, vision, llm, size):
     """A model with random weights. llm: the folder of a language model to start from, or None."""
     if vision == "hiera":
-        encoder = Hiera(HieraConfig(**HIERA))
+        encoder = Hiera(HieraConfig(image_size=[size, size], **HIERA))
     else:
-        encoder = DINOv2(DINOv2Config(**DINOV2))
+        encoder = DINOv2(DINOv2Config(image_size=size, **DINOV2))
     if llm:
         words = Llama.from_pretrained(llm, torch.float32)
     else:
         words = Llama(Config(vocab_size=tokenizer.vocab_size, **LLM))
-    return CapeLLM(encoder, words, tokenizer, CapeLLMConfig("", "", SIZE))
+    return CapeLLM(encoder, words, tokenizer, CapeLLMConfig("", "", size))
+
+
+def enlarge_model(folder, size):
+    """A model of an earlier run for images of another size: its table of positions resampled."""
+    model = CapeLLM.from_pretrained(folder, torch.float32)
+    config = vars(model.vision.config)
+    if any(config.get(name) != value for name, value in DINOV2.items()):
+        raise ValueError(f"--init {folder}: its vision encoder is none that this script makes")
+    vision = DINOv2(DINOv2Config(image_size=size, **DINOV2))
+    weights, side = model.vision.state_dict(), size // vision.unit
+    weights["embeddings.position_embeddings"] = model.vision.embeddings.positions(side, side)
+    vision.load_state_dict(weights)
+    larger = CapeLLM(vision, model.llm, model.tokenizer, CapeLLMConfig("", "", size))
+    larger.projection.load_state_dict(model.projection.state_dict())
+    return larger.requires_grad_(True).train()
+
+
+def check_options(options):
+    """ValueError if options contradict each other, or no patches fill the image."""
+    if options.init and (options.llm or options.vision != "dinov2"):
+        raise ValueError("--init names both backbones: leave --llm and --vision out")
+    if options.size % DINOV2["patch_size"]:
+        raise ValueError(f"--size {options.size}: expected a multiple of {DINOV2['patch_size']}")
+    if not 0 <= options.photos <= 1:
+        raise ValueError(f"--photos {options.photos}: expected a share from 0 to 1")
 
 
 def run_phases(module, sampler, options, rank, world):
@@ -570,6 +621,7 @@ def run_phases(module, sampler, options, rank, world):
 
 def main():
     options = read_options()
+    check_options(options)
     rank, world, _ = launch.setup()
     if world > 1:
         torch.set_num_threads(1)
@@ -577,14 +629,23 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer_file = options.out / "tokenizer.model"
     if rank == 0 and not tokenizer_file.exists():
-        if options.llm:
-            shutil.copy(options.llm / "tokenizer.model", tokenizer_file)
+        source = options.llm
+        if options.init:
+            source = Path(read_model_config(options.init).llm)
+        if source:
+            shutil.copy(source / "tokenizer.model", tokenizer_file)
         else:
             write_tokenizer(options.out, describe_keypoints(options.data))
     parallel.wait_for_all(world)
     tokenizer = Tokenizer.from_pretrained(options.out)
-    model = make_model(tokenizer, options.vision, options.llm)
-    sampler = Sampler(options.data, model.tokenizer, model.codec)
+    if options.init:
+        model = enlarge_model(options.init, options.size)
+    else:
+        model = make_model(tokenizer, options.vision, options.llm, options.size)
+    sampler = Sampler(
+        options.data, model.tokenizer, model.codec, options.size, options.photos,
+        always=options.init is not None,
+    )
     module = Grounding(model, sampler.keypoints)
     run_phases(module, sampler, options, rank, world)
     if rank == 0:

@@ -18,9 +18,9 @@ def format_answers(names, points, box, is_calibrated):
             within, share = f"{radius:.1f}", f"{radius / side:.1%}"
         lines.append(f"{name:<{width}}  {x:7.1f}  {y:7.1f}  {within:>7}  {share:>6}")
     if points and points[0].radius is not None:
-        lines.append("within so many pixels, or this share of the box, lies the truth 9 times of 10")
+        lines.append("within so many pixels, a share of the box, lies the truth 9 times of 10")
         if not is_calibrated:
-            lines.append("so the model says, not calibrated: see python -m study.coverage --help")
+            lines.append("by the model itself, not calibrated: see python -m study.coverage -h")
     return lines
 
 
