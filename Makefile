@@ -1,14 +1,15 @@
 # Every target sets up what it needs; `rm -r out` where nano or its code has changed.
-# PYTHON: a Python 3.11 or newer. PHOTOS: folders of photographs. LIMIT: drawings of `make tables`.
+# PYTHON: a Python 3.11 or newer. PHOTOS: folders of photographs, "people hands faces".
+# LIMIT: drawings of `make tables`.
 PYTHON ?= python3
 PHOTOS ?=
 LIMIT ?= 200
 BIN := .venv/bin
 SAMPLE := $(BIN)/python sample.py
 TORCHRUN := $(BIN)/torchrun --standalone --nproc_per_node 2
-NEEDED = $(or $(PHOTOS),$(error PHOTOS=FOLDER is missing, of photographs with 68 keypoints))
+NEEDED = $(or $(PHOTOS),$(error PHOTOS=FOLDER is missing, a folder of photographs))
 
-.PHONY: sample test lint eval tables trained faces bench nano
+.PHONY: sample test lint eval tables trained faces own radii bench nano
 
 sample: .venv/ready
 	$(SAMPLE) --image examples/astronaut.jpg --box 86,40,54,53 \
@@ -22,9 +23,12 @@ test: lint
 lint: .venv/ready-dev
 	$(BIN)/ruff check .
 
-# 20 categories that nano has never seen.
+# 20 categories that nano has never seen; with PHOTOS, photographs that it has never seen, too.
 eval: .venv/ready data/figures
-	$(TORCHRUN) eval.py --model nano --data data/figures --controls --out out/figures
+	for folder in data/figures $(PHOTOS); do \
+		$(TORCHRUN) eval.py --model nano --data $$folder --controls \
+			--out out/eval/$$(basename $$folder) || exit 1; \
+	done
 
 # The paper's tables, beside nano: those that need no training, those that do, photographs.
 tables: .venv/ready data/figures
@@ -35,6 +39,14 @@ trained: .venv/ready-dev data/figures
 
 faces: .venv/ready-dev data/figures
 	$(BIN)/python -m scripts.faces $(NEEDED)
+
+# How many photographs of one's own object: PHOTOS are sets of them, each with a test part.
+own: .venv/ready
+	$(BIN)/python -m scripts.own $(NEEDED)
+
+# How often circles around answers hold the truth.
+radii: .venv/ready data/figures
+	$(BIN)/python -m scripts.radii data/figures $(PHOTOS)
 
 # Beside transformers and peft doing the same work.
 bench: .venv/ready-dev

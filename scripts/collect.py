@@ -1,4 +1,4 @@
-"""Collect what `make eval`, `tables`, `trained`, `faces` and `bench` left in out/ into results/.
+"""Collect what `make eval`, `tables`, `trained`, `faces`, `own`, `bench` left in out/ into results/.
 
     python -m scripts.collect           # then: python -m scripts.document
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from scripts import faces, recipe, trained, verdicts
+from scripts import faces, own, recipe, trained, verdicts
 from scripts import tables as scripts_tables
 from study.compare import measure_gap
 from support import launch
@@ -24,6 +24,8 @@ OUT = Path("out")
 METRICS = ("PCK@0.05", "PCK@0.10", "PCK@0.15", "PCK@0.20", "PCK@0.25", "mPCK")
 LOW, HIGH = "95% interval, from", "95% interval, to"
 GAIN = "PCK-optimal minus greedy"
+# Folders of `make eval`, and where results/ has them.
+EVALUATED = {"figures": "nano", "people": "people", "hands": "hands", "faces": "faces"}
 
 
 # Files of results/.
@@ -192,6 +194,11 @@ def photographs():
     return {"command": "make faces PHOTOS=FOLDER", "images": images, "runs": runs, "rows": rows}
 
 
+def own_objects():
+    rows = json.loads((own.OUT / "results.json").read_bytes())
+    return {"command": "make own PHOTOS=...", "rows": rows}
+
+
 # Density.
 
 
@@ -246,8 +253,9 @@ def bench():
 def collect():
     """{name of a file in results/: its numbers} of all that is in out/."""
     found = {}
-    if (OUT / "figures/results.json").is_file():
-        found["nano"] = evaluation("make eval", OUT / "figures")
+    for name, of in EVALUATED.items():
+        if (OUT / "eval" / name / "results.json").is_file():
+            found[of] = evaluation('make eval PHOTOS="people hands faces"', OUT / "eval" / name)
     tables = {int(p.parent.name.split("-")[1]): p.parent for p in OUT.glob("tables-*/compare.json")}
     if tables:
         limit = max(tables)
@@ -259,8 +267,8 @@ def collect():
         found["trained"] = comparison("make trained", trained.OUT, trained.ROWS)
     if (faces.OUT / "compare.json").is_file():
         found["photographs"] = photographs()
-    if (faces.OUT / "nano/results.json").is_file():
-        found["faces"] = evaluation("make faces PHOTOS=FOLDER", faces.OUT / "nano")
+    if (own.OUT / "results.json").is_file():
+        found["own"] = own_objects()
     if (OUT / "bench").is_dir():
         found["cost"] = bench()
     return found
@@ -270,7 +278,7 @@ def main():
     Parser(description=__doc__.split("\n")[0]).parse_args()
     found = collect()
     if not found:
-        raise ValueError("out/ holds no results: run make eval, tables, trained, faces or bench")
+        raise ValueError("out/ holds no results: run make eval, tables, trained, faces, own or bench")
     for name, numbers in found.items():
         write_results(name, numbers)
         print(RESULTS.relative_to(ROOT) / f"{name}.json")

@@ -11,14 +11,15 @@ import re
 import sys
 import textwrap
 
-from scripts import faces, growth, launches, tables, trained, verdicts
+from scripts import faces, growth, launches, own, tables, trained, verdicts
 from scripts.collect import GAIN, HIGH, LOW, ROOT, read_results
 from scripts.markdown import write_table
 from study.paper import find_published
 from support import launch
 from support.options import Parser
 
-DOCUMENTS = ("README.md", "docs/results.md", "docs/cost.md", "docs/evaluation.md", "docs/nano.md")
+PAGES = ("results", "cost", "evaluation", "nano", "own-photographs")
+DOCUMENTS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CONTROLS = ("mean place", "other image", "other text")
 # Seconds in which a CPU launches an operation, assumed, and bytes a second of two GPUs' memory
@@ -90,25 +91,39 @@ def nano():
     return evaluation("nano")
 
 
-def photographs_of_faces():
-    return evaluation("faces")
+PHOTOGRAPHED = {
+    "people": "photographs of people, 17 keypoints",
+    "hands": "photographs of hands, 21 keypoints",
+    "faces": "photographs of faces, 68 keypoints",
+}
+
+
+def photographed():
+    """The part of photographs that training did not see, with the columns that targets are of."""
+    rows = []
+    for name, label in PHOTOGRAPHED.items():
+        found = read_results(name)["rows"]
+        for row in found:
+            if row["of"] != "all":
+                continue
+            of = {"model": f"{label}: nano", LOW: "- 95% interval, from", HIGH: "- to"}
+            shown = of.get(row["answers"], f"- {row['answers']}")
+            count = f"{row['images']:,}" if "images" in row else ""
+            rows.append([shown, count, *numbers(row, ("PCK@0.05", "PCK@0.10", *SHOWN[1:]))])
+    return write_table(["in percent", "images", "PCK@0.05", "@0.10", "@0.20", "mPCK"], rows)
 
 
 def summary():
-    drawn, seen = read_results("nano")["rows"], read_results("faces")["rows"]
-    adapted = read_results("photographs")
-    last = find(adapted["rows"], tune="lora", epoch=faces.EPOCHS)
-    place = number(find(seen, of="all", answers="mean place"), "mPCK")
+    drawn = read_results("nano")["rows"]
     new, old = "definition new", "definition seen in training"
     categories = {name: find(drawn, of=name, answers="model")["categories"] for name in (new, old)}
     rows = [
         answers_row("drawings, categories never seen", drawn),
         answers_row(f"- {categories[old]} whose keypoints training knew", drawn, old),
         answers_row(f"- {categories[new]} whose keypoints it did not", drawn, new),
-        answers_row("photographs of faces, people never seen", seen),
     ]
-    label = "- drawings alone, then adapters on photographs"
-    rows.append([label, f"{adapted['images']:,}", *numbers(last), place, "", ""])
+    for name, label in PHOTOGRAPHED.items():
+        rows.append(answers_row(label, read_results(name)["rows"]))
     return write_answers(rows)
 
 
@@ -125,6 +140,46 @@ def photographs():
         rows.append(shown)
     heads = ["trained", "parameters", "adapter, MB", "minutes", *SHOWN]
     return write_table([*heads, "difference in mPCK"], rows)
+
+
+def average(rows, name, digits=0):
+    """The mean of a column, and its range, where there are several rows."""
+    values = [row[name] for row in rows]
+    shown = f"{sum(values) / len(values):.{digits}f}"
+    if len(values) > 1:
+        shown += f" ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return shown
+
+
+def own_objects():
+    """What so many photographs are worth: of each set, draws together."""
+    found, rows = read_results("own")["rows"], []
+    groups = {}
+    for row in found:
+        key = row["set"], row["tuned"] == "adapters", row["photographs"]
+        groups.setdefault(key, []).append(row)
+    for (name, _, photographs), draws in sorted(groups.items()):
+        label = f"{name}, {draws[0]['keypoints']} keypoints"
+        shown = [label, f"{photographs}", draws[0]["tuned"]]
+        shown += [average(draws, column) for column in own.COLUMNS]
+        shown += [average(draws, f"mean place {own.COLUMNS[1]}"), average(draws, "minutes", 1)]
+        rows.append(shown)
+    heads = ["set", "photographs", "trained", "PCK@0.05", "@0.10", "@0.20", "mean place @0.10"]
+    return write_table([*heads, "minutes"], rows, words=3)
+
+
+def radii():
+    found, rows = read_results("radii"), []
+    for row in found["rows"]:
+        shown = [row["set"], f"{row['keypoints']:,}", number(row, "holds"), number(row, "median")]
+        for of in ("ours", "density"):
+            shown += [number(row, f"{of} holds", 0), number(row, f"{of} median")]
+        rows.append([*shown, f"{row['density s'] / row['s']:.1f}"])
+    compared = found["rows"][0]["compared"]
+    heads = ["set", "keypoints", "held, %", "median radius, %", f"of {compared}: held", "median"]
+    heads += ["exact: held", "median", "times the time"]
+    text = f"nano's factor is {found['factor']:.2f}."
+    return f"{write_table(heads, rows)}\n{text}\n"
 
 
 # The paper's tables.
@@ -350,7 +405,9 @@ def encoders():
 BLOCKS = {
     "summary": summary,
     "nano": nano,
-    "faces": photographs_of_faces,
+    "photographed": photographed,
+    "own": own_objects,
+    "radii": radii,
     "photographs": photographs,
     "tables": asked_tables,
     "trained": trained_tables,

@@ -3,8 +3,7 @@
     python -m scripts.faces FOLDER      # `make faces PHOTOS=FOLDER`: photographs with 68 keypoints
 
 nano is pre-trained on drawings alone, then trained with each of Table 15's settings, three epochs
-of the photographs, and asked after each. Beside it the embedded nano is asked about the same
-photographs, with controls. What is done is left alone, what was interrupted continues.
+of the photographs, and asked after each. What is done is left alone, what was interrupted continues.
 """
 
 from pathlib import Path
@@ -53,7 +52,6 @@ def main():
     a = p.parse_args()
     asked = ["--data", a.photographs, "--sheet"]
     start = pretrain()
-    recipe.evaluate(OUT / "nano", "nano", *asked, "--controls")
     recipe.evaluate(OUT / START, start, *asked)
     folders = [OUT / START]
     for setting in SETTINGS:
