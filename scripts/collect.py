@@ -1,4 +1,4 @@
-"""Collect what `make eval`, `tables`, `trained`, `faces`, `own`, `bench` left in out/ into results/.
+"""Collect what `make eval`, `tables`, `trained`, `faces`, `own`, `bench` left in out/: results/.
 
     python -m scripts.collect           # then: python -m scripts.document
 
@@ -278,7 +278,7 @@ def main():
     Parser(description=__doc__.split("\n")[0]).parse_args()
     found = collect()
     if not found:
-        raise ValueError("out/ holds no results: run make eval, tables, trained, faces, own or bench")
+        raise ValueError("out/ holds no results: make eval, tables, trained, faces, own, bench")
     for name, numbers in found.items():
         write_results(name, numbers)
         print(RESULTS.relative_to(ROOT) / f"{name}.json")

@@ -3,7 +3,8 @@
     python -m scripts.faces FOLDER      # `make faces PHOTOS=FOLDER`: photographs with 68 keypoints
 
 nano is pre-trained on drawings alone, then trained with each of Table 15's settings, three epochs
-of the photographs, and asked after each. What is done is left alone, what was interrupted continues.
+of the photographs, and asked after each. What is done is left alone, what was interrupted
+continues.
 """
 
 from pathlib import Path

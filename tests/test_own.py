@@ -1,0 +1,65 @@
+"""scripts/own.py: what a user with so many photographs would have."""
+
+import json
+
+import pytest
+
+import data
+from scripts import document, own
+from support.descriptions import describe_categories
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A set of 23 photographs of one kind, two of them with two objects, and 3 to test."""
+    folder = tmp_path / "kettle"
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "images").mkdir()
+    for part, numbers in (("train", range(1, 24)), ("test", range(90, 93))):
+        images = [{"id": n, "file_name": f"{n}.jpg", "width": 50, "height": 40} for n in numbers]
+        annotations = []
+        for n in [*numbers, *[n for n in numbers if n in (3, 7)]]:
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": n, "category_id": 1, "area": 100,
+                "bbox": [0, 0, 40, 30], "keypoints": [5, 6, 2, 20, 21, 2], "num_keypoints": 2,
+            })
+        category = {"id": 1, "name": "kettle", "keypoints": ["lid", "spout"]}
+        coco = {"images": images, "annotations": annotations, "categories": [category]}
+        (folder / "annotations" / f"{part}.json").write_text(json.dumps(coco))
+    (folder / "kettle.txt").write_text("lid: where it opens\nspout: where it pours\n")
+    return folder
+
+
+@pytest.mark.parametrize("count, expected, trained", [(10, 10, 8), (None, 23, 19), (100, 23, 19)])
+def test_every_fifth_photograph_validates(source, tmp_path, count, expected, trained):
+    folder = tmp_path / "drawn"
+    assert own.draw_photographs(source, count, 0, folder) == expected
+    parts = {part: data.read_split(folder, 1, part)[0] for part in ("train", "val", "test")}
+    files = {part: {i.image.name for i in instances} for part, instances in parts.items()}
+    assert len(files["train"]) == trained and len(files["val"]) == expected - trained
+    assert not files["train"] & files["val"] and files["test"] == {"90.jpg", "91.jpg", "92.jpg"}
+    # Each object of a photograph goes with it.
+    both = parts["train"] + parts["val"]
+    assert len(both) == expected + len({"3.jpg", "7.jpg"} & (files["train"] | files["val"]))
+    described = describe_categories(both, {1: "kettle"}, folder)
+    assert [k.name for k in described[1]] == ["lid", "spout"]
+
+
+def test_draws_differ_and_can_be_repeated(source, tmp_path):
+    chosen = []
+    for n, draw in enumerate((0, 0, 1)):
+        own.draw_photographs(source, 10, draw, tmp_path / str(n))
+        chosen.append((tmp_path / str(n) / "annotations/train.json").read_text())
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_the_plan_has_each_training_once(source):
+    plan = list(own.plan([source, source.parent / "pan"]))
+    assert len(plan) == len(set(plan)) == 2 * own.DRAWS * (len(own.PHOTOGRAPHS) + 1)
+    # Whoever interrupts it has the first draw of each set first.
+    assert {draw for _, _, draw, _ in plan[: len(plan) // own.DRAWS]} == {0}
+
+
+def test_draws_are_shown_as_mean_and_range():
+    assert document.average([{"a": 80.0}, {"a": 90.0}, {"a": 88.0}], "a") == "86 (80 to 90)"
+    assert document.average([{"a": 2.26}], "a", 1) == "2.3"
