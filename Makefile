@@ -55,17 +55,20 @@ bench: .venv/ready-dev
 	$(BIN)/python -m scripts.bench train --repeat 3
 	$(BIN)/python -m scripts.bench density --repeat 1
 
-# nano from nothing, unattended; continues where it was interrupted. A folder named twice among
-# PHOTOS is drawn from twice as often.
+# nano from nothing, unattended; continues where it was interrupted. Of PHOTOS, a folder that is
+# named twice is drawn from twice as often: nano's were "people people hands faces".
+GO_ON = -m nano.pretrain --data data/figures $(PHOTOS) --size 168 --words 0 --names 0
 nano: .venv/ready data/figures
 	$(TORCHRUN) -m nano.pretrain --data data/figures $(PHOTOS) --out runs/small
-	$(TORCHRUN) -m nano.pretrain --init runs/small/model --size 168 --photos 0.6 \
-		--eyes 300 --words 0 --names 0 --rounds 5000 \
-		--data data/figures $(PHOTOS) --out runs/pretrain
+	$(TORCHRUN) $(GO_ON) --init runs/small/model --photos 0.6 --eyes 300 --rounds 5000 \
+		--out runs/larger
+	$(TORCHRUN) $(GO_ON) --init runs/larger/model --photos 0.7 --eyes 0 --rounds 2400 \
+		--out runs/pretrain
 	$(TORCHRUN) train.py --init runs/pretrain/model --data data/figures $(PHOTOS) \
 		--out runs/nano --resume --steps 60 --micro-batch 16 --workers 0 --save-every 20
 	cp -r runs/pretrain/model/vision runs/pretrain/model/llm runs/pretrain/model/config.json nano/
 	cp runs/nano/step-0000060/adapter.safetensors nano/
+	$(BIN)/python -m study.coverage --data data/figures $(PHOTOS) --calibrate
 
 data/figures: | .venv/ready
 	$(BIN)/python -m drawings --out data/figures
