@@ -5,17 +5,13 @@ PYTHON ?= python3
 PHOTOS ?=
 LIMIT ?= 200
 BIN := .venv/bin
-SAMPLE := $(BIN)/python sample.py
 TORCHRUN := $(BIN)/torchrun --standalone --nproc_per_node 2
 NEEDED = $(or $(PHOTOS),$(error PHOTOS=FOLDER is missing, a folder of photographs))
 
 .PHONY: sample test lint eval tables trained faces own radii bench nano
 
 sample: .venv/ready
-	$(SAMPLE) --image examples/astronaut.jpg --box 86,40,54,53 \
-		--desc descriptions/human_face_68.txt --out out/astronaut.png
-	$(SAMPLE) --image examples/fox.jpg --box 44,13,156,164 \
-		--desc descriptions/animal_body.txt --out out/fox.png
+	$(BIN)/python -m scripts.examples
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal

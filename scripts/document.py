@@ -377,12 +377,14 @@ def recipe_minutes():
 def nano_minutes():
     found = read_results("minutes")
     took = {row["step"]: row["minutes"] for row in found["nano"]}
-    pretraining = took["eyes"] + took["words"] + took["rounds"]
+    first = took["eyes"] + took["words"] + took["rounds"]
     text = (
-        f"The committed nano learned from {found['photographs']:,} such photographs, which cannot "
-        f"be given away here. On two CPU cores the drawings took {took['drawing']} minutes, "
-        f"pre-training {pretraining} ({took['eyes']} for the eyes, {took['words']} for the words, "
-        f"{took['rounds']} for the rounds) and `train.py` {took['train.py']}."
+        f"The committed nano learned from {found['people']:,} photographs of people, "
+        f"{found['hands']:,} of hands and {found['faces']:,} of faces, which cannot be given away "
+        f"here. On two CPU cores the drawings took {took['drawing']} minutes, the first "
+        f"pre-training {first} ({took['eyes']} for the eyes, {took['words']} for the words, "
+        f"{took['rounds']} for the rounds), the second {took['second']}, the third "
+        f"{took['third']} and `train.py` {took['train.py']}."
     )
     return textwrap.fill(text, 100) + "\n"
 

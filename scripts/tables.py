@@ -48,10 +48,10 @@ ROWS = (
         paper={"asked": "replaced"},
     ),
     Row("instruction-names", "Table 7", asked="--instruction names", paper={"asked": "names"}),
-    # nano reads 112 pixels, the paper's model 224: these are 1.125, 1.25 and 1.5 times as many.
-    Row("image-size-126", "Table 8", asked="--image-size 126", paper={"image_size": 252}),
-    Row("image-size-140", "Table 8", asked="--image-size 140"),
-    Row("image-size-168", "Table 8", asked="--image-size 168", paper={"image_size": 336}),
+    # nano reads 12 x 12 patches, the paper's model 16 x 16: 13, 14 and 18 stand beside 17, 18, 24.
+    Row("image-size-182", "Table 8", asked="--image-size 182", paper={"image_size": 238}),
+    Row("image-size-196", "Table 8", asked="--image-size 196", paper={"image_size": 252}),
+    Row("image-size-252", "Table 8", asked="--image-size 252", paper={"image_size": 336}),
     decoded("sampling"),
     decoded("temperature"),
     decoded("top-3"),
