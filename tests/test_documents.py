@@ -404,8 +404,8 @@ def test_photographs_are_asked_about_after_each_epoch(commands, monkeypatch):
     monkeypatch.setattr("sys.argv", ["faces", "photographs"])
     faces.main()
     assert count(commands, "train.py") == len(faces.SETTINGS)
-    # After each epoch, before the first, and nano
-    assert count(commands, "--model") == len(faces.SETTINGS) * faces.EPOCHS + 2
+    # After each epoch, and before the first
+    assert count(commands, "--model") == len(faces.SETTINGS) * faces.EPOCHS + 1
     assert count(commands, "nano.pretrain") == 0
 
 

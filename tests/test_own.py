@@ -1,11 +1,13 @@
 """scripts/own.py: what a user with so many photographs would have."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 import data
 from scripts import document, own
+from support.checkpoints import append_to_log
 from support.descriptions import describe_categories
 
 
@@ -63,3 +65,36 @@ def test_the_plan_has_each_training_once(source):
 def test_draws_are_shown_as_mean_and_range():
     assert document.average([{"a": 80.0}, {"a": 90.0}, {"a": 88.0}], "a") == "86 (80 to 90)"
     assert document.average([{"a": 2.26}], "a", 1) == "2.3"
+
+
+def test_each_training_is_asked_at_its_best_and_only_once(source, tmp_path, monkeypatch):
+    asked = []
+
+    def run(command, *words):
+        words = [str(word) for word in words]
+        out = Path(words[words.index("--out") + 1])
+        out.mkdir(parents=True)
+        if command == "train.py":
+            assert ("lora" in words) == out.parent.name.endswith("adapters")
+            for step, pck in ((25, 0.5), (50, 0.75), (75, 0.625)):
+                means = {"PCK@0.05": pck, "PCK@0.20": pck, "mPCK": pck}
+                numbers = {"step": step, "loss": 1.0, "lr": 1e-4, "pairs_per_s": 8.0, "val": means}
+                append_to_log(out, numbers)
+        else:
+            asked.append(words[words.index("--model") + 1])
+            scores = dict.fromkeys(own.COLUMNS, 0.875)
+            found = scores | {"instances": 3, "controls": {"mean": dict.fromkeys(own.COLUMNS, 0.25)}}
+            (out / "results.json").write_text(json.dumps(found))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(own.recipe, "run", run)
+    monkeypatch.setattr(own, "DRAWS", 1)
+    monkeypatch.setattr("sys.argv", ["own", str(source)])
+    own.main()
+    assert len(asked) == 4 and all(model.endswith("run/step-0000050") for model in asked)
+    rows = json.loads((own.OUT / "results.json").read_text())
+    assert [row["photographs"] for row in rows] == [23, 23, 10, 23]
+    assert rows[0]["PCK@0.10"] == 87.5 and rows[0]["mean place PCK@0.10"] == 25
+    assert rows[0]["keypoints"] == 2 and rows[-1]["tuned"] == "adapters"
+    own.main()
+    assert len(asked) == 4
