@@ -97,6 +97,8 @@ def train(learner: Learner, pairs, passes, division, options, settings, validati
             if options.val_every and (step % options.val_every == 0 or step == options.steps):
                 record["val"] = validate(learner.model, validation)
                 best = max(best or [-1, 0], [record["val"]["mPCK"], step])
+            # Circles are calibrated for these weights, or not: support/radius.py.
+            learner.model.config.radius_scale = record.get("val", {}).get("radius_scale")
             if rank == 0:
                 checkpoints.append_to_log(options.out, record)
                 bar.set_postfix(loss=record["loss"], lr=lr, pairs_per_s=record["pairs_per_s"])
@@ -273,8 +275,6 @@ def main():
     torch.manual_seed(options.seed)
     model = open_model(options, device)
     choose_trained(model.train(), options.tune, options.instruction)
-    # Circles were calibrated for other weights: support/radius.py.
-    model.config.radius_scale = None
     model.config.trained = train_options.describe_training(options, model.config)
     pairs = make_pairs(options, model, instances, described)
     division = batches.Division(options.batch, options.micro_batch, rank, world)

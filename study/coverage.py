@@ -6,7 +6,6 @@
 Calibrate on images that the model was not trained on: on those, circles are too small.
 """
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from support.files import ROOT, write_whole
 from support.json_files import format_json, read_json
 from support.launch import run
 from support.options import DefaultsHelp, Parser, read_positive
-from support.radius import LEVEL
+from support.radius import LEVEL, find_factor
 from support.shapes import OBJECT
 
 
@@ -52,20 +51,9 @@ def measure_coverage(model, images) -> Coverage:
     return Coverage(np.array(radii), np.array(distances))
 
 
-def find_factor(coverages):
-    """How many times larger circles hold LEVEL of the truths; each Coverage counts the same."""
-    ratios = np.concatenate([c.distances / c.radii for c in coverages])
-    weights = np.concatenate([np.full(len(c.radii), 1 / len(c.radii)) for c in coverages])
-    order = ratios.argsort()
-    held = weights[order].cumsum() / len(coverages)
-    return float(ratios[order][np.searchsorted(held, LEVEL)])
-
-
 def write_scale(folder, scale):
     """Write radius_scale into the config.json of a model folder; all else there stays."""
     path = Path(folder) / "config.json"
-    # Upwards, so that circles hold no less.
-    scale = math.ceil(1e4 * scale) / 1e4
     config = read_json(path, OBJECT, "get it again") | {"radius_scale": scale}
     with write_whole(path) as partial:
         partial.write_text(format_json(config, indent=1) + "\n")
@@ -99,7 +87,8 @@ def main():
             f"{folder}: {len(images.chosen)} images, {len(found.radii)} keypoints; circles hold "
             f"{found.count_held():.1%}, half of them within {np.median(found.radii):.1%} of the box"
         )
-    scale = find_factor(coverages) * (model.config.radius_scale or 1)
+    before = model.config.radius_scale or 1
+    scale = find_factor([before * found.distances / found.radii for found in coverages])
     print(f"{LEVEL:.0%} of the truths, each folder counting the same: radius_scale {scale:.3f}")
     if options.calibrate:
         write_scale(options.model, scale)

@@ -9,11 +9,14 @@ import math
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
+import numpy as np
+
 import data
 from lora import LoRALinear, merge_lora
 from study import metrics
 from support import launch, parallel
 from support.folders import is_added
+from support.radius import find_factor
 
 VALIDATION = 200  # images, spread evenly over the validation part
 
@@ -38,20 +41,28 @@ def share_instances(instances, described, rank, world) -> Validation:
 
 
 def validate(model, validation: Validation) -> dict[str, float]:
-    """Mean PCK over validation images, greedy and single-round."""
+    """Mean PCK over validation images, greedy and single-round, and the factor of their circles."""
     records = []
+    model.config.radius_scale = None
     with compute_as_evaluated(model, launch.choose_dtype(model.device)):
         for instance in validation.instances:
-            pixels = data.load_crop(instance, model.config.image_size)[0].to(model.device)
+            pixels, points = data.load_crop(instance, model.config.image_size)
             keypoints = validation.described[instance.category]
             labelled = instance.keypoints[:, 2] > 0
             asked = [k for k, is_labelled in zip(keypoints, labelled, strict=True) if is_labelled]
-            answers = model.answer(pixels, asked, listed=keypoints)
-            scores = metrics.score_answers(instance, answers.coordinates)
-            records.append({"category": instance.category, "controls": {}, **scores})
+            answers = model.answer(pixels.to(model.device), asked, listed=keypoints)
+            record = {"category": instance.category, "controls": {}}
+            record |= metrics.score_answers(instance, answers.coordinates)
+            if None not in answers.radii:
+                off = np.array(answers.coordinates) - points[labelled, :2]
+                record["radii"] = (np.hypot(*off.T) / answers.radii).tolist()
+            records.append(record)
     records = parallel.gather_lists(records[:validation.counted], validation.world)
     means = metrics.average_records(records)
-    return {name: round(means[name], 4) for name in (*metrics.PCK, "mPCK")}
+    found = {name: round(means[name], 4) for name in (*metrics.PCK, "mPCK")}
+    if all("radii" in record for record in records):
+        found["radius_scale"] = find_factor([sum((r["radii"] for r in records), [])])
+    return found
 
 
 @contextmanager

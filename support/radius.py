@@ -7,19 +7,22 @@ digits before it. What would follow them was not read; here the mass of such a d
 nearest place that it can mean: after 0.37, a 5 in the place of the 3 may mean 0.500 to 0.599 and
 counts as 0.500. x and y count as independent. The radius around the answer that holds 0.9 of this
 mass costs no pass of the model, and is too small. So it is multiplied by a number of the model,
-`radius_scale` in its config.json, which study/coverage.py measures on validation images.
+`radius_scale` in its config.json, which is measured on validation images: by train.py with
+--val-every, or by study/coverage.py.
 
 study/density.py reads every digit instead: exact, at the cost of many passes.
 """
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 LEVEL = 0.9
 HALVINGS = 12  # of the greatest distance in the crop: to less than a thousandth of its side
 LEAST = 0.0005  # answers are rounded so
+LEAST_FACTOR = 0.001
 
 
 def find_radii(found, scale=None):
@@ -77,3 +80,18 @@ def scale_radii(radii, affine, size):
     """Radii in pixels of the image. affine, size: as of data.map_to_image."""
     side = math.hypot(affine[0, 0], affine[1, 0]) * size
     return [None if radius is None else radius * side for radius in radii]
+
+
+def find_factor(groups):
+    """How many times larger circles hold LEVEL of the truths; each group counts the same.
+
+    groups: of each the distances of truths from answers, in radii of their circles.
+    """
+    ratios = np.concatenate(groups)
+    weights = np.concatenate([np.full(len(group), 1 / len(group)) for group in groups])
+    order = ratios.argsort()
+    held = weights[order].cumsum() / len(groups)
+    # The last sum may miss 1 by a rounding.
+    factor = ratios[order][min(np.searchsorted(held, LEVEL), len(ratios) - 1)]
+    # Upwards, so that circles hold no less.
+    return max(math.ceil(1e4 * factor) / 1e4, LEAST_FACTOR)

@@ -83,7 +83,8 @@ def test_each_training_is_asked_at_its_best_and_only_once(source, tmp_path, monk
         else:
             asked.append(words[words.index("--model") + 1])
             scores = dict.fromkeys(own.COLUMNS, 0.875)
-            found = scores | {"instances": 3, "controls": {"mean": dict.fromkeys(own.COLUMNS, 0.25)}}
+            mean = dict.fromkeys(own.COLUMNS, 0.25)
+            found = scores | {"instances": 3, "controls": {"mean": mean}}
             (out / "results.json").write_text(json.dumps(found))
 
     monkeypatch.chdir(tmp_path)

@@ -32,10 +32,13 @@ from helpers import LLAMA3
 from lora import LoRALinear, merge_lora
 from skirts import write_skirts
 from study import metrics
+from study.coverage import measure_coverage
+from study.images import choose_images
 from support import batches, checkpoints, determinism, launch, train_options
 from support.descriptions import describe_categories
 from support.files import ROOT
 from support.folders import CapeLLMConfig
+from support.radius import LEVEL
 
 # Runs are compared bit by bit.
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -656,7 +659,16 @@ def assert_validated_as_evaluated(monkeypatch, folder, out, steps, **options):
             evaluation.main()
         results = json.loads((out / f"{step}" / "results.json").read_text())
         expected = {n: round(results[n], 4) for n in (*metrics.PCK, "mPCK")}
-        assert log[step - 1]["val"] == expected
+        found = dict(log[step - 1]["val"])
+        scale = found.pop("radius_scale")
+        assert found == expected
+        config = json.loads((words["model"] / "config.json").read_text())
+        assert config["radius_scale"] == scale
+        # With it circles hold nine of ten, and no more than they must.
+        images = choose_images(folder, 1, words["part"], words["descriptions"])
+        model = CapeLLM.from_pretrained(words["model"], launch.choose_dtype(None))
+        circles = measure_coverage(model, images)
+        assert circles.count_held() >= LEVEL > circles.count_held(0.999)
 
 
 @pytest.mark.parametrize("tune", ["lora", "full", "everything"])
