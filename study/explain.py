@@ -306,6 +306,8 @@ def draw_tree(found):
     bottom = draw_corner(pen, tree, left)
     write(pen, left, bottom + LINE, "A digit sees the digits before it on its own branch.", 12)
     write(pen, left, bottom + 2 * LINE, "It stands at its depth: branches grow side by side.", 12)
+    middle = PANEL * tree.trunk / S
+    write(pen, GAP + middle / 3, HEAD + 2 * middle / 3, "trunk", 13, "mm", "white")
     below = HEAD + PANEL + LINE / 2
     text = f"trunk: start, image, and the words that all questions share: {tree.trunk} tokens"
     draw_key(pen, GAP, below, TRUNK, text)
@@ -355,20 +357,14 @@ def draw_digits(found):
     write(pen, GAP, HEAD / 2, "each digit, given those before it")
     K = len(found.digits) // 2
     width, height = PANEL / K, PANEL / 2
-    for step, digit in enumerate(found.digits):
+    for step in range(2 * K):
         place = (GAP + step % K * width, HEAD + step // K * height)
-        draw_bars(pen, found.p[step].tolist(), digit, place, width - 14, height - 46)
-        axis, before = ("x", 0) if step < K else ("y", K)
-        known = "".join(map(str, found.digits[before:step]))
-        title = f"{axis} = 0.{known}_"
-        write(pen, place[0], place[1] + 10, title, 13)
-        write(pen, place[0] + width - 14, place[1] + 10, f"{digit}: {found.p[step][digit]:.0%}",
-              13, "rm", CHOSEN)
+        draw_decision(pen, found.p, found.digits, step, place, (width - 14, height))
     product = math.prod(float(row[d]) for row, d in zip(found.p, found.digits, strict=True))
     x, y = found.place
     below = HEAD + PANEL + LINE / 2
     write(pen, GAP, below, f"[{x:.3f}, {y:.3f}]; the product of these probabilities is "
-          f"{product:.1%}", 12)
+          f"{product:.2g}", 12)
     left = 2 * GAP + PANEL
     write(pen, left, HEAD / 2, "the density of all answers; cross: the greedy one")
     photo = figure5.crop_grey(found.photo, found.box, SMOOTH * PANEL)
@@ -381,18 +377,24 @@ def draw_digits(found):
     return page.reduce(SMOOTH)
 
 
-def draw_bars(pen, p, chosen, place, width, height):
-    """Probabilities as bars below a title of 20 pixels; the chosen one has a colour."""
-    x, y = place[0], place[1] + 22
-    bar = width / len(p)
-    for i, value in enumerate(p):
-        left, top = x + i * bar, y + (1 - value) * height
-        colour = CHOSEN if i == chosen else REST
-        right = left + max(0.8 * bar, 1)
-        pen.rectangle([SMOOTH * v for v in (left, min(top, y + height - 1), right, y + height)],
-                      colour)
-        if len(p) <= 10:
-            write(pen, left + 0.4 * bar, y + height + 8, str(i), 10, "mm", PALE)
+def draw_decision(pen, p, digits, step, place, size):
+    """The probabilities of one digit as bars, below the digits before it; the chosen one coloured.
+
+    p: (2 K, base); place: x, y of the upper left corner; size: width and height.
+    """
+    K, chosen = len(digits) // 2, digits[step]
+    axis, before = ("x", digits[:step]) if step < K else ("y", digits[K:step])
+    (x, y), (width, height) = place, size
+    write(pen, x, y + 10, f"{axis} = 0.{''.join(map(str, before))}_")
+    write(pen, x + width, y + 10, f"{chosen}: {p[step][chosen]:.0%}", 13, "rm", CHOSEN)
+    top, bottom, bar = y + 22, y + height - 24, width / len(p[step])
+    for i, value in enumerate(p[step].tolist()):
+        left = x + i * bar
+        peak = min(bottom - value * (bottom - top), bottom - 1)
+        ends = (left, peak, left + max(0.8 * bar, 1), bottom)
+        pen.rectangle([SMOOTH * v for v in ends], CHOSEN if i == chosen else REST)
+        if len(p[step]) <= 10:
+            write(pen, left + 0.4 * bar, bottom + 8, str(i), 10, "mm", PALE)
 
 
 STEPS = {
