@@ -85,16 +85,15 @@ def fill_line(line):
     """A paragraph is one line of the template; on the page it is filled."""
     if line.startswith(("|", "    ", "#", "!")):
         return line
-    indent = "   " if line[:1].isdigit() else ""
-    return textwrap.fill(line, 100, subsequent_indent=indent, break_long_words=False,
-                         break_on_hyphens=False)
+    return textwrap.fill(line, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def collect_facts(walk):
     """{name: text} of all numbers on the page."""
     (keypoint,) = [k for k in walk.keypoints if k.name == KEYPOINT]
-    facts = {"keypoint": KEYPOINT, "description": keypoint.description, "photo": PHOTO}
-    facts |= {"definition": DEFINITION, "box": ",".join(map(str, BOX))}
+    asked = textwrap.fill(f"{KEYPOINT}: {keypoint.description}", 96)
+    facts = {"keypoint": KEYPOINT, "description": textwrap.indent(asked, "    ")}
+    facts |= {"photo": PHOTO, "definition": DEFINITION, "box": ",".join(map(str, BOX))}
     for describe in (describe_crop, describe_features, describe_question, describe_attention,
                      describe_tree, describe_digits, describe_adapters, describe_training,
                      describe_chains):
@@ -117,6 +116,7 @@ def describe_crop(walk):
     total = sum(p.numel() for p in model.parameters())
     return {
         "millions": f"{total / 1e6:.1f}", "side": side, "pixels": pixels, "unit": unit,
+        "other_size": pixels + 4 * unit, "other_grid": pixels // unit + 4,
         "grid": pixels // unit, "N": (pixels // unit) ** 2, "C": vision.hidden_size,
         "D": llm.hidden_size, "K": model.codec.K, "vocab": f"{llm.vocab_size:,}",
         "layers": llm.num_hidden_layers, "step": f"{side / 1000:.3f}", "x": f"{x:.1f}",
@@ -161,8 +161,7 @@ def describe_attention(walk):
     layer = find_best(explain.measure_shifts(walk.found.heats))
     x, other_x = (explain.find_centre(heat.weights[layer])[0] for heat in (one, other))
     return {"mirror": other.name, "layer": layer + 1, "heat_x": f"{x:.2f}",
-            "mirror_x": f"{other_x:.2f}", "on_image": f"{one.share[layer]:.0%}",
-            "first_share": f"{one.share[0]:.0%}"}
+            "mirror_x": f"{other_x:.2f}"}
 
 
 def describe_tree(walk):
@@ -184,8 +183,7 @@ def describe_digits(walk):
     x, y = (torch.arange(density.GRID) / density.GRID - value for value in found.place)
     near = float(p[torch.hypot(x[:, None], y) < 0.05].sum())
     return {"first": f"{chosen[0]:.0%}", "last": f"{chosen[len(chosen) // 2 - 1]:.0%}",
-            "product": f"{math.prod(chosen):.2g}", "near": f"{near:.0%}",
-            "region": f"{float(density.find_region(p, 0.9).double().mean()):.1%}"}
+            "product": f"{math.prod(chosen):.2g}", "near": f"{near:.0%}"}
 
 
 # Steps 7 to 9: the adapters, a training, questions in a chain.
@@ -205,7 +203,7 @@ def describe_adapters(walk):
         rows.append([name, counts[False], counts[True], frozen, trained])
     rows.insert(1, ["projection", 0, model.projection.weight.numel(), 0, v.C * m.D])
     rows.append(["all", *np.array([row[1:] for row in rows]).sum(0).tolist()])
-    shown = [[f"`{name}`", *(f"{count:,}" for count in counts)] for name, *counts in rows]
+    shown = [[name, *(f"{count:,}" for count in counts)] for name, *counts in rows]
     heads = ["weights", "nano: frozen", "trained", "the paper's model: frozen", "trained"]
     lesson.forget_adapters(model)
     places = np.array(model.answer(walk.found.pixels, walk.keypoints).coordinates)
@@ -266,7 +264,7 @@ def describe_chains(walk):
         "chains": len(found), "earlier": ", ".join(f"*{n}*" for n in names[at - EARLIER : at]),
         "differ": int(np.any(differ, 1).sum()), "differ_first": int(np.sum(differ, 0)[0]),
         "chain_moved": f"{np.median(moved):.1%}",
-        "alone": "[{:.3f}, {:.3f}]".format(*alone), "after": "[{:.3f}, {:.3f}]".format(*after),
+        "alone": "{:.3f}, {:.3f}".format(*alone), "after": "{:.3f}, {:.3f}".format(*after),
     }
 
 
