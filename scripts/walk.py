@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 import data
 import decode
@@ -34,8 +33,8 @@ from support.photos import open_image
 from support.pictures import SMOOTH
 
 TEMPLATE = Path(__file__).with_name("walk.md")
+SHADE = 8  # of 256
 PAGE, PICTURES = ROOT / "docs/walkthrough.md", ROOT / "docs/walk"
-COLOURS = 128  # of a picture, so that its file is small
 # What the page is about.
 PHOTO, BOX, DEFINITION = "examples/astronaut.jpg", (86, 40, 54, 53), "human_face_68"
 KEYPOINT = "left eye outer"
@@ -109,19 +108,18 @@ def find_best(values):
 
 
 def describe_crop(walk):
-    model, side = walk.model, max(BOX[2:])
+    model = walk.model
     vision, llm = model.vision.config, model.llm.config
     pixels, unit = model.config.image_size, model.vision.unit
     ((x, y),) = explain.figure5.find_in_image([walk.found.place], BOX)
     total = sum(p.numel() for p in model.parameters())
     return {
-        "millions": f"{total / 1e6:.1f}", "side": side, "pixels": pixels, "unit": unit,
+        "millions": f"{total / 1e6:.1f}", "pixels": pixels,
         "other_size": pixels + 4 * unit, "other_grid": pixels // unit + 4,
         "grid": pixels // unit, "N": (pixels // unit) ** 2, "C": vision.hidden_size,
         "D": llm.hidden_size, "K": model.codec.K, "vocab": f"{llm.vocab_size:,}",
-        "layers": llm.num_hidden_layers, "step": f"{side / 1000:.3f}", "x": f"{x:.1f}",
-        "y": f"{y:.1f}", "rel_x": f"{walk.found.place[0]:.3f}",
-        "rel_y": f"{walk.found.place[1]:.3f}",
+        "step": f"{max(BOX[2:]) / 1000:.3f}", "x": f"{x:.1f}", "y": f"{y:.1f}",
+        "rel_x": f"{walk.found.place[0]:.3f}", "rel_y": f"{walk.found.place[1]:.3f}",
     }
 
 
@@ -166,15 +164,15 @@ def describe_attention(walk):
 
 def describe_tree(walk):
     """Tokens that a tree of all keypoints has, and that as many single sequences have."""
-    model, tree = walk.model, walk.found.tree
+    model = walk.model
     (V,) = model.image_tokens(walk.found.pixels[None])
     trunk, questions = model.prepare_questions(V, walk.keypoints)
     answer = 2 * model.codec.K - 1 + len(model.codec.comma)
     common = len(find_common(questions))
     grown = len(trunk) + common + sum(len(q) - common + answer for q in questions)
     single = sum(len(trunk) + len(q) + answer for q in questions)
-    return {"S": len(tree.matrix), "trunk": tree.trunk, "asked": len(questions),
-            "grown": f"{grown:,}", "single": f"{single:,}", "times": f"{single / grown:.1f}"}
+    return {"asked": len(questions), "grown": f"{grown:,}", "single": f"{single:,}",
+            "times": f"{single / grown:.1f}"}
 
 
 def describe_digits(walk):
@@ -194,13 +192,14 @@ def describe_adapters(walk):
     """How many weights are trained, and how far all answers move without the adapters."""
     model, rows = CapeLLM.from_pretrained(walk.folder, merge=False), []
     v, m = growth.LARGE, growth.LLAMA8B
+    names = {"vision": "vision encoder", "llm": "language model"}
     paper = {"vision": (growth.vision_parameters(v), growth.vision_adapters(v)),
              "llm": (growth.llm_parameters(m), growth.llm_adapters(m))}
     for name, (frozen, trained) in paper.items():
         counts = {True: 0, False: 0}
         for parameter, tensor in getattr(model, name).named_parameters():
             counts["lora_" in parameter] += tensor.numel()
-        rows.append([name, counts[False], counts[True], frozen, trained])
+        rows.append([names[name], counts[False], counts[True], frozen, trained])
     rows.insert(1, ["projection", 0, model.projection.weight.numel(), 0, v.C * m.D])
     rows.append(["all", *np.array([row[1:] for row in rows]).sum(0).tolist()])
     shown = [[name, *(f"{count:,}" for count in counts)] for name, *counts in rows]
@@ -218,14 +217,15 @@ def describe_training(walk):
     """What results/ holds of the lesson and of nano's controls."""
     taught, rows = read_results("walk"), []
     tokens = {row["token"]: row for row in taught["tokens"]}
-    for row in read_results("nano")["rows"]:
+    measured = read_results("nano")["rows"]
+    categories = measured[0]["categories"]
+    for row in measured:
         if row["of"] == "all" and "images" in row:
             rows.append([row["answers"], *(f"{row[name]:.1f}" for name in CONTROLLED)])
     return {
         "category": taught["category"], "drawn": lesson.TRAINED_ON, "unseen": lesson.MEASURED_ON,
         "steps": lesson.STEPS, "pairs": lesson.PAIRS, "rounds": lesson.ROUNDS,
-        "loss_before": taught["steps"][0]["digits"],
-        "loss_after": taught["steps"][-1]["digits"], "chance": f"{math.log(10):.2f}",
+        "chance": f"{math.log(10):.2f}", "categories": categories,
         "a_before": f"{tokens['a']['before']:.2f}", "a_after": f"{tokens['a']['after']:.2f}",
         "c_after": f"{tokens['c']['after']:.2f}",
         "near_before": f"{taught['near before']:.0f}%",
@@ -257,11 +257,9 @@ def describe_chains(walk):
     for alone, after in found.values():
         differ.append(np.not_equal(alone.digits, after.digits).reshape(2, -1).any(0))
         moved.append(math.dist(codec.place(alone.digits), codec.place(after.digits)))
-    names = [k.name for k in walk.keypoints]
-    at = names.index(KEYPOINT)
     alone, after = (codec.place(one.digits) for one in found[KEYPOINT])
     return {
-        "chains": len(found), "earlier": ", ".join(f"*{n}*" for n in names[at - EARLIER : at]),
+        "chains": len(found), "earlier": EARLIER,
         "differ": int(np.any(differ, 1).sum()), "differ_first": int(np.sum(differ, 0)[0]),
         "chain_moved": f"{np.median(moved):.1%}",
         "alone": "{:.3f}, {:.3f}".format(*alone), "after": "{:.3f}, {:.3f}".format(*after),
@@ -302,6 +300,12 @@ def draw_pictures(walk):
     }
 
 
+def write_picture(path, picture):
+    """Fewer shades of each colour, which nobody sees, make a PNG less than half as large."""
+    shades = [min(255, round(value / SHADE) * SHADE) for value in range(256)]
+    picture.point(3 * shades).save(path, optimize=True)
+
+
 def main():
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=ROOT / "nano", help="a model folder (default: nano)")
@@ -313,8 +317,7 @@ def main():
     PAGE.write_text(write_page(collect_facts(walk)), encoding="utf-8")
     PICTURES.mkdir(exist_ok=True)
     for name, picture in draw_pictures(walk).items():
-        picture = picture.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        picture.save(PICTURES / name, optimize=True)
+        write_picture(PICTURES / name, picture)
         print(f"docs/walk/{name}: {(PICTURES / name).stat().st_size / 1000:.0f} kB")
 
 
