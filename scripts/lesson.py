@@ -140,10 +140,13 @@ def draw_training(taught):
     taught: see `teach`. Returns an image.
     """
     # Only who writes the page needs matplotlib, a development requirement.
-    import matplotlib
-    from matplotlib import pyplot
+    try:
+        import matplotlib
 
-    matplotlib.use("Agg")
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError:
+        raise ValueError("drawing needs matplotlib: pip install matplotlib") from None
     figure, (tokens, curve) = pyplot.subplots(1, 2, figsize=(9.16, 3.1), layout="constrained")
     at = np.arange(len(taught["tokens"]))
     for shift, when, colour in ((-0.2, "before", "#c9ccd1"), (0.2, "after", "#d9480f")):

@@ -258,8 +258,8 @@ def draw_crop(found):
     centre = np.array([left, HEAD]) + PANEL * np.array(found.place)
     figure5.draw_cross(pen, SMOOTH * centre)
     x, y = found.place
-    write(pen, left, HEAD + PANEL + LINE / 2, f"cross: the answer for {found.keypoint}, "
-          f"{x:.3f} of the width, {y:.3f} of the height", 12)
+    text = f"cross: the answer, {x:.3f} of the width and {y:.3f} of the height"
+    write(pen, left, HEAD + PANEL + LINE / 2, text, 12)
     return page.reduce(SMOOTH)
 
 

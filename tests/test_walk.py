@@ -13,6 +13,7 @@ import data
 from scripts import features, lesson, walk
 from scripts.collect import read_results
 from scripts.markdown import quote_code
+from study import digits, instructions
 
 ROOT = Path(__file__).parent.parent
 PAGE = walk.PAGE.read_text(encoding="utf-8")
@@ -140,6 +141,17 @@ def test_there_are_ten_exercises():
         assert any(name in row for name in names), row
 
 
+def test_new_entries_of_exercises_are_code():
+    decoding, instruction = re.findall(r"`(\"[\w-]+\": .*?,)`", PAGE)
+    entry = eval(f"{{{decoding}}}", vars(digits))
+    log_p = torch.tensor([[0.1, 0.5, 0.4]]).log()
+    (sharpened,) = [change(log_p) for change in entry.values()]
+    assert torch.isfinite(sharpened).tolist() == [[False, True, True]]
+    (entry,) = eval(f"{{{instruction}}}", vars(instructions)).values()
+    (asked,) = entry.rounds
+    assert asked.question.format(name="nose") == "USER: nose? ASSISTANT:"
+
+
 # Step 2.
 
 
@@ -177,8 +189,8 @@ def test_the_loss_of_tokens_is_the_loss_of_training(nano):
         losses = model.loss(drawn.pixels[None], [pair])
     assert len(tokens) == len(lesson.TOKENS)
     assert np.mean(tokens) == pytest.approx(float(losses.total), rel=1e-4)
-    digits = [t for t, name in zip(tokens, lesson.TOKENS, strict=True) if name in "abcdef"]
-    assert np.mean(digits) == pytest.approx(float(losses.digits), rel=1e-4)
+    of_digits = [t for t, n in zip(tokens, lesson.TOKENS, strict=True) if n in "abcdef"]
+    assert np.mean(of_digits) == pytest.approx(float(losses.digits), rel=1e-4)
 
 
 def test_what_the_lesson_measured_says_what_the_page_says():
