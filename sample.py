@@ -4,6 +4,7 @@
         --desc descriptions/human_face_68.txt
     python sample.py ... --density "nose tip"                   # where this keypoint may be
     python sample.py ... --density "nose tip" --truth 113,63    # beside a Gaussian (Figure 5)
+    python sample.py ... --explain "nose tip"                   # how it is found, step by step
 
 It prints a table and writes a picture; with --json the numbers, too.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import data
 from capellm import CapeLLM
-from study import figure5
+from study import explain, figure5
 from study.digits import DECODING
 from support import answers
 from support.files import ROOT, write_whole
@@ -21,7 +22,7 @@ from support.launch import run
 from support.options import Parser, read_seed
 from support.photos import open_image
 from support.pictures import draw_keypoints
-from support.sample_options import check_options, choose_device, parse_box
+from support.sample_options import check_options, choose_device, name_picture, parse_box
 
 
 def parse_arguments():
@@ -39,6 +40,10 @@ def parse_arguments():
     asked.add_argument(
         "--density", metavar="NAME",
         help="show instead where this keypoint may be, over all answers at once",
+    )
+    asked.add_argument(
+        "--explain", metavar="NAME",
+        help="show instead how this keypoint is found: crop, attention, tree, digits, density",
     )
     asked.add_argument(
         "--truth", metavar="x,y",
@@ -69,14 +74,10 @@ def parse_arguments():
     written = parser.add_argument_group("what is written")
     written.add_argument(
         "--out", type=Path, metavar="FILE",
-        help="the picture (default: out/<name of the photo>_keypoints.png, or _density.png)",
+        help="the picture (default: out/<name of the photo>_keypoints, _density, _explained.png)",
     )
     written.add_argument("--json", type=Path, metavar="FILE", help="also the numbers, as JSON")
-    args = parser.parse_args()
-    if args.out is None:
-        shown = "keypoints" if args.density is None else "density"
-        args.out = Path("out") / f"{args.image.stem}_{shown}.png"
-    return args
+    return name_picture(parser.parse_args())
 
 
 def main():
@@ -87,9 +88,8 @@ def main():
     keypoints = data.read_descriptions(args.desc)
     names = [keypoint.name for keypoint in keypoints]
     photo = open_image(args.image)
-    frame, keypoint, truth = None, None, None
-    if args.density is not None:
-        keypoint = figure5.find_keypoint(keypoints, args.density, args.desc)
+    frame, truth = None, None
+    keypoint = figure5.find_asked(keypoints, args)
     if args.box is not None:
         frame = parse_box(args.box, photo.size)
     box = frame or (0, 0, *photo.size)
@@ -108,6 +108,10 @@ def main():
         picture = draw_keypoints(photo, points, names, frame, circles)
         lines = answers.format_answers(names, points, box, model.config.radius_scale is not None)
         numbers = {"keypoints": answers.describe_answers(names, points, box)}
+    elif args.explain is not None:
+        found = explain.explain_keypoint(model, photo, box, keypoint, keypoints, args.category)
+        picture, numbers = explain.draw_page(found), explain.describe(found)
+        lines = explain.format_explanation(found)
     else:
         finding = figure5.make_finding(
             model, photo, box, keypoint, truth, category=args.category, listed=keypoints

@@ -60,15 +60,23 @@ class Panel(NamedTuple):
     note: str
 
 
-def find_keypoint(keypoints, name, path):
+def find_keypoint(keypoints, name, path, option="--density"):
     """The keypoint of this name. Raises ValueError if the description file has none."""
     names = [keypoint.name for keypoint in keypoints]
     if name in names:
         return keypoints[names.index(name)]
     nearest = ", ".join(map(repr, get_close_matches(name, names, 3, 0)))
     raise ValueError(
-        f"--density {name!r}: {path} has no keypoint of that name; the nearest: {nearest}"
+        f"{option} {name!r}: {path} has no keypoint of that name; the nearest: {nearest}"
     )
+
+
+def find_asked(keypoints, args):
+    """The keypoint that --density or --explain names, None if neither is given."""
+    for option, name in (("--density", args.density), ("--explain", args.explain)):
+        if name is not None:
+            return find_keypoint(keypoints, name, args.desc, option)
+    return None
 
 
 def parse_truth(text, box):
@@ -207,7 +215,12 @@ def crop_grey(image, box, side):
 def paint_heat(photo, mass):
     """The photo (S, S, 1) under the colours of a mass (1000, 1000), clear where there is none."""
     heat = Image.fromarray(mass.T.float().numpy()).reduce(density.GRID // 100)
-    heat = np.asarray(heat.resize(photo.shape[:2], Image.Resampling.BICUBIC))
+    heat = heat.resize(photo.shape[:2], Image.Resampling.BICUBIC)
+    return colour_heat(photo, np.asarray(heat))
+
+
+def colour_heat(photo, heat):
+    """The photo (S, S, 1) under the colours of a heat (S, S), from 0 to its own peak."""
     heat = (heat / heat.max()).clip(0)[..., None]
     stops = [stop for stop, _ in HEAT]
     colours = np.array([ImageColor.getrgb(colour) for _, colour in HEAT])

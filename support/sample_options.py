@@ -1,5 +1,7 @@
 """The options of sample.py: which contradict each other, what a device and a box may be."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -44,6 +46,17 @@ def parse_box(text, size):
     return box
 
 
+def name_picture(args):
+    """The options with --out, which by default is named after the photo and what is shown of it."""
+    shown = "keypoints"
+    if args.density is not None:
+        shown = "density"
+    if args.explain is not None:
+        shown = "explained"
+    args.out = args.out or Path("out") / f"{args.image.stem}_{shown}.png"
+    return args
+
+
 def check_options(args):
     """Raises ValueError if options contradict each other, or would overwrite what is read."""
     files = [args.image, args.desc, args.out]
@@ -57,6 +70,13 @@ def check_options(args):
     if args.density is not None and (args.cumulative or args.decoding != "greedy"):
         raise ValueError(
             "--density covers every answer to its question: leave --decoding and --cumulative out"
+        )
+    if args.explain is not None and args.density is not None:
+        raise ValueError("--density and --explain are two pictures: leave one of them out")
+    if args.explain is not None and (args.cumulative or args.decoding != "greedy"):
+        raise ValueError(
+            "--explain shows the greedy answer to one question: "
+            "leave --decoding and --cumulative out"
         )
     if args.truth is not None and args.density is None:
         raise ValueError(

@@ -250,6 +250,8 @@ def test_the_first_page_leads_to_every_other():
 
 def commands_of(text):
     """(file or -m module, its arguments) of commands in code blocks and in backticks."""
+    # Quoted code holds no commands.
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     text = text.replace("\\\n", " ")
     lines = re.findall(r"^    +(?!\s)(.*)$", text, re.MULTILINE)
     lines += re.findall(r"`([^`]+)`", text)

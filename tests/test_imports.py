@@ -42,6 +42,7 @@ RULES = {
     "study.density": ["decode", "llama", "support.tensors"],
     "study.digits": [],
     "study.encoders": ["dino", "study.hiera", "support.*"],
+    "study.explain": ["data", "decode", "llama", "study.density", "study.figure5", "support.*"],
     "study.hiera": ["support.*"],
     "study.keypoint_token": ["decode", "support.*"],
     "study.share_image": ["data", "support.tensors"],

@@ -328,6 +328,14 @@ MISTAKES = {
     ),
     "decoding a density": (["--density", "tail", "--decoding", "top-3"], "--decoding"),
     "a chain of densities": (["--density", "tail", "--cumulative"], "--cumulative"),
+    "nothing to explain": (
+        ["--explain", "left ear"],
+        "--explain 'left ear': d.txt has no keypoint of that name; the nearest: 'left eye'",
+    ),
+    "two pictures": (["--explain", "tail", "--density", "tail"], "leave one of them out"),
+    "explaining a decoding": (["--explain", "tail", "--decoding", "top-3"], "--decoding"),
+    "explaining a chain": (["--explain", "tail", "--cumulative"], "--cumulative"),
+    "explaining a truth": (["--explain", "tail", "--truth", "5,5"], "name it with --density"),
     "a truth alone": (["--truth", "5,5"], "name it with --density"),
     "no truth": (["--density", "tail", "--truth", ""], "--truth ''"),
     "truth in words": (["--density", "tail", "--truth", "5,five"], "--truth '5,five'"),
@@ -404,7 +412,7 @@ def test_as_a_command(work, model_folder, image, code):
 
 
 @pytest.mark.parametrize("more, told", [([], None), (["--category", "red panda"], "red panda")])
-@pytest.mark.parametrize("asked", ["keypoints", "density"])
+@pytest.mark.parametrize("asked", ["keypoints", "density", "explain"])
 def test_what_the_object_is_can_be_told(call, monkeypatch, more, told, asked):
     seen = []
     original = CapeLLM.prepare_questions
@@ -414,7 +422,7 @@ def test_what_the_object_is_can_be_told(call, monkeypatch, more, told, asked):
         return original(self, pixels, keypoints, category, listed)
 
     monkeypatch.setattr(CapeLLM, "prepare_questions", prepare)
-    if asked == "density":
-        more = [*more, "--density", "tail"]
+    if asked != "keypoints":
+        more = [*more, f"--{asked}", "tail"]
     call(*more)
     assert set(seen) == {told}
