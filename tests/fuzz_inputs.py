@@ -423,9 +423,13 @@ def options(rng):
     instruct(rng, Path("model/config.json"))
     numbers = ["--seed", "--split", "--limit", "--image-size", "--batch", "--micro-batch", "--k"]
     choices = {
-        "sample.py": (SAMPLE, ["--image", "--desc", "--box", "--density", "--truth", "--model",
-                               "--category", "--decoding", "--seed", "--cumulative", "--out",
-                               "--json", "--odd"]),
+        "sample.py": (SAMPLE, ["--image", "--desc", "--box", "--density", "--truth", "--explain",
+                               "--model", "--category", "--decoding", "--seed", "--cumulative",
+                               "--out", "--json", "--odd"]),
+        "coverage": (["-m", "study.coverage", "--model", "model", "--data", "data", "--limit", "1",
+                      "--descriptions", "data/texts"],
+                     ["--model", "--data", "--part", "--split", "--descriptions", "--limit",
+                      "--calibrate"]),
         "eval.py": (EVAL + ["--limit", "1"], ["--model", "--data", "--descriptions", "--names",
                     "--occlude", "--out", "--decoding", *numbers[:4], "--compare", "--average"]),
         "train.py": (TRAIN[:-1] + ["new"], ["--init", "--data", "--descriptions", "--lr", "--clip",
