@@ -234,7 +234,8 @@ def test_stretched_images_keep_their_points():
 def test_the_pointer_starts_at_the_token_before_the_first_digit(model, tmp_path):
     """It is read once an answer, at the answer's opening, whatever stands in front of it."""
     write_dataset(tmp_path / "drawings", seed=0, per_category=1)
-    sampler = pretrain.Sampler([tmp_path / "drawings"], model.tokenizer, model.codec)
+    size = model.config.image_size
+    sampler = pretrain.Sampler([tmp_path / "drawings"], model.tokenizer, model.codec, size)
     batch = sampler.draw_batch(4, random.Random(0), rounds=True)
     asked = 0
     for conversations in batch.branches:
