@@ -193,7 +193,7 @@ class Sampling:
     def count(self, side, result):
         if side == "reference":
             return count_reference(self.shape, SAMPLES, False)
-        coordinates, _ = result
+        coordinates = result[0]
         codes = [f"{round(1000 * x):03}{round(1000 * y):03}" for x, y in coordinates]
         read = [len({code[:n] for code in codes}) for n in range(6)]
         return count_prefixes(self.shape, sum(read), read[3])
@@ -217,7 +217,7 @@ class Distribution:
 
     def check(self, model, result):
         """The greedy answer, and its mass."""
-        answers, mass, _ = model.answer(self.pixels, [self.keypoint])
+        answers, mass = model.answer(self.pixels, [self.keypoint])[:2]
         if isinstance(model, CapeLLM):
             mass = [float(result.p[round(1000 * x), round(1000 * y)]) for x, y in answers]
         return answers, mass

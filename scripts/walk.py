@@ -112,9 +112,8 @@ def describe_crop(walk):
     vision, llm = model.vision.config, model.llm.config
     pixels, unit = model.config.image_size, model.vision.unit
     ((x, y),) = explain.figure5.find_in_image([walk.found.place], BOX)
-    total = sum(p.numel() for p in model.parameters())
     return {
-        "millions": f"{total / 1e6:.1f}", "pixels": pixels,
+        "pixels": pixels,
         "other_size": pixels + 4 * unit, "other_grid": pixels // unit + 4,
         "grid": pixels // unit, "N": (pixels // unit) ** 2, "C": vision.hidden_size,
         "D": llm.hidden_size, "K": model.codec.K, "vocab": f"{llm.vocab_size:,}",
@@ -208,7 +207,9 @@ def describe_adapters(walk):
     places = np.array(model.answer(walk.found.pixels, walk.keypoints).coordinates)
     moved = np.hypot(*(places - walk.places).T)
     size = (Path(walk.folder) / "adapter.safetensors").stat().st_size
-    return {"weights": write_table(heads, shown).strip(), "adapter_size": f"{size / 1e6:.2f}",
+    millions = sum(rows[-1][1:3]) / 1e6
+    return {"weights": write_table(heads, shown).strip(), "millions": f"{millions:.1f}",
+            "adapter_size": f"{size / 1e6:.2f}",
             "trained_share": f"{rows[-1][4] / sum(rows[-1][3:]):.1%}",
             "moved": f"{np.median(moved):.1%}", "moved_most": f"{moved.max():.1%}"}
 

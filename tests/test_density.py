@@ -144,7 +144,7 @@ def test_the_question_of_a_density_is_that_of_answers(listing_model):
     listed = compute(listing_model, pixels, asked[0], cut=1e-6, listed=asked).p
     assert float((alone - listed).abs().sum()) > 0.01
     for p, together in ((alone, asked[:1]), (listed, asked)):
-        (place, *_), (probability, *_) = listing_model.answer(pixels, together)
+        (place, *_), (probability, *_), _ = listing_model.answer(pixels, together)
         assert float(p[density.find_cell(place)]) == pytest.approx(probability, rel=1e-3)
 
 
