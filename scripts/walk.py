@@ -44,6 +44,7 @@ FACES, EARLIER = (1, 3), 3
 FRAMED = ("left eye outer", "right eye outer", "nose tip", "left lip outer", "centre chin")
 CHAIN_HEIGHT = 170
 CONTROLLED = ("PCK@0.05", "PCK@0.20", "mPCK")
+COVERED = "occlude, 40% covered"
 
 
 class Walk(NamedTuple):
@@ -211,7 +212,7 @@ def describe_adapters(walk):
     return {"weights": write_table(heads, shown).strip(), "millions": f"{millions:.1f}",
             "adapter_size": f"{size / 1e6:.2f}",
             "trained_share": f"{rows[-1][4] / sum(rows[-1][3:]):.1%}",
-            "moved": f"{np.median(moved):.1%}", "moved_most": f"{moved.max():.1%}"}
+            "moved_most": f"{moved.max():.1%}"}
 
 
 def describe_training(walk):
@@ -219,7 +220,8 @@ def describe_training(walk):
     taught, rows = read_results("walk"), []
     tokens = {row["token"]: row for row in taught["tokens"]}
     measured = read_results("nano")["rows"]
-    categories = measured[0]["categories"]
+    categories, tables = measured[0]["categories"], read_results("tables")
+    (covered,) = [row for row in tables["rows"] if row["name"] == COVERED]
     for row in measured:
         if row["of"] == "all" and "images" in row:
             rows.append([row["answers"], *(f"{row[name]:.1f}" for name in CONTROLLED)])
@@ -227,6 +229,7 @@ def describe_training(walk):
         "category": taught["category"], "drawn": lesson.TRAINED_ON, "unseen": lesson.MEASURED_ON,
         "steps": lesson.STEPS, "pairs": lesson.PAIRS, "rounds": lesson.ROUNDS,
         "chance": f"{math.log(10):.2f}", "categories": categories,
+        "covered": f"{-covered['difference']:.0f}", "covered_images": tables["images"],
         "a_before": f"{tokens['a']['before']:.2f}", "a_after": f"{tokens['a']['after']:.2f}",
         "c_after": f"{tokens['c']['after']:.2f}",
         "near_before": f"{taught['near before']:.0f}%",
@@ -258,12 +261,15 @@ def describe_chains(walk):
     for alone, after in found.values():
         differ.append(np.not_equal(alone.digits, after.digits).reshape(2, -1).any(0))
         moved.append(math.dist(codec.place(alone.digits), codec.place(after.digits)))
-    alone, after = (codec.place(one.digits) for one in found[KEYPOINT])
+    alone, after = ("[{:.3f}, {:.3f}]".format(*codec.place(d.digits)) for d in found[KEYPOINT])
+    words = f"The answer {alone} becomes {after}."
+    if alone == after:
+        words = f"The answer stays {alone}; how sure it is changes."
     return {
         "chains": len(found), "earlier": EARLIER,
         "differ": int(np.any(differ, 1).sum()), "differ_first": int(np.sum(differ, 0)[0]),
         "chain_moved": f"{np.median(moved):.1%}",
-        "alone": "{:.3f}, {:.3f}".format(*alone), "after": "{:.3f}, {:.3f}".format(*after),
+        "chain_words": words,
     }
 
 

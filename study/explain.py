@@ -237,7 +237,7 @@ def outline(pen, corners, colour, width=2):
 def draw_crop(found):
     """Step 1: the photo with its box and the square around it; the crop with its patches."""
     page, pen = start_row(HEAD + PANEL + LINE)
-    write(pen, GAP, HEAD / 2, "the photo, the box (white), its square (yellow)")
+    write(pen, GAP, HEAD / 2, "the photo; white: the box, yellow: made square")
     photo = found.photo.convert("RGB")
     scale = PANEL / max(photo.size)
     size = [max(1, round(SMOOTH * scale * side)) for side in photo.size]
@@ -373,7 +373,7 @@ def draw_digits(found):
     centre = np.array([left, HEAD]) + PANEL * np.array(found.place)
     figure5.draw_cross(pen, SMOOTH * centre)
     share = float(density.find_region(found.density, 0.9).double().mean())
-    write(pen, left, below, f"90% of the mass lies in {share:.2%} of the crop", 12)
+    write(pen, left, below, f"90% of the mass lies in {share:.2%} of the crop's area", 12)
     return page.reduce(SMOOTH)
 
 
