@@ -58,8 +58,9 @@ def draw_photographs(source, count, draw, folder):
 def find_best(run):
     """The checkpoint of a run that is best on its validation photographs."""
     validated = [record for record in read_log(run) if "val" in record]
-    best = max(validated, key=lambda record: record["val"]["mPCK"])
-    return recipe.checkpoint(run, best["step"])
+    # Of equal ones train.py keeps the latest.
+    _, step = max((record["val"]["mPCK"], record["step"]) for record in validated)
+    return recipe.checkpoint(run, step)
 
 
 def measure(source, count, draw, tuned):

@@ -134,7 +134,7 @@ def describe_features(walk):
             matched.append(np.hypot(*(place - drawn.points[k])))
             unmoved.append(np.hypot(*(walk.places[k] - drawn.points[k])))
     return {"share": f"{found.share:.0%}", "matched": f"{np.median(matched):.0%}",
-            "unmoved": f"{np.median(unmoved):.0%}", "patch": f"{1 / grid:.0%}"}
+            "unmoved": f"{np.median(unmoved):.0%}"}
 
 
 def describe_question(walk):
