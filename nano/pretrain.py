@@ -29,7 +29,6 @@ the paper trains.
 
 import argparse
 import io
-import json
 import math
 import random
 import shutil
@@ -51,6 +50,7 @@ import train
 from capellm import CapeLLM, Codec
 from dino import DINOv2, DINOv2Config
 from llama import Config, Llama
+from nano.backbones import DINOV2, HIERA, LLM, export
 from nano.muon import Muon, sum_over_processes
 from study import instructions
 from study.hiera import Hiera, HieraConfig
@@ -63,30 +63,6 @@ from support.options import Parser, read_positive, read_seed
 from support.tokenizer import Tokenizer
 
 SIZE = 112  # side of an image in pixels, at first
-DINOV2 = {
-    "hidden_size": 192,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 6,
-    "patch_size": 14,
-}
-# For Table 14: 7 x 7 tokens where DINOv2 has 8 x 8. A step takes about as long.
-HIERA = {
-    "embed_dim": 48,
-    "depths": [1, 2, 4],
-    "num_heads": [1, 2, 4],
-    "masked_unit_attention": [True, False, False],
-    "num_query_pool": 2,
-}
-LLM = {
-    "hidden_size": 160,
-    "intermediate_size": 432,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 5,
-    "num_key_value_heads": 5,
-    "rope_theta": 10000.0,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": True,
-}
 POINTER = 1  # the pointer reads what layer 1 of the four puts out
 QUESTIONS = 12  # asked of an image at once, in branches of one, later also of more rounds
 CHAINS = (1, 1, 1, 2, 4, 12)  # rounds of a branch, each as often
@@ -446,75 +422,6 @@ def load_progress(path, module, optimisers):
         step = int(saved.metadata()["step"])
     module.load_state_dict(weights)
     return step
-
-
-def export(model, tokenizer_file, folder):
-    """The backbones in official form, in bf16, and a model folder around them, adapters fresh."""
-    size = model.config.image_size
-    vision = describe_dinov2(size)
-    if isinstance(model.vision, Hiera):
-        vision = describe_hiera(size)
-    llm = LLM | {
-        "max_position_embeddings": 2048,
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "vocab_size": model.llm.config.vocab_size,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "hidden_act": "silu",
-    }
-    with checkpoints.write_whole_folder(folder) as partial:
-        export_backbone(model.vision, vision, partial / "vision")
-        export_backbone(model.llm, llm, partial / "llm")
-        shutil.copy(tokenizer_file, partial / "llm")
-        config = CapeLLMConfig(
-            str(partial / "vision"), str(partial / "llm"), size, lora=train.PAPER_LORA
-        )
-        tuned = CapeLLM.assemble(config, torch.float32)
-        tuned.projection.load_state_dict(model.projection.state_dict())
-        tuned.config.vision, tuned.config.llm = "vision", "llm"
-        (partial / "config.json").write_text(tuned.config.to_json())
-        adapter = {name: t.contiguous() for name, t in tuned.adapter().items()}
-        checkpoints.save_tensors(adapter, partial / "adapter.safetensors")
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def describe_dinov2(size):
-    return DINOV2 | {
-        "image_size": size,
-        "model_type": "dinov2",
-        "architectures": ["Dinov2Model"],
-        "mlp_ratio": 4,
-        "layer_norm_eps": 1e-6,
-        "qkv_bias": True,
-        "use_swiglu_ffn": False,
-        "hidden_act": "gelu",
-    }
-
-
-def describe_hiera(size):
-    return HIERA | {
-        "image_size": [size, size],
-        "model_type": "hiera",
-        "architectures": ["HieraModel"],
-        "patch_size": [7, 7],
-        "patch_stride": [4, 4],
-        "patch_padding": [3, 3],
-        "query_stride": [2, 2],
-        "masked_unit_size": [4, 4],
-        "embed_dim_multiplier": 2,
-        "mlp_ratio": 4,
-        "layer_norm_eps": 1e-6,
-        "hidden_act": "gelu",
-    }
-
-
-def export_backbone(backbone, config, folder):
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=1, allow_nan=False) + "\n")
-    state = backbone.state_dict()
-    tensors = {name: t.to(torch.bfloat16).contiguous() for name, t in state.items()}
-    checkpoints.save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def read_options():
