@@ -106,7 +106,10 @@ def main():
         )
         circles = answers.choose_circles(points, box)
         picture = draw_keypoints(photo, points, names, frame, circles)
-        lines = answers.format_answers(names, points, box, model.config.radius_scale is not None)
+        # Factors are measured on greedy answers to single questions.
+        is_usual = args.decoding == "greedy" and not args.cumulative
+        is_calibrated = model.config.radius_scale is not None and is_usual
+        lines = answers.format_answers(names, points, box, is_calibrated)
         numbers = {"keypoints": answers.describe_answers(names, points, box)}
     elif args.explain is not None:
         found = explain.explain_keypoint(model, photo, box, keypoint, keypoints, args.category)

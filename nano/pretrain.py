@@ -20,7 +20,7 @@ trained:
 
 A second run goes on from the first, at a larger size and with more photographs (--init):
 
-    torchrun --nproc_per_node 2 -m nano.pretrain --init runs/pretrain/model --size 168 \\
+    torchrun --nproc_per_node 2 -m nano.pretrain --init runs/small/model --size 168 \\
         --data data/figures FOLDER... --out runs/larger
 
 What helped only here (the heads of both losses) is left behind. `train.py --init` then trains what

@@ -386,7 +386,7 @@ def nano_minutes():
         f"{took['rounds']} for the rounds), the second {took['second']}, the third "
         f"{took['third']} and `train.py` {took['train.py']}."
     )
-    return textwrap.fill(text, 100) + "\n"
+    return textwrap.fill(text, 100, break_on_hyphens=False) + "\n"
 
 
 def encoders():

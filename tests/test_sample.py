@@ -100,6 +100,31 @@ def test_table_picture_and_json_agree(call, work, model_folder, photo, capsys):
         assert np.array_equal(picture, drawn)
 
 
+@pytest.mark.parametrize(
+    "scale, arguments, is_calibrated",
+    [
+        (None, [], False),
+        (1.5, [], True),
+        (1.5, ["--decoding", "sampling"], False),
+        (1.5, ["--cumulative"], False),
+    ],
+)
+def test_only_the_usual_answers_of_a_calibrated_model_are_calibrated(
+    call, work, model_folder, capsys, scale, arguments, is_calibrated
+):
+    """Its factor makes circles larger, all the same."""
+    folder = shutil.copytree(model_folder, work / "model")
+    config = json.loads((folder / "config.json").read_text())
+    radii = []
+    for factor in (None, scale):
+        (folder / "config.json").write_text(json.dumps(config | {"radius_scale": factor}))
+        capsys.readouterr()
+        result = call("--model", str(folder), *arguments)
+        radii.append([keypoint["radius"] for keypoint in result["keypoints"]])
+    assert radii[1] == pytest.approx([r * (scale or 1) for r in radii[0]])
+    assert ("not calibrated" in capsys.readouterr().out) != is_calibrated
+
+
 def test_points_lie_in_the_square_around_the_box(call):
     everywhere = xy(call())
     for x, y, w, h in ((0, 0, 48, 36), (30, 5, 8, 14), (10, 20, 20, 4), (40, 30, 8, 6)):
