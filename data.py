@@ -97,6 +97,11 @@ def draw_augmentation(rng):
     return scale, angle
 
 
+def load_augmented(instance, size, rng):
+    """load_crop as the authors show an image in training."""
+    return load_crop(instance, size, *draw_augmentation(rng))
+
+
 class Conversation(NamedTuple):
     """Token ids and labels. The label is the id for answer tokens, IGNORE for all others."""
 
@@ -192,15 +197,13 @@ def encode_cached(tokenizer, text, start):
 def group_fixed(indices, k, rng, lengths, room):
     """Shuffle all keypoints into groups of k (Section 3.3); used ones fill the last group up.
 
-    Then those that cannot be asked fall out, as in the authors' code: groups shrink or vanish.
+    Then those that cannot be asked fall out, as in the authors' code: groups shrink or vanish. Fewer
+    than k keypoints are one group.
     """
     order = rng.sample(range(len(lengths)), len(lengths))
     groups = [order[i:i + k] for i in range(0, len(order), k)]
-    missing = k - len(groups[-1])
     if len(groups) > 1:
-        groups[-1] += rng.sample(order[:-len(groups[-1])], missing)
-    else:
-        groups[0] += [rng.choice(order) for _ in range(missing)]
+        groups[-1] += rng.sample(order[:-len(groups[-1])], k - len(groups[-1]))
     askable = [[j for j in group if j in indices] for group in groups]
     return [group for group in askable if group]
 
@@ -252,13 +255,14 @@ class Pairs(torch.utils.data.Dataset):
     """The Pairs of one epoch of training: `rounds` groups every image's keypoints anew.
 
     k: rounds of a pair (fixed, locllm); trunk: tokens before the conversation, 1 + patches; share:
-    images are shuffled, not pairs, and all pairs of an image have one view. Groups and augmentation
-    depend on (seed, epoch, instance) alone. An augmentation that moves all of a group's keypoints
-    out of the crop is left out. ValueError if a pair can exceed MAX_TOKENS.
+    images are shuffled, not pairs, and all pairs of an image have one view; augment: what loads a
+    view, None: the plain crop. Groups and views depend on (seed, epoch, instance) alone. A view
+    that shows none of a group's keypoints gives way to the plain crop. ValueError if a pair can
+    exceed MAX_TOKENS.
     """
 
     def __init__(
-        self, instances, described, tokenizer, codec, size, k=4, seed=42, augment=True,
+        self, instances, described, tokenizer, codec, size, k=4, seed=42, augment=load_augmented,
         rounds="fixed", trunk=257, instruction="base", share=False,
     ):
         self.instances, self.described = instances, described
@@ -297,10 +301,7 @@ class Pairs(torch.utils.data.Dataset):
         """ValueError if the longest conversation about an instance exceeds MAX_TOKENS."""
         c = instance.category
         longest = sorted((self.lengths[c][j] for j in askable), reverse=True)
-        if self.rounds == "fixed":
-            # The longest one may also fill a group up.
-            longest += longest[:1] * (self.k - len(self.lengths[c]))
-        n = 1 if self.rounds == "dynamic" else self.k
+        n = 1 if self.rounds == "dynamic" else min(self.k, len(longest))
         tokens = trunk + self.opening[c] + sum(longest[:n])
         check_pair_length(instance, n, tokens, MAX_TOKENS)
 
@@ -358,16 +359,16 @@ class Pairs(torch.utils.data.Dataset):
     def load_view(self, instance, view):
         """Pixels and points (n, 3), v > 0 of those keypoints that can be asked."""
         if self.augment:
-            augmentation = draw_augmentation(random.Random(view.seed))
-            pixels, points = self.load_askable(instance, *augmentation)
+            pixels, points = self.augment(instance, self.size, random.Random(view.seed))
+            self.hide_unaskable(points)
             if all((points[group, 2] > 0).any() for group in self.groups[view]):
                 return pixels, points
-        return self.load_askable(instance)
-
-    def load_askable(self, instance, *augmentation):
-        pixels, points = load_crop(instance, self.size, *augmentation)
-        points[:, 2] *= self.codec.has_code(points[:, :2]).all(1)
+        pixels, points = load_crop(instance, self.size)
+        self.hide_unaskable(points)
         return pixels, points
+
+    def hide_unaskable(self, points):
+        points[:, 2] *= self.codec.has_code(points[:, :2]).all(1)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from lora import LoRALinear, merge_lora
 from study import keypoint_token
 from study.instructions import INSTRUCTIONS
 from study.validation import share_instances, validate
+from study.views import WideViews
 from support import (
     batches,
     check,
@@ -38,6 +39,7 @@ from support import (
     train_options,
 )
 from support.folders import CapeLLMConfig, fill_tensors
+from support.optimisers import make_optimiser
 from support.weights import AS_STORED
 
 # The adapters of Section 4.1. Table 15: the parts that have them, and those trained in whole.
@@ -52,7 +54,7 @@ class Learner(NamedTuple):
     model: CapeLLM
     loss: torch.nn.Module  # (pixels, conversations) -> the loss, and that of digits alone
     synchronise: Callable  # of a bool: will the next backward pass share its gradients?
-    optimiser: torch.optim.AdamW
+    optimiser: torch.optim.Optimizer
     parameters: dict  # {name: parameter}, what is trained
     deterministic: bool
 
@@ -86,9 +88,10 @@ def train(learner: Learner, pairs, passes, division, options, settings, validati
 
             parallel.clip_gradients(learner.parameters.values(), measured.gradient, options.clip)
             # AdamW. Its learning rate rises over 3% of the steps, then falls along half a cosine.
-            lr = options.lr * scale_lr(step, options.steps)
+            factor = scale_lr(step, options.steps)
+            lr = options.lr * factor
             for group in learner.optimiser.param_groups:
-                group["lr"] = lr
+                group["lr"] = group["initial_lr"] * factor
             learner.optimiser.step()
             learner.optimiser.zero_grad()
             step += 1
@@ -218,15 +221,12 @@ def choose_trained(model, tune, instruction):
 
 
 def make_learner(model: CapeLLM, options, device, world) -> Learner:
-    """AdamW for what is trained; biases and norms, of full training alone, do not decay."""
+    """The model's loss, and AdamW for what is trained."""
     loss, synchronise = parallel.distribute_model(
         model, options.share_image, options.fsdp, device, world
     )
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    matrices = [p for p in trained.values() if p.dim() > 1]
-    others = [p for p in trained.values() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, options.lr)
+    optimiser = make_optimiser(trained, options.lr, options.optimiser)
     return Learner(model, loss, synchronise, optimiser, trained, options.deterministic)
 
 
@@ -247,10 +247,11 @@ def read_instances(options, part, rank, world):
 def make_pairs(options, model, instances, described) -> data.Pairs:
     size = model.config.image_size
     trunk = 1 + model.vision.count_patches(size)
+    is_wide = options.augmentation == "wide"
+    augment = WideViews(instances, described) if is_wide else data.load_augmented
     pairs = data.Pairs(
         instances, described, model.tokenizer, model.codec, size, options.k, options.seed,
-        rounds=options.rounds, trunk=trunk, instruction=options.instruction,
-        share=options.share_image,
+        augment, options.rounds, trunk, options.instruction, options.share_image,
     )
     if len(pairs) == 0:
         folders = ", ".join(options.data)

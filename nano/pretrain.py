@@ -47,18 +47,19 @@ from tqdm import tqdm
 
 import data
 import train
-from capellm import CapeLLM, Codec
+from capellm import CapeLLM
 from dino import DINOv2, DINOv2Config
 from llama import Config, Llama
 from nano.backbones import DINOV2, HIERA, LLM, export
-from nano.muon import Muon, sum_over_processes
 from study import instructions
 from study.hiera import Hiera, HieraConfig
 from study.share_image import read_branches
+from study.views import change_light, exchange_colours, exchange_sides, hide_outside
 from support import checkpoints, launch, parallel
 from support.descriptions import describe_categories
 from support.files import write_whole
 from support.folders import CapeLLMConfig, read_model_config
+from support.optimisers import Muon, choose_matrices, sum_over_processes
 from support.options import Parser, read_positive, read_seed
 from support.tokenizer import Tokenizer
 
@@ -219,16 +220,6 @@ def measure_hits(scores, target):
 # What it is learned from.
 
 
-def exchange_sides(name):
-    """A keypoint's name after mirroring the image: left and right exchanged."""
-    return name.replace("left", "\0").replace("right", "left").replace("\0", "right")
-
-
-def hide_outside(points):
-    """Set v of points (K, 3) to 0 where the image does not show them."""
-    points[:, 2] *= Codec.has_code(points[:, :2]).all(1)
-
-
 def stretch(pixels, points, rng):
     """Pixels (3, S, S) and relative points (K, 3), wider or narrower, with colours exchanged."""
     u = rng.uniform(-0.2, 0.2)
@@ -237,17 +228,7 @@ def stretch(pixels, points, rng):
     pixels = F.grid_sample(pixels[None], grid, padding_mode="border", align_corners=False)[0]
     points[:, :2] = 0.5 + (points[:, :2] - 0.5) * [math.exp(u), math.exp(-u)]
     hide_outside(points)
-    channels = [0, 1, 2]
-    if rng.random() < 0.3:
-        channels = rng.sample(range(3), 3)
-    return pixels[channels], points
-
-
-def change_light(pixels, rng):
-    """Pixels brighter or darker, and by channel."""
-    gain = rng.uniform(0.8, 1.25)
-    gains = [rng.uniform(0.7, 1.3) * gain for _ in range(3)]
-    return pixels * torch.tensor(gains).view(3, 1, 1) + rng.uniform(-0.3, 0.3)
+    return exchange_colours(pixels, rng), points
 
 
 class Sampler:
@@ -345,15 +326,11 @@ class Sampler:
 
 def make_optimisers(module):
     """Muon for the matrices inside the layers, AdamW for the rest."""
-    matrices, rest = [], []
-    for name, p in module.named_parameters():
-        is_matrix_of_layer = p.dim() == 2 and ".layer" in name
-        if is_matrix_of_layer:
-            matrices.append(p)
-        else:
-            rest.append(p)
+    parameters = dict(module.named_parameters())
+    matrices = choose_matrices(parameters)
+    rest = [p for name, p in parameters.items() if name not in matrices]
     adamw = torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    return [Muon(matrices), adamw]
+    return [Muon(matrices.values()), adamw]
 
 
 class Phase(NamedTuple):

@@ -45,6 +45,8 @@ LOGGED = {
 STATE = {"step": COUNT, "best": OrNull((NUMBER, COUNT)), "settings": OBJECT}
 # What AdamW keeps of a parameter: how many steps it took, and two moments.
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+# Of a matrix that Muon updates
+MUON_MOMENTS = {"momentum"}
 
 
 class Start(NamedTuple):
@@ -194,15 +196,18 @@ def check_state(folder, state, parameters, device, rank):
 
 
 def find_wrong_moment(moments, parameter, step):
-    """What is wrong with what AdamW has kept of a parameter for so many steps; None if nothing."""
-    for name in sorted(moments.keys() ^ MOMENTS):
-        return f"{name} is " + ("missing" if name in MOMENTS else "not expected")
-    for name in ("exp_avg", "exp_avg_sq"):
+    """What is wrong with what is kept of a parameter for so many steps; None if nothing."""
+    expected = MUON_MOMENTS if "momentum" in moments else MOMENTS
+    for name in sorted(moments.keys() ^ expected):
+        return f"{name} is " + ("missing" if name in expected else "not expected")
+    for name in sorted(expected - {"step"}):
         tensor = moments[name]
         if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
             return f"{name} is {tuple(tensor.shape)}, {tensor.dtype}, as its parameter is not"
         if not tensor.isfinite().all() or (name == "exp_avg_sq" and (tensor < 0).any()):
             return f"{name} holds what is no number, or below 0"
+    if "step" not in expected:
+        return None
     kept = moments["step"]
     if kept.shape != () or kept.is_complex() or not 1 <= kept.item() <= step:
         return f"step is no number from 1 to {step}"

@@ -57,6 +57,9 @@ def add_data_options(add, strategies):
         help="train without the images that are missing or unreadable")
     add("--rounds", default="fixed", choices=strategies,
         help="how an image's keypoints are grouped (Section 3.3)")
+    add("--augmentation", choices=["paper", "wide"],
+        help="images are turned and scaled as the authors do, or also mirrored where that is "
+             "right, stretched and shown in another light" + few.say("augmentation"))
     add("--k", type=read_positive,
         help="rounds of a conversation (default: fixed 4, locllm 5, as LocLLM has)")
     add("--instruction", default="base", choices=INSTRUCTIONS,
@@ -82,7 +85,11 @@ def add_training_options(add):
     add("--tune", choices=["lora", "frozen", "full", "everything"],
         help="the vision encoder is trained through adapters, not at all, or in full (Table 15), "
              "the language model through adapters; or both in full" + few.say("tune"))
-    add("--lr", type=read_positive_float, default=5e-4, help="highest learning rate")
+    add("--optimiser", choices=["adamw", "muon"],
+        help="what updates weights: the paper's, or Muon for the matrices of backbones that are "
+             "trained in whole" + few.say("optimiser"))
+    add("--lr", type=read_positive_float,
+        help="highest learning rate of AdamW" + few.say("lr"))
     add("--clip", type=read_not_negative, default=1.0,
         help="highest norm of the gradients, longer ones are scaled down; 0: none is")
     add("--epochs", type=read_positive_float, help="times each image is seen" + few.say("epochs"))
@@ -91,8 +98,9 @@ def add_training_options(add):
     add("--batch", type=read_positive,
         help="pairs of an image and a conversation an optimiser step, over all processes"
              + few.say("batch"))
-    add("--share-image", action="store_true",
-        help="compute an image once for its pairs in a pass, which have one augmentation")
+    add("--share-image", action="store_true", default=None,
+        help="compute an image once for its pairs in a pass, which have one augmentation "
+             "(default: of few images)")
     add("--seed", type=read_seed, default=42, help="of the order, augmentation and dropout")
 
 
@@ -161,10 +169,13 @@ def check_numbers(options):
 
 
 def fill_open_options(options, instances, rank, world):
-    """What the command line leaves open, see support/few.py."""
+    """What the command line leaves open, see support/few.py. ValueError as in check_options."""
     filled = parallel.ask_first(partial(few.fill_options, options, instances), rank, world)
     for name, value in filled.options.items():
         setattr(options, name, value)
+    if options.optimiser == "muon" and (options.tune != "everything" or options.fsdp):
+        raise ValueError("--optimiser muon is for --tune everything, and not for --fsdp: "
+                         "leave it out")
     if rank == 0 and filled.line:
         print(filled.line)
 
@@ -238,8 +249,8 @@ def is_nothing_at_hand(options):
 
 def collect_settings(options, config, pairs, world):
     """What decides the result of a run, for --resume: {name of an option or thing: its value}."""
-    names = ("split", "rounds", "k", "tune", "instruction", "batch", "micro_batch", "share_image",
-             "lr", "clip", "seed")
+    names = ("split", "rounds", "augmentation", "k", "tune", "instruction", "batch", "micro_batch",
+             "share_image", "optimiser", "lr", "clip", "seed")
     settings = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
     return settings | {
         "steps": options.steps,

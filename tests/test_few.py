@@ -37,11 +37,32 @@ def fill(monkeypatch, folder, *words):
 
 def test_few_images_get_steps_that_teach(folder, monkeypatch):
     options, line = fill(monkeypatch, folder)
-    assert (options.steps, options.batch, options.micro_batch) == (250, 16, 16)
+    # Skirts have more keypoints than a pair asks for.
+    assert (options.steps, options.batch, options.micro_batch) == (250, 32, 32)
     # nano is small, and the drawings have a validation part.
     assert options.tune == "everything" and options.val_every and options.patience
-    for name in ("steps", "batch", "micro_batch", "tune", "val_every", "patience"):
+    assert (options.augmentation, options.optimiser, options.lr) == ("wide", "muon", 1e-3)
+    for name in ("steps", "batch", "micro_batch", "tune", "val_every", "patience", "lr",
+                 "augmentation", "optimiser"):
         assert f"--{name.replace('_', '-')} {getattr(options, name)}" in line
+    assert "--share-image" in line and "True" not in line
+
+
+def test_images_with_one_pair_each_have_none_to_share(folder, monkeypatch):
+    options, line = fill(monkeypatch, folder, "--k", "8")
+    assert (options.batch, options.micro_batch, options.share_image) == (16, 16, False)
+    assert "--share-image" not in line
+
+
+def test_the_line_s_options_give_the_same_run(folder, monkeypatch):
+    """Typed, they are accepted, and nothing is left open."""
+    options, line = fill(monkeypatch, folder)
+    words = line.partition(", so ")[2].partition(" (")[0].split()
+    typed, other_line = fill(monkeypatch, folder, *words)
+    assert other_line == ""
+    assert {name: getattr(typed, name) for name in few.PAPER} == {
+        name: getattr(options, name) for name in few.PAPER
+    } | {"epochs": typed.epochs}
 
 
 @pytest.mark.parametrize("words", [["--steps", "7"], ["--epochs", "2"], ["--batch", "4"]])

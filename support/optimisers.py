@@ -1,7 +1,13 @@
-"""Muon, the optimiser that nano's layers are pre-trained with, over several processes."""
+"""What updates the weights: AdamW (Section 4.1), and Muon (`train.py --optimiser muon`).
+
+Muon is for backbones that are trained in whole: nano's pre-training, and few photographs.
+"""
 
 import torch
 import torch.distributed as dist
+
+# Its learning rate, in those of AdamW: an update has no small entries.
+FASTER = 10
 
 
 class Muon(torch.optim.Optimizer):
@@ -57,3 +63,46 @@ def sum_over_processes(tensors):
     dist.all_reduce(flat)
     parts = flat.split([t.numel() for t in tensors])
     return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
+
+
+class Joined:
+    """Optimisers of different parameters as one: their groups, and what they keep of each."""
+
+    def __init__(self, *optimisers):
+        self.optimisers, self.param_groups = optimisers, []
+        self.state = optimisers[0].state
+        for optimiser in optimisers:
+            self.param_groups += optimiser.param_groups
+            optimiser.state = self.state
+
+    def step(self):
+        for optimiser in self.optimisers:
+            optimiser.step()
+
+    def zero_grad(self):
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()
+
+
+def make_optimiser(parameters, lr, kind):
+    """AdamW for parameters {name: parameter}, or with kind "muon" what Muon leaves to it.
+
+    Biases and norms, of full training alone, do not decay. The loop changes each group's "lr",
+    which starts as its highest, "initial_lr".
+    """
+    by_muon = choose_matrices(parameters) if kind == "muon" else {}
+    by_adamw = [p for name, p in parameters.items() if name not in by_muon]
+    matrices = [p for p in by_adamw if p.dim() > 1]
+    others = [p for p in by_adamw if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr)
+    if by_muon:
+        optimiser = Joined(Muon(by_muon.values(), FASTER * lr), optimiser)
+    for group in optimiser.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimiser
+
+
+def choose_matrices(parameters):
+    """Of {name: parameter} the matrices inside layers of the backbones, which Muon is for."""
+    return {name: p for name, p in parameters.items() if p.dim() == 2 and ".layer" in name}

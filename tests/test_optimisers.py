@@ -1,0 +1,65 @@
+"""support/optimisers.py: Muon's updates, and the two optimisers as one."""
+
+import pytest
+import torch
+
+from support import optimisers
+from support.optimisers import make_optimiser, make_orthogonal
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (24, 8), (8, 24)])
+def test_updates_are_nearly_orthogonal(shape):
+    """The singular values come near 1, the singular vectors stay."""
+    U, S, V = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    S = torch.linspace(0.2, 1, len(S))
+    found = U.T @ make_orthogonal(U * S @ V) @ V.T
+    assert ((found.diag() > 0.6) & (found.diag() < 1.3)).all()
+    assert (found - found.diag().diag()).abs().max() < 1e-4
+
+
+def make_parameters():
+    torch.manual_seed(0)
+    shapes = {"llm.model.layers.0.up": (6, 4), "llm.embed": (6, 4), "vision.layer.1.norm": (4,)}
+    return {name: torch.nn.Parameter(torch.randn(shape)) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_every_parameter_is_updated_once(kind):
+    """What is no matrix of a layer as by PyTorch's AdamW with the paper's decay; a matrix of a
+    layer as by PyTorch's own Muon, up to its arithmetic in bfloat16."""
+    found, reference = make_parameters(), make_parameters()
+    optimiser = make_optimiser(found, 1e-2, kind)
+    others = []
+    for name, p in reference.items():
+        if kind == "muon" and ".layer" in name and p.dim() == 2:
+            others.append(torch.optim.Muon(
+                [p], 1e-2 * optimisers.FASTER, weight_decay=0.01, momentum=0.95
+            ))
+        else:
+            decay = 0.01 if p.dim() > 1 else 0.0
+            others.append(torch.optim.AdamW([p], 1e-2, weight_decay=decay))
+    for step in range(3):
+        torch.manual_seed(step)
+        for name, p in found.items():
+            p.grad = torch.randn(p.shape)
+            reference[name].grad = p.grad.clone()
+        optimiser.step()
+        for other in others:
+            other.step()
+        for name, p in found.items():
+            is_muon = kind == "muon" and name.startswith("llm.model")
+            torch.testing.assert_close(p, reference[name], atol=0.01 if is_muon else 1e-6, rtol=0)
+    optimiser.zero_grad()
+    assert all(p.grad is None for p in found.values())
+
+
+def test_both_keep_what_resuming_needs():
+    parameters = make_parameters()
+    optimiser = make_optimiser(parameters, 1e-2, "muon")
+    for p in parameters.values():
+        p.grad = torch.ones_like(p)
+    optimiser.step()
+    kept = {name: set(optimiser.state[p]) for name, p in parameters.items()}
+    moments = {"step", "exp_avg", "exp_avg_sq"}
+    assert kept == dict.fromkeys(parameters, moments) | {"llm.model.layers.0.up": {"momentum"}}
+    assert [group["initial_lr"] for group in optimiser.param_groups] == [0.1, 0.01, 0.01]
