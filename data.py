@@ -197,8 +197,8 @@ def encode_cached(tokenizer, text, start):
 def group_fixed(indices, k, rng, lengths, room):
     """Shuffle all keypoints into groups of k (Section 3.3); used ones fill the last group up.
 
-    Then those that cannot be asked fall out, as in the authors' code: groups shrink or vanish. Fewer
-    than k keypoints are one group.
+    Then those that cannot be asked fall out, as in the authors' code: groups shrink or vanish.
+    Fewer than k keypoints are one group.
     """
     order = rng.sample(range(len(lengths)), len(lengths))
     groups = [order[i:i + k] for i in range(0, len(order), k)]

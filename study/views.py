@@ -87,9 +87,9 @@ class WideViews:
         affine = frame_keypoints(instance, linear, size, scale)
         points = map_keypoints(instance, affine, size)
         shown = map_keypoints(instance, data.make_affine(instance.bbox, size), size)[:, 2] > 0
-        # Nearer, it loses what the plain crop shows: farther instead.
+        # So near it loses what the plain crop shows: as near as that instead.
         if scale < 1 and not (points[shown, 2] > 0).all():
-            affine = frame_keypoints(instance, linear, size, 2 - scale)
+            affine = frame_keypoints(instance, linear, size, 1.0)
             points = map_keypoints(instance, affine, size)
         image, factor = photos.open_annotated(instance, np.hypot(*affine[:, 0]) * size, size)
         pixels = data.cut_crop(image, affine * factor, size)

@@ -21,7 +21,7 @@ PAPER = {
     "augmentation": "paper", "optimiser": "adamw", "lr": 5e-4, "share_image": False,
 }
 FEW = 500  # images to train on
-STEPS = {"steps": 250, "augmentation": "wide"}
+STEPS = {"steps": 225, "augmentation": "wide"}
 # Pairs of a step: that of images with one pair each, and of those that are shared by several.
 BATCH, SHARED_BATCH = 16, 32
 SMALL = 200e6  # bytes of weights up to which a model is trained in whole

@@ -95,7 +95,9 @@ def make_optimiser(parameters, lr, kind):
     matrices = [p for p in by_adamw if p.dim() > 1]
     others = [p for p in by_adamw if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr)
+    # Beside Muon there are few steps: the mean of squares must keep up with them.
+    betas = (0.9, 0.98) if by_muon else (0.9, 0.999)
+    optimiser = torch.optim.AdamW(groups, lr, betas)
     if by_muon:
         optimiser = Joined(Muon(by_muon.values(), FASTER * lr), optimiser)
     for group in optimiser.param_groups:

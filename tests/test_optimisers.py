@@ -37,7 +37,8 @@ def test_every_parameter_is_updated_once(kind):
             ))
         else:
             decay = 0.01 if p.dim() > 1 else 0.0
-            others.append(torch.optim.AdamW([p], 1e-2, weight_decay=decay))
+            betas = (0.9, 0.98 if kind == "muon" else 0.999)
+            others.append(torch.optim.AdamW([p], 1e-2, betas, weight_decay=decay))
     for step in range(3):
         torch.manual_seed(step)
         for name, p in found.items():
