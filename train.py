@@ -39,7 +39,7 @@ from support import (
     train_options,
 )
 from support.folders import CapeLLMConfig, fill_tensors
-from support.optimisers import make_optimiser
+from support.optimisers import Joined, make_optimiser
 from support.weights import AS_STORED
 
 # The adapters of Section 4.1. Table 15: the parts that have them, and those trained in whole.
@@ -54,7 +54,7 @@ class Learner(NamedTuple):
     model: CapeLLM
     loss: torch.nn.Module  # (pixels, conversations) -> the loss, and that of digits alone
     synchronise: Callable  # of a bool: will the next backward pass share its gradients?
-    optimiser: torch.optim.Optimizer
+    optimiser: torch.optim.Optimizer | Joined
     parameters: dict  # {name: parameter}, what is trained
     deterministic: bool
 

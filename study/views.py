@@ -32,10 +32,10 @@ class Pose(NamedTuple):
 
     angle: float  # by which they are turned, in radians, from x to y
     mirrored: bool
-    fit: float  # 1: they are then the same but for size
+    fit: float  # 1: they are then the same but for size; 0: nothing is known
 
 
-UNKNOWN = Pose(0.0, False, 1.0)
+UNKNOWN = Pose(0.0, False, 0.0)
 
 
 class WideViews:
@@ -57,14 +57,12 @@ class WideViews:
             self.exchanged[category] = find_counterparts([k.name for k in keypoints])
             texts = " ".join(f"{k.name} {k.description}" for k in keypoints)
             has_sides = bool(SIDES.search(texts))
-            reference = max(own, key=lambda i: (i.keypoints[:, 2] > 0).sum())
-            poses = [find_pose(i.keypoints, reference.keypoints) for i in own]
-            if np.median([pose.fit for pose in poses]) < RIGID:
-                poses = [UNKNOWN] * len(own)
+            poses = find_poses(own)
             for instance, pose in zip(own, poses, strict=True):
-                self.poses[identify(instance)] = pose
-                like = [other for other in poses if other.mirrored == pose.mirrored]
-                self.others[identify(instance)] = like if has_sides else poses
+                others = [p for p in poses if (p == UNKNOWN) == (pose == UNKNOWN)]
+                if has_sides:
+                    others = [p for p in others if p.mirrored == pose.mirrored]
+                self.poses[identify(instance)], self.others[identify(instance)] = pose, others
 
     def __call__(self, instance, size, rng):
         """Pixels (3, size, size), and keypoints (K, 3): x, y relative to them, v."""
@@ -141,6 +139,16 @@ def map_keypoints(instance, affine, size):
 def identify(instance):
     """What tells an instance from others, in every process."""
     return instance.image, instance.id
+
+
+def find_poses(instances) -> list[Pose]:
+    """The poses of a category's instances, beside that with most keypoints."""
+    reference = max(instances, key=lambda i: (i.keypoints[:, 2] > 0).sum())
+    poses = [find_pose(i.keypoints, reference.keypoints) for i in instances]
+    fits = [pose.fit for pose in poses if pose != UNKNOWN]
+    if not fits or np.median(fits) < RIGID:
+        return [UNKNOWN] * len(poses)
+    return poses
 
 
 def find_pose(keypoints, reference) -> Pose:

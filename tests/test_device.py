@@ -260,9 +260,11 @@ def test_a_loss_of_keypoint_tokens_is_not_waited_for(model, device):
     assert device.read_backs == 0 and device.blocking_copies == []
 
 
-def test_a_step_of_training_is_read_back_once(model, there, device):
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_step_of_training_is_read_back_once(model, there, device, optimiser):
     """Sums of all passes, the gradient's norm among them."""
     options = SimpleNamespace(lr=1e-3, share_image=False, fsdp=False, deterministic=False)
+    options.optimiser = optimiser
     learner = train.make_learner(there.train(), options, DEVICE, 1)
     passes = []
     for seed in range(3):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from support import sample_options
@@ -10,11 +10,14 @@ from support import sample_options
 lengths = st.floats(1, 500)
 
 
+@example(-0.5, -0.5, 1.2, 1.2)
 @given(st.floats(-300, 600), st.floats(-300, 600), lengths, lengths)
 def test_a_box_is_what_it_has_in_common_with_the_photo(x, y, w, h):
+    """It is refused if that is less than a pixel wide and high."""
     size = 400, 300
-    inside = x < size[0] and y < size[1] and x + w > 0 and y + h > 0
-    if not inside:
+    common = [min(x + w, size[0]) - max(x, 0), min(y + h, size[1]) - max(y, 0)]
+    assume(all(abs(length) > 1e-6 and abs(length - 1) > 1e-6 for length in common))
+    if min(common) < 0 or max(common) < 1:
         with pytest.raises(ValueError, match="no part inside the image, which is 400 x 300 pixels"):
             sample_options.parse_box(f"{x},{y},{w},{h}", size)
         return

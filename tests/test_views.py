@@ -87,6 +87,7 @@ def find_dots(pixels):
 def keep_colours_and_shapes(monkeypatch):
     monkeypatch.setattr(views, "exchange_colours", lambda pixels, rng: pixels)
     monkeypatch.setattr(views, "STRETCH", 0.0)
+    monkeypatch.setattr(views, "TURN", 0.0)
 
 
 @pytest.mark.parametrize("angle, mirrored", [(0, False), (2.2, False), (0.7, True), (np.pi, True)])
