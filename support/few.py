@@ -22,8 +22,8 @@ PAPER = {
 }
 FEW = 500  # images to train on
 STEPS = {"steps": 225, "augmentation": "wide"}
-# Pairs of a step: that of images with one pair each, and of those that are shared by several.
-BATCH, SHARED_BATCH = 16, 32
+# Pairs of a step: those of so many images, but at least and at most so many.
+IMAGES, BATCH = 12, (16, 32)
 SMALL = 200e6  # bytes of weights up to which a model is trained in whole
 WHOLE = {"optimiser": "muon", "lr": 1e-3}
 # The learning rate falls to the end, where most is gained: a pause says little.
@@ -55,10 +55,10 @@ def fill_options(options, instances) -> Filled:
 def choose_batch(options, instances):
     """Pairs of a step, all in one pass; those of an image share it, where it has several."""
     labelled = sum((i.keypoints[:, 2] > 0).sum() for i in instances)
-    has_several = math.ceil(labelled / max(1, len(instances)) / options.k) > 1
-    if has_several and options.micro_batch != 1:
-        return {"batch": SHARED_BATCH, "micro_batch": SHARED_BATCH, "share_image": True}
-    return {"batch": BATCH, "micro_batch": BATCH}
+    pairs = math.ceil(labelled / max(1, len(instances)) / options.k)
+    batch = min(max(IMAGES * pairs, BATCH[0]), BATCH[1])
+    is_shared = pairs > 1 and options.micro_batch != 1
+    return {"batch": batch, "micro_batch": batch, "share_image": is_shared}
 
 
 def choose_tuned(options):
@@ -73,7 +73,7 @@ def choose_tuned(options):
 
 def say(name):
     """A default, for the help of an option."""
-    pairs = f"{BATCH} or {SHARED_BATCH}"
+    pairs = f"{BATCH[0]} to {BATCH[1]}"
     few = (STEPS | WHOLE | {"batch": pairs, "micro_batch": pairs}).get(name)
     other = f"; of few images {few}" if few else ""
     return f" (default: {PAPER[name]}{other})"

@@ -165,7 +165,7 @@ def test_curves_of_several_runs(tmp_path):
 
 # What was damaged since.
 
-PARAMETERS = {"a.b": torch.zeros(2, 3), "c": torch.zeros(4)}
+PARAMETERS = {"a.b": torch.zeros(2, 3), "c": torch.zeros(4), "layers.m": torch.zeros(3, 3)}
 
 
 def write_run(out):
@@ -174,6 +174,8 @@ def write_run(out):
     for name, parameter in PARAMETERS.items():
         tensors = {"exp_avg": torch.randn_like(parameter), "exp_avg_sq": torch.rand_like(parameter)}
         moments[name] = tensors | {"step": torch.tensor(2.0)}
+    # One is Muon's.
+    moments["layers.m"] = {"momentum": torch.randn(3, 3)}
     random_state = torch.get_rng_state()[None]
     state = {"step": 2, "best": [0.5, 1], "settings": SETTINGS}
     folder = out / "step-0000002"
@@ -266,6 +268,10 @@ MOMENT_CHANGES = [
     {"c/step": torch.tensor(math.nan)},
     {"c/step": torch.tensor(3.0)},
     {"c/step": torch.zeros(4)},
+    {"layers.m/momentum": None},
+    {"layers.m/momentum": torch.zeros(2, 3)},
+    {"layers.m/momentum": torch.full((3, 3), math.inf)},
+    {"layers.m/step": torch.tensor(2.0)},
     {"random": None},
     {"random": torch.zeros(16, dtype=torch.uint8)},
     {"random": torch.zeros(1, 16, dtype=torch.uint8)},

@@ -38,6 +38,7 @@ from support import batches, checkpoints, determinism, launch, train_options
 from support.descriptions import describe_categories
 from support.files import ROOT
 from support.folders import CapeLLMConfig
+from support.optimisers import choose_matrices
 from support.radius import LEVEL
 
 # Runs are compared bit by bit.
@@ -143,8 +144,9 @@ def test_schedule(steps):
         {"rounds": "dynamic", "micro_batch": 3},
         {"share_image": True, "micro_batch": 3},
         {"output_format": "token", "tune": "full", "micro_batch": 3},
+        {"optimiser": "muon", "tune": "everything", "augmentation": "wide", "micro_batch": 3},
     ],
-    ids=["fixed", "dynamic", "shared", "token"],
+    ids=["fixed", "dynamic", "shared", "token", "muon"],
 )
 def test_resumed_equals_uninterrupted(folder, init, tmp_path, monkeypatch, options):
     """Bit by bit, within an epoch and across its end, with augmentation and with dropout, and
@@ -168,8 +170,9 @@ def test_resumed_equals_uninterrupted(folder, init, tmp_path, monkeypatch, optio
         states.append(load_file(out / "step-0000006" / "state.safetensors"))
         logs.append([[r[key] for key in ("step", "loss", "digits", "lr")] for r in read_log(out)])
     assert are_equal(*states)
-    # The random state; the number of steps and two moments for each parameter.
-    assert len(states[0]) == 1 + 3 * len(whole[6])
+    # The random state; the number of steps and two moments for each parameter, or a momentum.
+    by_muon = choose_matrices(whole[6]) if options.get("optimiser") == "muon" else {}
+    assert len(states[0]) == 1 + 3 * len(whole[6]) - 2 * len(by_muon)
     assert logs[0] == logs[1]
     assert [step for step, *_ in logs[0]] == [1, 2, 3, 4, 5, 6]
     assert [lr for *_, lr in logs[0]] == [5e-4 * train.scale_lr(i, 6) for i in range(6)]
@@ -1396,6 +1399,7 @@ def test_pretraining_moves_the_projection_alone(folder, init, tmp_path, monkeypa
         ({"init": "nowhere"}, "nowhere is no model folder"),
         ({"share_image": True}, "--share-image shares within a pass, .* raise it"),
         ({"fsdp": True}, "--fsdp shards over processes: start them with torchrun"),
+        ({"optimiser": "muon"}, "--optimiser muon is for --tune everything"),
         (
             {"instruction": "direct-qa", "tune": "full"},
             "--instruction direct-qa trains the projection alone: leave out --tune full",
