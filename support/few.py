@@ -23,7 +23,7 @@ PAPER = {
 FEW = 500  # images to train on
 STEPS = {"steps": 225, "augmentation": "wide"}
 # Pairs of a step: those of so many images, but at least and at most so many.
-IMAGES, BATCH = 12, (16, 32)
+IMAGES, BATCH = 11, (16, 32)
 SMALL = 200e6  # bytes of weights up to which a model is trained in whole
 WHOLE = {"optimiser": "muon", "lr": 1e-3}
 # The learning rate falls to the end, where most is gained: a pause says little.

@@ -37,8 +37,8 @@ def fill(monkeypatch, folder, *words):
 
 def test_few_images_get_steps_that_teach(folder, monkeypatch):
     options, line = fill(monkeypatch, folder)
-    # Skirts have 8 keypoints or, two of them, 4: two pairs an image, of 12 images.
-    assert (options.steps, options.batch, options.micro_batch) == (225, 24, 24)
+    # Skirts have 8 keypoints or, two of them, 4: two pairs an image, of 11 images.
+    assert (options.steps, options.batch, options.micro_batch) == (225, 22, 22)
     # nano is small, and the drawings have a validation part.
     assert options.tune == "everything" and options.val_every and options.patience
     assert (options.augmentation, options.optimiser, options.lr) == ("wide", "muon", 1e-3)
