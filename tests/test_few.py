@@ -38,7 +38,7 @@ def fill(monkeypatch, folder, *words):
 def test_few_images_get_steps_that_teach(folder, monkeypatch):
     options, line = fill(monkeypatch, folder)
     # Skirts have 8 keypoints or, two of them, 4: two pairs an image, of 11 images.
-    assert (options.steps, options.batch, options.micro_batch) == (225, 22, 22)
+    assert (options.steps, options.batch, options.micro_batch) == (210, 22, 22)
     # nano is small, and the drawings have a validation part.
     assert options.tune == "everything" and options.val_every and options.patience
     assert (options.augmentation, options.optimiser, options.lr) == ("wide", "muon", 1e-3)
@@ -75,7 +75,7 @@ def test_who_asks_gets_the_paper_s_settings_for_the_rest(folder, monkeypatch, wo
 
 def test_what_is_asked_for_stays(folder, monkeypatch):
     options, line = fill(monkeypatch, folder, "--tune", "lora", "--micro-batch", "2")
-    assert (options.tune, options.micro_batch, options.steps) == ("lora", 2, 225)
+    assert (options.tune, options.micro_batch, options.steps) == ("lora", 2, 210)
     assert "--tune" not in line and "--micro-batch" not in line
 
 
@@ -88,7 +88,7 @@ def test_many_images_get_the_paper_s_settings(folder, monkeypatch):
 def test_a_large_model_keeps_its_adapters(folder, monkeypatch):
     monkeypatch.setattr(few, "SMALL", 1000)
     options, _ = fill(monkeypatch, folder)
-    assert options.tune == "lora" and options.steps == 225
+    assert options.tune == "lora" and options.steps == 210
 
 
 def test_without_a_validation_part_there_is_a_warning(folder, monkeypatch, tmp_path):
