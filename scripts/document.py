@@ -24,6 +24,8 @@ BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL
 CONTROLS = ("mean place", "other image", "other text")
 # Seconds in which a CPU launches an operation, assumed, and bytes a second of two GPUs' memory
 LAUNCH, BANDWIDTHS = 5e-6, (768e9, 3350e9)
+# PCK@0.10 in percent that is good enough for a set of one's own photographs
+GOOD = 85
 # Columns of results/ that docs/ shows
 SHOWN = ("PCK@0.05", "PCK@0.20", "mPCK")
 
@@ -166,6 +168,31 @@ def own_objects():
         rows.append(shown)
     heads = ["set", "photographs", "trained", "PCK@0.05", "@0.10", "@0.20", "mean place @0.10"]
     return write_table([*heads, "minutes"], rows, words=3)
+
+
+def own_answer():
+    """How many photographs are enough, and what adapters alone reach: over all sets."""
+    found = read_results("own")["rows"]
+    everything, adapters = {"tuned": "everything"}, {"tuned": "adapters"}
+    asked = [
+        ("10", "everything", everything | {"of": 10}),
+        ("40", "everything", everything | {"of": 40}),
+        ("all", "everything", everything | {"of": "all"}),
+        ("40, first draw", "everything", everything | {"of": 40, "draw": 0}),
+        ("40, first draw", "adapters", adapters | {"of": 40, "draw": 0}),
+    ]
+    rows = []
+    for photographs, tuned, wanted in asked:
+        sets = {}
+        for row in found:
+            if wanted.items() <= row.items():
+                sets.setdefault(row["set"], []).append(row["PCK@0.10"])
+        if sets:
+            means = [sum(draws) / len(draws) for draws in sets.values()]
+            good = sum(mean >= GOOD for mean in means)
+            rows.append([photographs, tuned, len(sets), f"{sum(means) / len(means):.1f}", good])
+    heads = ["photographs", "trained", "sets", "PCK@0.10", f"sets of {GOOD} or more"]
+    return write_table(heads, rows, words=2)
 
 
 def radii():
@@ -409,6 +436,7 @@ BLOCKS = {
     "nano": nano,
     "photographed": photographed,
     "own": own_objects,
+    "own-answer": own_answer,
     "radii": radii,
     "photographs": photographs,
     "tables": asked_tables,

@@ -57,9 +57,34 @@ def test_draws_differ_and_can_be_repeated(source, tmp_path):
 
 def test_the_plan_has_each_training_once(source):
     plan = list(own.plan([source, source.parent / "pan"]))
-    assert len(plan) == len(set(plan)) == 2 * own.DRAWS * (len(own.PHOTOGRAPHS) + 1)
-    # Whoever interrupts it has the first draw of each set first.
-    assert {draw for _, _, draw, _ in plan[: len(plan) // own.DRAWS]} == {0}
+    assert len(plan) == len(set(plan)) == 2 * (own.DRAWS * len(own.PHOTOGRAPHS) + 1)
+    # Whoever interrupts it has the first draw of each set first, adapters among them.
+    first = plan[: 2 * (len(own.PHOTOGRAPHS) + 1)]
+    assert {draw for _, _, draw, _ in first} == {0}
+    adapters = [asked for asked in plan if asked[-1] == "adapters"]
+    assert len(adapters) == 2 and set(adapters) < set(first)
+
+
+def test_sets_that_are_good_enough_are_counted(monkeypatch):
+    def row(name, of, draw, tuned, pck):
+        return {"set": name, "of": of, "draw": draw, "tuned": tuned, "PCK@0.10": pck}
+
+    rows = [
+        row("kettle", 40, 0, "everything", 80.0),
+        row("kettle", 40, 1, "everything", 91.0),
+        row("pan", 40, 0, "everything", 90.0),
+        row("pan", 40, 1, "everything", 60.0),
+        row("kettle", "all", 0, "everything", 99.0),
+        row("kettle", 40, 0, "adapters", 71.0),
+    ]
+    monkeypatch.setattr(document, "read_results", lambda name: {"rows": rows})
+    shown = [line.split(" | ") for line in document.own_answer().splitlines()[2:]]
+    assert [[cell.strip("| ") for cell in line] for line in shown] == [
+        ["40", "everything", "2", "80.2", "1"],
+        ["all", "everything", "1", "99.0", "1"],
+        ["40, first draw", "everything", "2", "85.0", "1"],
+        ["40, first draw", "adapters", "1", "71.0", "0"],
+    ]
 
 
 def test_draws_are_shown_as_mean_and_range():
