@@ -98,8 +98,9 @@ def draw_augmentation(rng):
 
 
 def load_augmented(instance, size, rng):
-    """load_crop as the authors show an image in training."""
-    return load_crop(instance, size, *draw_augmentation(rng))
+    """load_crop as the authors show an image in training, and the keypoint that each point is."""
+    pixels, points = load_crop(instance, size, *draw_augmentation(rng))
+    return pixels, points, range(len(points))
 
 
 class Conversation(NamedTuple):
@@ -256,9 +257,9 @@ class Pairs(torch.utils.data.Dataset):
 
     k: rounds of a pair (fixed, locllm); trunk: tokens before the conversation, 1 + patches; share:
     images are shuffled, not pairs, and all pairs of an image have one view; augment: what loads a
-    view, None: the plain crop. Groups and views depend on (seed, epoch, instance) alone. A view
-    that shows none of a group's keypoints gives way to the plain crop. ValueError if a pair can
-    exceed MAX_TOKENS.
+    view (None: the plain crop) and says which keypoint each point is, in a mirror another one.
+    Groups and views depend on (seed, epoch, instance) alone. A view that shows none of a group's
+    keypoints gives way to the plain crop. ValueError if a pair can exceed MAX_TOKENS.
     """
 
     def __init__(
@@ -345,27 +346,27 @@ class Pairs(torch.utils.data.Dataset):
         instance = self.instances[n]
         if view != self.loaded_view:
             self.loaded_view, self.loaded = view, self.load_view(instance, view)
-        pixels, points = self.loaded
+        pixels, points, called = self.loaded
         keypoints = self.described[instance.category]
-        rounds = [(keypoints[j], points[j, :2]) for j in group if points[j, 2] > 0]
-        visible = [keypoint for keypoint, v in zip(keypoints, points[:, 2], strict=True) if v > 0]
+        rounds = [(keypoints[called[j]], points[j, :2]) for j in group if points[j, 2] > 0]
+        visible = sorted(called[j] for j in np.flatnonzero(points[:, 2] > 0))
         rng = random.Random(f"{view.seed} {group}")
         conversation = write_conversation(
             self.tokenizer, self.codec, rounds, self.instruction, instance.name, keypoints,
-            visible, rng,
+            [keypoints[j] for j in visible], rng,
         )
         return Pair(pixels, conversation, view)
 
     def load_view(self, instance, view):
-        """Pixels and points (n, 3), v > 0 of those keypoints that can be asked."""
+        """Pixels, points (n, 3), v > 0 where they can be asked, and the keypoint that each is."""
         if self.augment:
-            pixels, points = self.augment(instance, self.size, random.Random(view.seed))
+            pixels, points, called = self.augment(instance, self.size, random.Random(view.seed))
             self.hide_unaskable(points)
             if all((points[group, 2] > 0).any() for group in self.groups[view]):
-                return pixels, points
+                return pixels, points, called
         pixels, points = load_crop(instance, self.size)
         self.hide_unaskable(points)
-        return pixels, points
+        return pixels, points, range(len(points))
 
     def hide_unaskable(self, points):
         points[:, 2] *= self.codec.has_code(points[:, :2]).all(1)

@@ -18,11 +18,15 @@ import torch
 import data
 from capellm import Codec
 from support import photos
+from support.descriptions import OPPOSITE, simplify_name
 
-SIDES = re.compile("left|right", re.IGNORECASE)
+# Sides, also as "l" and "r", which have no counterpart here.
+SIDES = re.compile(r"left|right|\b[lr]\b")
 # Of what does not bend, turned and scaled keypoints fit those of another photograph so well: rigid
 # things and x-rays reach 0.95, a robot's arm 0.8.
 RIGID = 0.9
+# A line has no sides: so much better must keypoints fit a mirror image.
+HANDED = 0.001
 TURN = math.radians(15)  # at most, beside the pose of another photograph
 STRETCH = 0.2  # at most, of the logarithm of both sides
 
@@ -41,9 +45,9 @@ UNKNOWN = Pose(0.0, False, 0.0)
 class WideViews:
     """Views of an instance: as the authors', in another's pose, stretched, in another light.
 
-    A keypoint that is called left is called right in a mirror: if all that have a side in their
-    name have a counterpart, half of the views are mirrored and names exchanged. Otherwise an image
-    is mirrored to lie as another does that is, unless a name or description tells sides apart.
+    A keypoint that is called left is called right in a mirror: if all that tell sides apart have a
+    counterpart, half of the views are mirrored and names exchanged. Otherwise an image is mirrored
+    to lie as another does that is, unless a name or description tells sides apart.
     """
 
     def __init__(self, instances, described):
@@ -54,18 +58,22 @@ class WideViews:
         self.exchanged, self.poses, self.others = {}, {}, {}
         for category, own in by_category.items():
             keypoints = described[category]
-            self.exchanged[category] = find_counterparts([k.name for k in keypoints])
-            texts = " ".join(f"{k.name} {k.description}" for k in keypoints)
-            has_sides = bool(SIDES.search(texts))
+            self.exchanged[category] = find_counterparts(keypoints)
+            has_sides = any(list_sides(keypoint) for keypoint in keypoints)
             poses = find_poses(own)
+            known = [pose for pose in poses if pose != UNKNOWN]
+            unknown = [pose for pose in poses if pose == UNKNOWN]
             for instance, pose in zip(own, poses, strict=True):
-                others = [p for p in poses if (p == UNKNOWN) == (pose == UNKNOWN)]
+                others = unknown if pose == UNKNOWN else known
                 if has_sides:
                     others = [p for p in others if p.mirrored == pose.mirrored]
                 self.poses[identify(instance)], self.others[identify(instance)] = pose, others
 
     def __call__(self, instance, size, rng):
-        """Pixels (3, size, size), and keypoints (K, 3): x, y relative to them, v."""
+        """Pixels (3, size, size), points (K, 3): x, y relative to them, v, and their keypoints.
+
+        Of each of the instance's points the number of the keypoint that it is called.
+        """
         scale, angle = data.draw_augmentation(rng)
         own, other = self.poses[identify(instance)], rng.choice(self.others[identify(instance)])
         if own != UNKNOWN:
@@ -73,8 +81,9 @@ class WideViews:
         order = self.exchanged[instance.category]
         is_exchanged = order is not None and rng.random() < 0.5
         is_flipped = own.mirrored != other.mirrored
+        # As complex numbers, the crop's u lies at exp(i angle) u in the image, in a mirror at
+        # -exp(i angle) times the conjugate of u. What lies as own.angle shall lie as other.angle.
         if is_flipped:
-            # In a mirror an angle becomes pi minus itself.
             angle += own.angle + other.angle - math.pi
         else:
             angle += own.angle - other.angle
@@ -82,17 +91,18 @@ class WideViews:
         side = -1 if is_flipped or is_exchanged else 1
         linear = make_turn(angle) @ np.diag([side * wider, 1 / wider])
 
+        shown = map_keypoints(instance, data.make_affine(instance.bbox, size), size)[:, 2] > 0
         affine = frame_keypoints(instance, linear, size, scale)
         points = map_keypoints(instance, affine, size)
-        shown = map_keypoints(instance, data.make_affine(instance.bbox, size), size)[:, 2] > 0
-        # So near it loses what the plain crop shows: as near as that instead.
-        if scale < 1 and not (points[shown, 2] > 0).all():
-            affine = frame_keypoints(instance, linear, size, 1.0)
+        while not (points[shown, 2] > 0).all():
+            # It loses what the plain crop shows: not zoomed in, or a little wider.
+            scale = 1.0 if scale < 1 else 1.05 * scale
+            affine = frame_keypoints(instance, linear, size, scale)
             points = map_keypoints(instance, affine, size)
         image, factor = photos.open_annotated(instance, np.hypot(*affine[:, 0]) * size, size)
         pixels = data.cut_crop(image, affine * factor, size)
         pixels = change_light(exchange_colours(pixels, rng), rng)
-        return pixels, points[order] if is_exchanged else points
+        return pixels, points, order if is_exchanged else range(len(points))
 
 
 def make_turn(angle):
@@ -104,16 +114,17 @@ def make_turn(angle):
 def frame_keypoints(instance, linear, size, scale):
     """The 2x3 matrix from crop pixels to image pixels, whose 2x2 part is like `linear`.
 
-    It is to the keypoints, as the crop shows them, what make_affine's square is to those in the
-    image: around an object that lies in another way another box would have been drawn.
+    Around an object that lies in another way another box would have been drawn. This guesses it:
+    its side grows or shrinks as that of the keypoints' own box does, and its middle keeps its place
+    beside theirs.
     """
     x, y, w, h = instance.bbox
     middle = np.array([x + w / 2, y + h / 2])
-    before = instance.keypoints[instance.keypoints[:, 2] > 0, :2].astype(float)
-    after = before @ np.linalg.inv(linear).T
+    in_image = instance.keypoints[instance.keypoints[:, 2] > 0, :2].astype(float)
+    in_crop = in_image @ np.linalg.inv(linear).T
     # Few keypoints, in one line, say little about the object.
-    ratio = np.clip(measure_side(after) / measure_side(before), 0.8, 1.5)
-    centre = middle + linear @ find_middle(after) - find_middle(before)
+    ratio = np.clip(measure_side(in_crop) / measure_side(in_image), 0.8, 1.5)
+    centre = middle + linear @ find_middle(in_crop) - find_middle(in_image)
     linear = linear * max(w, h) * ratio * scale / size
     return np.concatenate([linear, (centre - linear @ [size / 2, size / 2])[:, None]], 1)
 
@@ -145,7 +156,9 @@ def find_poses(instances) -> list[Pose]:
     """The poses of a category's instances, beside that with most keypoints."""
     reference = max(instances, key=lambda i: (i.keypoints[:, 2] > 0).sum())
     poses = [find_pose(i.keypoints, reference.keypoints) for i in instances]
-    fits = [pose.fit for pose in poses if pose != UNKNOWN]
+    # The reference fits itself.
+    others = [pose for i, pose in zip(instances, poses, strict=True) if i is not reference]
+    fits = [pose.fit for pose in others if pose != UNKNOWN]
     if not fits or np.median(fits) < RIGID:
         return [UNKNOWN] * len(poses)
     return poses
@@ -163,23 +176,36 @@ def find_pose(keypoints, reference) -> Pose:
     z, r = (points[common, 0] + 1j * points[common, 1] for points in (keypoints, reference))
     z, r = z - z.mean(), r - r.mean()
     turned, mirrored = (z * r.conj()).sum(), (z * r).sum()
-    is_mirrored = bool(abs(mirrored) > abs(turned))
-    factor = mirrored if is_mirrored else turned
     longest = max(np.linalg.norm(z) * np.linalg.norm(r), 1e-9)
+    is_mirrored = bool(abs(mirrored) > abs(turned) + HANDED * longest)
+    factor = mirrored if is_mirrored else turned
     return Pose(float(np.angle(factor)), is_mirrored, float(abs(factor) / longest))
+
+
+def list_sides(keypoint):
+    """The sides that a keypoint's name and description mention."""
+    return SIDES.findall(simplify_name(f"{keypoint.name} {keypoint.description}"))
 
 
 def exchange_sides(name):
     """A keypoint's name after mirroring the image: left and right exchanged."""
-    return name.replace("left", "\0").replace("right", "left").replace("\0", "right")
+    return re.sub("left|right", lambda side: OPPOSITE[side[0]], name)
 
 
-def find_counterparts(names):
-    """Where each keypoint's counterpart stands; None if one has none, or no name has a side."""
+def find_counterparts(keypoints):
+    """Where each keypoint's counterpart stands; None if one has none, or no name has a side.
+
+    One that is its own counterpart mentions both sides equally often, or none.
+    """
+    names = [simplify_name(keypoint.name) for keypoint in keypoints]
     index = {name: j for j, name in enumerate(names)}
     order = [index.get(exchange_sides(name)) for name in names]
     if None in order or order == list(range(len(names))):
         return None
+    for j, keypoint in enumerate(keypoints):
+        sides = list_sides(keypoint)
+        if order[j] == j and sides.count("left") * 2 != len(sides):
+            return None
     return order
 
 
