@@ -195,28 +195,28 @@ def encode_cached(tokenizer, text, start):
     return tokenizer.encode(text) if start else tokenizer.encode_continuation(text)
 
 
-def group_fixed(indices, k, rng, lengths, room):
+def group_fixed(askable, k, rng, lengths, room):
     """Shuffle all keypoints into groups of k (Section 3.3); used ones fill the last group up.
 
     Then those that cannot be asked fall out, as in the authors' code: groups shrink or vanish.
-    Fewer than k keypoints are one group.
+    Fewer than k keypoints, of which each has a length, are one group.
     """
     order = rng.sample(range(len(lengths)), len(lengths))
     groups = [order[i:i + k] for i in range(0, len(order), k)]
     if len(groups) > 1:
         groups[-1] += rng.sample(order[:-len(groups[-1])], k - len(groups[-1]))
-    askable = [[j for j in group if j in indices] for group in groups]
-    return [group for group in askable if group]
+    asked = [[j for j in group if j in askable] for group in groups]
+    return [group for group in asked if group]
 
 
-def group_dynamic(indices, k, rng, lengths, room):
-    """Shuffle keypoint indices into groups of varying size, each keypoint in one (Section 3.3).
+def group_dynamic(askable, k, rng, lengths, room):
+    """Shuffle askable keypoints into groups of varying size, each keypoint in one (Section 3.3).
 
     A size is uniform in 1 ... as many as are left and fit: lengths[j] tokens for keypoint j, room
     for all of a group. If all fit, a keypoint is in a group of each size equally often: groups
     are distributed as the cycles of a random permutation.
     """
-    order, groups = rng.sample(list(indices), len(indices)), []
+    order, groups = rng.sample(list(askable), len(askable)), []
     while order:
         totals = itertools.accumulate(lengths[j] for j in order)
         size = rng.randint(1, sum(total <= room for total in totals))
@@ -225,9 +225,9 @@ def group_dynamic(indices, k, rng, lengths, room):
     return groups
 
 
-def group_locllm(indices, k, rng, lengths, room):
-    """One random subset of k keypoint indices, or all of fewer: LocLLM's way (Section 3.3)."""
-    return [rng.sample(list(indices), min(k, len(indices)))]
+def group_locllm(askable, k, rng, lengths, room):
+    """One random subset of k askable keypoints, or all of fewer: LocLLM's way (Section 3.3)."""
+    return [rng.sample(list(askable), min(k, len(askable)))]
 
 
 GROUPINGS = {"fixed": group_fixed, "dynamic": group_dynamic, "locllm": group_locllm}

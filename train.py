@@ -79,7 +79,7 @@ def train(learner: Learner, pairs, passes, division, options, settings, validati
     step, best, rank = state["step"], state["best"], division.rank
     noted = signals.note_signals()
     with tqdm(total=options.steps, initial=step, disable=rank > 0, unit="step") as bar:
-        while step < options.steps:
+        while step < options.steps and not train_options.has_stalled(options, step, best):
             began = time.time()
             # A batch of pairs in micro-batches, whose gradients add up.
             measured = accumulate_gradients(learner, passes, division, noted)

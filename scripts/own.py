@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data import read_descriptions
 from scripts import recipe
-from support import launch
+from support import few, launch
 from support.checkpoints import read_log
 from support.files import write_whole
 from support.json_files import format_json
@@ -56,8 +56,10 @@ def draw_photographs(source, count, draw, folder):
 
 
 def find_best(run):
-    """The checkpoint of a run that is best on its validation photographs."""
+    """The checkpoint of a run that is best on its validation photographs. ValueError if none is."""
     validated = [record for record in read_log(run) if "val" in record]
+    if not validated:
+        raise ValueError(f"{run}: nothing was validated, a set has at most {few.FEW} objects")
     # Of equal ones train.py keeps the latest.
     _, step = max((record["val"]["mPCK"], record["step"]) for record in validated)
     return recipe.checkpoint(run, step)
@@ -68,6 +70,9 @@ def measure(source, count, draw, tuned):
     name = "-".join([source.name, str(count or "all"), str(draw), tuned])
     folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
+    descriptions = list(source.glob("*.txt"))
+    if len(descriptions) != 1:
+        raise ValueError(f"{source}: {len(descriptions)} description files, a set has one category")
     photographs = draw_photographs(source, count, draw, folder / "data")
     given = ["--data", folder / "data", "--descriptions", folder / "data"]
     began = time.time()
@@ -76,8 +81,7 @@ def measure(source, count, draw, tuned):
     best = find_best(folder / "run")
     recipe.run("eval.py", "--model", best, *given, "--controls", "--out", folder / "test")
     found = json.loads((folder / "test/results.json").read_bytes())
-    (description,) = source.glob("*.txt")
-    row = {"set": source.name, "keypoints": len(read_descriptions(description))}
+    row = {"set": source.name, "keypoints": len(read_descriptions(descriptions[0]))}
     row |= {"photographs": photographs, "of": count or "all", "draw": draw}
     row |= {"tuned": tuned, "minutes": round(minutes, 2), "test": found["instances"]}
     row |= {name: round(100 * found[name], 1) for name in COLUMNS}

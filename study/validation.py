@@ -31,7 +31,10 @@ class Validation(NamedTuple):
 
 
 def share_instances(instances, described, rank, world) -> Validation:
-    """This process's share of the validation images."""
+    """This process's share of the validation images. ValueError if there are none."""
+    if not instances:
+        raise ValueError("the validation part has no object that can be used: annotate some, "
+                         "or train without it, whose annotations then go elsewhere")
     count = min(VALIDATION, len(instances))
     chosen = [instances[n * len(instances) // count] for n in range(count)]
     own = chosen[rank::world]

@@ -51,7 +51,13 @@ def find_annotations(folder, split=1, part="train"):
     annotations = Path(folder) / "annotations"
     path = annotations / f"mp100_split{split}_{part}.json"
     own = annotations / f"{part}.json"
-    if own.exists() and not any(annotations.glob("mp100_split*_*.json")):
+    is_own = any(annotations.glob("*.json")) and not any(annotations.glob("mp100_split*_*.json"))
+    if is_own and not own.exists():
+        raise FileNotFoundError(
+            f"{own} is missing: of data that is not MP-100's, annotations/ holds train.json, and "
+            "val.json or test.json to measure: see eval.py --part"
+        )
+    if is_own:
         return own
     if not path.exists():
         raise FileNotFoundError(

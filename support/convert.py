@@ -120,10 +120,13 @@ def name_files(found):
 
 
 def choose_parts(found, files, every):
-    """{photo: train, val or test}, and a line about it. What the tool says of parts counts."""
+    """{photo: train, val or test}, and a line about it.
+
+    What the tool says of parts counts, if it says more than that all is to train on.
+    """
     parts = {each.photo.path: each.part for each in found.objects}
-    if any(parts.values()):
-        how = "as the tool's folders have it"
+    if set(parts.values()) - {"", "train"}:
+        how = "as the tool's folders have it, whatever --val says"
     else:
         how = f"every {every}th to validate, see --val" if every else "none to validate"
         for number, path in enumerate(files, 1):

@@ -1,10 +1,10 @@
 """What train.py does where its options say nothing: the paper's settings, or those for few photos.
 
-The paper trains on thousands of images, for 12 epochs, in steps of 128 pairs. With forty
-photographs these are a handful of steps, in which nothing is learned. So where there are few, and
-neither steps, epochs nor a batch are asked for, training takes more and smaller steps, shows the
-photographs in more ways, tunes all of a small model with Muon, and stops when images that it does
-not train on get no better for long.
+The paper trains on thousands of objects, for 12 epochs, in steps of 128 pairs. With forty these are
+a handful of steps, in which nothing is learned. So where there are few, and neither steps, epochs
+nor a batch are asked for, training takes more and smaller steps, shows the photographs in more
+ways, tunes all of a small model with Muon, and stops when objects that it does not train on get no
+better for long.
 """
 
 import math
@@ -20,10 +20,11 @@ PAPER = {
     "batch": 128, "micro_batch": 1, "tune": "lora", "epochs": 12, "patience": None,
     "augmentation": "paper", "optimiser": "adamw", "lr": 5e-4, "share_image": False,
 }
-FEW = 500  # images to train on
+FEW = 500  # objects to train on
 STEPS = {"steps": 210, "augmentation": "wide"}
-# Pairs of a step: those of so many images, but at least and at most so many.
-IMAGES, BATCH = 11, (16, 32)
+# Pairs of a step: those of so many objects, but at least and at most so many.
+OBJECTS_A_STEP = 11
+FEWEST_PAIRS, MOST_PAIRS = 16, 32
 SMALL = 200e6  # bytes of weights up to which a model is trained in whole
 WHOLE = {"optimiser": "muon", "lr": 1e-3}
 # The learning rate falls to the end, where most is gained: a pause says little.
@@ -39,51 +40,76 @@ class Filled(NamedTuple):
 
 def fill_options(options, instances) -> Filled:
     """Values for the options of train.py that the command line leaves open (None)."""
-    count = len({i.image for i in instances})
-    asked = options.steps or options.epochs or options.batch
+    is_length_chosen = options.steps or options.epochs or options.batch
+    is_pretraining = INSTRUCTIONS[options.instruction].pretraining
     found = dict(PAPER)
     line = ""
-    if count < FEW and not asked and not INSTRUCTIONS[options.instruction].pretraining:
-        has_validation = all("val" in check.list_parts(f, options.split) for f in options.data)
-        found |= STEPS | choose_batch(options, instances) | choose_tuned(options)
-        if has_validation:
+    if len(instances) < FEW and not is_length_chosen and not is_pretraining:
+        is_small = measure_weights(options) < SMALL
+        found |= STEPS | choose_batch(options, instances, is_small)
+        found |= choose_tuned(options, is_small)
+        unvalidated = list_unvalidated(options)
+        if not unvalidated:
             found |= VALIDATION
-        line = describe(options, count, found, has_validation)
+        line = describe(options, len(instances), found, unvalidated)
     return Filled({name: found[name] for name in found if is_open(options, name)}, line)
 
 
-def choose_batch(options, instances):
-    """Pairs of a step, all in one pass; those of an image share it, where it has several."""
-    labelled = sum((i.keypoints[:, 2] > 0).sum() for i in instances)
-    pairs = math.ceil(labelled / max(1, len(instances)) / options.k)
-    batch = min(max(IMAGES * pairs, BATCH[0]), BATCH[1])
-    is_shared = pairs > 1 and options.micro_batch != 1
-    return {"batch": batch, "micro_batch": batch, "share_image": is_shared}
+def choose_batch(options, instances, is_small):
+    """Pairs of a step; of a small model all in one pass, where those of an image share it."""
+    counts = [count_pairs(options, instance) for instance in instances]
+    pairs = math.ceil(sum(counts) / max(1, len(counts)))
+    batch = min(max(OBJECTS_A_STEP * pairs, FEWEST_PAIRS), MOST_PAIRS)
+    micro_batch = batch if is_small else PAPER["micro_batch"]
+    is_shared = pairs > 1 and (options.micro_batch or micro_batch) > 1
+    return {"batch": batch, "micro_batch": micro_batch, "share_image": is_shared}
 
 
-def choose_tuned(options):
+def count_pairs(options, instance):
+    """How many pairs of an epoch are about an instance, nearly: see data.GROUPINGS."""
+    labelled = int((instance.keypoints[:, 2] > 0).sum())
+    if options.rounds == "locllm":
+        return min(labelled, 1)
+    if options.rounds == "dynamic":
+        # As many as a random permutation has cycles, in the mean.
+        return sum(1 / n for n in range(1, labelled + 1))
+    return min(labelled, math.ceil(len(instance.keypoints) / options.k))
+
+
+def choose_tuned(options, is_small):
     """All of a small model, unless something else is asked for, and how."""
-    chosen = {}
-    if measure_weights(options) < SMALL:
-        chosen["tune"] = "everything"
-    if (options.tune or chosen.get("tune")) == "everything" and not options.fsdp:
+    chosen = {"tune": "everything"} if is_small else {}
+    is_whole = (options.tune or chosen.get("tune")) == "everything"
+    if is_whole and not options.fsdp and options.optimiser in (None, "muon"):
         chosen |= WHOLE
     return chosen
 
 
-def say(name):
+def list_unvalidated(options):
+    """The data folders that have no validation part."""
+    return [f for f in options.data if "val" not in check.list_parts(f, options.split)]
+
+
+def describe_default(name):
     """A default, for the help of an option."""
-    pairs = f"{BATCH[0]} to {BATCH[1]}"
-    few = (STEPS | WHOLE | {"batch": pairs, "micro_batch": pairs}).get(name)
-    other = f"; of few images {few}" if few else ""
-    return f" (default: {PAPER[name]}{other})"
+    pairs = f"{FEWEST_PAIRS} to {MOST_PAIRS}"
+    of_few = STEPS | VALIDATION | {"batch": pairs, "epochs": f"{STEPS['steps']} steps"}
+    of_small = WHOLE | {"tune": "everything", "micro_batch": "all"}
+    words = []
+    if PAPER.get(name) is not None:
+        words.append(f"default: {PAPER[name]}")
+    if name in of_few:
+        words.append(f"of few objects {of_few[name]}")
+    if name in of_small:
+        words.append(f"of few objects and a small model {of_small[name]}")
+    return f" ({'; '.join(words)})"
 
 
 def is_open(options, name):
     return getattr(options, name) is None
 
 
-def describe(options, count, found, has_validation):
+def describe(options, count, found, unvalidated):
     words = []
     for name, value in found.items():
         if is_open(options, name) and value != PAPER.get(name):
@@ -91,9 +117,10 @@ def describe(options, count, found, has_validation):
             # A flag has no value.
             words += [] if value is True else [str(value)]
     words = " ".join(words)
-    line = f"few: {count} images, so {words} (--steps or --epochs chooses instead)"
-    if not has_validation:
-        line += "\nno annotations/val.json: nothing tells when training has lasted long enough"
+    line = f"few: {count} objects, so {words} (--steps or --epochs chooses instead)"
+    if unvalidated:
+        line += (f"\nno validation part in {', '.join(unvalidated)}: "
+                 "nothing tells when training has lasted long enough")
     return line
 
 

@@ -66,7 +66,9 @@ class Collected:
         self.unused[reason][cut(where)] = None
 
     def add(self, labelled, where):
-        """Note an object, unless nothing says where it is."""
+        """Note an object, unless nothing says where it is. A box without extent is none."""
+        if labelled.box and max(labelled.box[2:]) < 1:
+            labelled = labelled._replace(box=())
         places = {point[:2] for point in labelled.points.values()}
         if not places:
             self.leave_out("no labelled keypoint", where)

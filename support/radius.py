@@ -22,7 +22,7 @@ import torch.nn.functional as F
 LEVEL = 0.9
 HALVINGS = 12  # of the greatest distance in the crop: to less than a thousandth of its side
 LEAST = 0.0005  # answers are rounded so
-LEAST_FACTOR = 0.001
+LEAST_FACTOR, MOST_FACTOR = 0.001, 1000.0
 
 
 def find_radii(found, scale=None):
@@ -94,4 +94,4 @@ def find_factor(groups):
     # The last sum may miss 1 by a rounding.
     factor = ratios[order][min(np.searchsorted(held, LEVEL), len(ratios) - 1)]
     # Upwards, so that circles hold no less.
-    return max(math.ceil(1e4 * factor) / 1e4, LEAST_FACTOR)
+    return min(max(math.ceil(1e4 * factor) / 1e4, LEAST_FACTOR), MOST_FACTOR)

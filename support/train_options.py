@@ -59,7 +59,8 @@ def add_data_options(add, strategies):
         help="how an image's keypoints are grouped (Section 3.3)")
     add("--augmentation", choices=["paper", "wide"],
         help="images are turned and scaled as the authors do, or also mirrored where that is "
-             "right, stretched and shown in another light" + few.say("augmentation"))
+             "right, stretched and shown in another light"
+             + few.describe_default("augmentation"))
     add("--k", type=read_positive,
         help="rounds of a conversation (default: fixed 4, locllm 5, as LocLLM has)")
     add("--instruction", default="base", choices=INSTRUCTIONS,
@@ -84,23 +85,25 @@ def add_model_options(add):
 def add_training_options(add):
     add("--tune", choices=["lora", "frozen", "full", "everything"],
         help="the vision encoder is trained through adapters, not at all, or in full (Table 15), "
-             "the language model through adapters; or both in full" + few.say("tune"))
+             "the language model through adapters; or both in full"
+             + few.describe_default("tune"))
     add("--optimiser", choices=["adamw", "muon"],
         help="what updates weights: the paper's, or Muon for the matrices of backbones that are "
-             "trained in whole" + few.say("optimiser"))
+             "trained in whole" + few.describe_default("optimiser"))
     add("--lr", type=read_positive_float,
-        help="highest learning rate of AdamW" + few.say("lr"))
+        help="highest learning rate of AdamW" + few.describe_default("lr"))
     add("--clip", type=read_not_negative, default=1.0,
         help="highest norm of the gradients, longer ones are scaled down; 0: none is")
-    add("--epochs", type=read_positive_float, help="times each image is seen" + few.say("epochs"))
+    add("--epochs", type=read_positive_float,
+        help="times each image is seen" + few.describe_default("epochs"))
     add("--steps", type=read_positive, help="optimiser steps, instead of --epochs")
     # 4 GPUs x 1 pair x 32 accumulation steps.
     add("--batch", type=read_positive,
         help="pairs of an image and a conversation an optimiser step, over all processes"
-             + few.say("batch"))
+             + few.describe_default("batch"))
     add("--share-image", action="store_true", default=None,
         help="compute an image once for its pairs in a pass, which have one augmentation "
-             "(default: of few images)")
+             "(default: of few objects and a small model, where they have several)")
     add("--seed", type=read_seed, default=42, help="of the order, augmentation and dropout")
 
 
@@ -111,12 +114,14 @@ def add_machine_options(add):
     add("--save-every", type=read_positive, default=200, metavar="STEPS",
         help="optimiser steps between checkpoints")
     add("--val-every", type=read_positive, metavar="STEPS",
-        help="optimiser steps between measurements on the validation part")
+        help="optimiser steps between measurements on the validation part"
+             + few.describe_default("val_every"))
     add("--patience", type=read_positive, metavar="N",
-        help="stop after N measurements on the validation part without a better one")
+        help="stop after N measurements on the validation part without a better one"
+             + few.describe_default("patience"))
     add("--micro-batch", type=read_positive,
         help="pairs a process and pass; the rest of --batch is accumulated"
-             + few.say("micro_batch"))
+             + few.describe_default("micro_batch"))
     add("--workers", type=int, default=2, help="processes that load images, for each GPU")
     add("--checkpoint-activations", action="store_true",
         help="less memory: compute every layer again going backward")
@@ -137,9 +142,6 @@ def check_options(options, rank, world):
     if options.fsdp and world == 1:
         raise ValueError("--fsdp shards over processes: "
                          "start them with torchrun --nproc_per_node N train.py ...")
-    if options.share_image and options.micro_batch in (None, 1):
-        raise ValueError("--share-image shares within a pass, "
-                         "which --micro-batch 1 leaves to one pair: raise it")
     if is_pretraining and options.tune in ("full", "everything"):
         raise ValueError(f"--instruction {options.instruction} trains the projection alone: "
                          f"leave out --tune {options.tune}")
@@ -164,15 +166,19 @@ def check_numbers(options):
     if options.workers < 0:
         raise ValueError(f"--workers {options.workers}: 0 loads images in the training process "
                          "itself")
-    if options.patience and not options.val_every:
-        raise ValueError("--patience counts measurements of --val-every: give that, too")
 
 
 def fill_open_options(options, instances, rank, world):
-    """What the command line leaves open, see support/few.py. ValueError as in check_options."""
+    """What the command line leaves open, see support/few.py. ValueError about options that then
+    exclude each other."""
     filled = parallel.ask_first(partial(few.fill_options, options, instances), rank, world)
     for name, value in filled.options.items():
         setattr(options, name, value)
+    if options.patience and not options.val_every:
+        raise ValueError("--patience counts measurements of --val-every: give that, too")
+    if options.share_image and options.micro_batch == 1:
+        raise ValueError("--share-image shares within a pass, "
+                         "which --micro-batch 1 leaves to one pair: raise it")
     if options.optimiser == "muon" and (options.tune != "everything" or options.fsdp):
         raise ValueError("--optimiser muon is for --tune everything, and not for --fsdp: "
                          "leave it out")

@@ -3,13 +3,17 @@
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import data
 import train
+from capellm import Codec
 from skirts import write_skirts
 from support import few, train_options
+from support.descriptions import Keypoint
 from support.files import ROOT
 
 
@@ -35,7 +39,7 @@ def fill(monkeypatch, folder, *words):
     return options, filled.line
 
 
-def test_few_images_get_steps_that_teach(folder, monkeypatch):
+def test_few_objects_get_steps_that_teach(folder, monkeypatch):
     options, line = fill(monkeypatch, folder)
     # Skirts have 8 keypoints or, two of them, 4: two pairs an image, of 11 images.
     assert (options.steps, options.batch, options.micro_batch) == (210, 22, 22)
@@ -79,7 +83,7 @@ def test_what_is_asked_for_stays(folder, monkeypatch):
     assert "--tune" not in line and "--micro-batch" not in line
 
 
-def test_many_images_get_the_paper_s_settings(folder, monkeypatch):
+def test_many_objects_get_the_paper_s_settings(folder, monkeypatch):
     monkeypatch.setattr(few, "FEW", 3)
     options, line = fill(monkeypatch, folder)
     assert {name: getattr(options, name) for name in few.PAPER} == few.PAPER and line == ""
@@ -87,8 +91,75 @@ def test_many_images_get_the_paper_s_settings(folder, monkeypatch):
 
 def test_a_large_model_keeps_its_adapters(folder, monkeypatch):
     monkeypatch.setattr(few, "SMALL", 1000)
-    options, _ = fill(monkeypatch, folder)
+    options, line = fill(monkeypatch, folder)
     assert options.tune == "lora" and options.steps == 210
+    # Which no memory was measured for: a pair a pass, as the paper's settings are.
+    assert (options.batch, options.micro_batch, options.share_image) == (22, 1, False)
+    assert options.optimiser == "adamw" and "--micro-batch" not in line
+    options, _ = fill(monkeypatch, folder, "--micro-batch", "4")
+    assert (options.micro_batch, options.share_image) == (4, True)
+
+
+@pytest.mark.parametrize("rounds, k", [("fixed", 2), ("fixed", 3), ("dynamic", 4), ("locllm", 3)])
+def test_a_step_has_the_pairs_of_so_many_objects(monkeypatch, tokenizers, tmp_path, rounds, k):
+    """Counted before data.Pairs groups them: objects of which half of the keypoints is labelled."""
+    points = np.array([[j, 5.0, 2 * (j % 2)] for j in range(10)])
+    instances = [
+        data.Instance(n, tmp_path / f"{n}.png", 1, points, (0, 0, 40, 40), name="comb")
+        for n in range(60)
+    ]
+    described = {1: [Keypoint(f"tooth {j}", "a tooth") for j in range(10)]}
+    tokenizer = tokenizers["tiny"]
+    pairs = data.Pairs(
+        instances, described, tokenizer, Codec(tokenizer), 28, k=k, rounds=rounds, augment=None
+    )
+    counts = []
+    for epoch in range(20):
+        pairs.set_epoch(epoch)
+        counts.append(len(pairs))
+    options = SimpleNamespace(rounds=rounds, k=k)
+    expected = sum(few.count_pairs(options, instance) for instance in instances)
+    # Of groups of keypoints some hold none that is labelled.
+    most = 0.25 if rounds == "fixed" else 0.05
+    assert (1 - most) * expected <= np.mean(counts) <= 1.05 * expected
+
+
+def test_who_wants_adamw_gets_its_learning_rate(folder, monkeypatch):
+    options, _ = fill(monkeypatch, folder, "--optimiser", "adamw")
+    assert options.tune == "everything" and options.lr == few.PAPER["lr"]
+
+
+def test_the_help_says_all_defaults(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    with pytest.raises(SystemExit):
+        train_options.read_options("", list(data.GROUPINGS))
+    shown = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "(default: lora; of few objects and a small model everything)",
+        "(default: 12; of few objects 210 steps)",
+        "(default: 128; of few objects 16 to 32)",
+        "(of few objects 25)",
+        "(default: 0.0005; of few objects and a small model 0.001)",
+    ):
+        assert text in shown
+
+
+def fill_and_check(monkeypatch, folder, *words):
+    options = read_options(monkeypatch, folder, *words)
+    instances, _ = data.read_split(folder, 1, "train")
+    train_options.check_options(options, 0, 1)
+    train_options.fill_open_options(options, instances, 0, 1)
+    return options
+
+
+def test_options_are_checked_with_what_was_left_open(folder, monkeypatch):
+    """--patience needs --val-every, --share-image a larger --micro-batch: few objects have both."""
+    assert fill_and_check(monkeypatch, folder, "--patience", "9").val_every == 25
+    assert fill_and_check(monkeypatch, folder, "--share-image").micro_batch == 22
+    with pytest.raises(ValueError, match="--patience counts measurements of --val-every"):
+        fill_and_check(monkeypatch, folder, "--patience", "9", "--steps", "5")
+    with pytest.raises(ValueError, match="--share-image shares within a pass"):
+        fill_and_check(monkeypatch, folder, "--share-image", "--steps", "5")
 
 
 def test_without_a_validation_part_there_is_a_warning(folder, monkeypatch, tmp_path):
@@ -97,7 +168,7 @@ def test_without_a_validation_part_there_is_a_warning(folder, monkeypatch, tmp_p
         path.unlink()
     options, line = fill(monkeypatch, own)
     assert options.val_every is None and options.patience is None
-    assert "nothing tells when training has lasted long enough" in line
+    assert f"no validation part in {own}: nothing tells when training has lasted" in line
 
 
 def test_training_stops_if_nothing_gets_better(
@@ -121,3 +192,23 @@ def test_training_stops_if_nothing_gets_better(
     assert "best: " in printed and "step-0000008, mPCK 50.0" in printed
     log = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
     assert json.loads(log[-1])["step"] == 12
+    # Who resumes what has ended changes nothing.
+    files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    monkeypatch.setattr(sys, "argv", [*command, "--resume"])
+    train.main()
+    assert "done, no better for 2 measurements" in capsys.readouterr().out
+    now = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert now == files
+
+
+def test_a_validation_part_without_objects_is_refused(
+    folder, model_folder, monkeypatch, tmp_path, capsys
+):
+    own = shutil.copytree(folder, tmp_path / "own")
+    (path,) = (own / "annotations").glob("*split1_val.json")
+    coco = json.loads(path.read_text())
+    path.write_text(json.dumps(coco | {"annotations": []}))
+    words = ["--init", str(model_folder), "--descriptions", str(own), "--workers", "0"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "--data", str(own), *words])
+    with pytest.raises(ValueError, match="the validation part has no object that can be used"):
+        train.main()

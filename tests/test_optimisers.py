@@ -54,6 +54,19 @@ def test_every_parameter_is_updated_once(kind):
     assert all(p.grad is None for p in found.values())
 
 
+def test_muon_s_weights_decay():
+    """Where the gradient is none the weight alone changes, by the learning rate and 0.01."""
+    parameters = make_parameters()
+    optimiser = make_optimiser(parameters, 1e-2, "muon")
+    p = parameters["llm.model.layers.0.up"]
+    before = p.detach().clone()
+    for other in parameters.values():
+        other.grad = torch.zeros_like(other)
+    optimiser.step()
+    lr = 1e-2 * optimisers.FASTER
+    torch.testing.assert_close(p.detach(), before * (1 - lr * 0.01))
+
+
 def test_both_keep_what_resuming_needs():
     parameters = make_parameters()
     optimiser = make_optimiser(parameters, 1e-2, "muon")
