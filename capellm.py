@@ -25,7 +25,7 @@ from study import density, keypoint_token, share_image
 from study.category import name_category
 from study.encoders import load_encoder
 from support import folders
-from support.passes import Answers, Asked, Branches, check_length, collect_answers, draw_numbers
+from support.passes import Answers, Asked, Tree, check_length, collect_answers, draw_numbers
 from support.radius import scale_radii
 from support.tensors import send
 
@@ -74,12 +74,16 @@ class Codec:
 
     def point(self, x, y) -> list[int]:
         """Token ids of `[0.abc,0.def]`."""
-        x, y = ([self.ids[digit] for digit in self.digits(v)] for v in (x, y))
-        return self.open + x + self.comma + y + self.close
+        ids = [self.ids[digit] for digit in self.digits(x) + self.digits(y)]
+        return self.open + ids[:self.K] + self.comma + ids[self.K:] + self.close
 
     def encode(self, x, y) -> list[int]:
         """Token ids of the whole answer, the end-of-text token included."""
         return self.point(x, y) + [self.eos_id]
+
+    def is_digit(self, ids: torch.Tensor) -> torch.Tensor:
+        """Which of answers' tokens (n,) are digits: not `0` of `[0.`, a token of its own or not."""
+        return torch.isin(ids, torch.tensor(self.ids)) & (ids.roll(-1) != self.open[-1])
 
 
 class CapeLLM(nn.Module):
@@ -98,10 +102,10 @@ class CapeLLM(nn.Module):
 
     def image_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, H, W) as tokens of the language model, one a patch: V (B, N, D)."""
-        # Eq. 1: F_v = f_phi(image), (B, N, C)
-        F_v = self.vision(pixels)
-        # Eq. 2: V = F_v W_proj
-        return self.projection(F_v.to(self.projection.weight.dtype))
+        # Eq. 1: V~ = f_phi(image), (B, N, C)
+        V_tilde = self.vision(pixels)
+        # Eq. 2: V = V~ W_proj
+        return self.projection(V_tilde.to(self.projection.weight.dtype))
 
     def sequence(self, V: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """What the language model reads: V (B, N, D) and token ids (B, T), embedded."""
@@ -169,7 +173,7 @@ class CapeLLM(nn.Module):
             return Losses(*keypoint_token.average_losses(self, Z, labels, conversation, points))
         tokens = conversation.bincount()
         weight = send((1 / (tokens.double() * len(tokens)))[conversation].float(), self.device)
-        is_digit = send(torch.isin(labels, torch.tensor(self.codec.ids)), self.device)
+        is_digit = send(self.codec.is_digit(labels), self.device)
         # Eq. 5, at answers only
         loss = F.cross_entropy(self.llm.logits(Z), send(labels, self.device), reduction="none")
         of_digits = weight * is_digit
@@ -195,7 +199,7 @@ class CapeLLM(nn.Module):
         return list(map(Point, *places.T.tolist(), found.probabilities, radii))
 
     def density(self, image, keypoint, box=None, **question) -> density.Density:
-        """How likely is each place of the crop? A density.Density; question: as of `answer`."""
+        """How likely is each place of the crop? question: cut, category, listed: study.density."""
         return density.compute_density(self, self.look(image, box)[0], keypoint, **question)
 
     def look(self, image, box=None):
@@ -220,12 +224,12 @@ class CapeLLM(nn.Module):
     @torch.inference_mode()
     def answer_together(self, images, decoding="greedy", cumulative=False) -> list[Answers]:
         """`answer` about several images of one size in the same passes; images: list of Asked."""
-        branches = []
+        trees = []
         each_V = self.image_tokens(torch.stack([image.pixels for image in images]))
         for V, (_, keypoints, seed, *opening) in zip(each_V, images, strict=True):
             draws = draw_numbers(keypoints, seed, 2 * self.codec.K)
-            branches.append(Branches(*self.prepare_questions(V, keypoints, *opening), draws))
-        found = decode.answer_questions(self, branches, decoding, cumulative, data.MAX_TOKENS)
+            trees.append(Tree(*self.prepare_questions(V, keypoints, *opening), draws))
+        found = decode.answer_questions(self, trees, decoding, cumulative, data.MAX_TOKENS)
         return [collect_answers(each, self.codec, self.config) for each in found]
 
     def prepare_questions(self, V, keypoints, category=None, listed=None):
@@ -273,7 +277,7 @@ class CapeLLM(nn.Module):
     def from_pretrained(cls, folder, dtype=None, device="cpu", merge=True) -> "CapeLLM":
         """A model folder; merge folds adapters into fp32 backbones, for inference."""
         model = cls.assemble(folders.read_model_config(folder), dtype, device)
-        model.load_adapter(folder)
+        folders.fill_tensors(model.adapter(), folder)
         if merge:
             merge_lora(model)
         return model.eval()
@@ -283,18 +287,14 @@ class CapeLLM(nn.Module):
         named = self.named_parameters()
         return {n: p.detach() for n, p in named if folders.is_saved(n, self.config)}
 
-    def load_adapter(self, folder):
-        """Load adapter.safetensors of a model folder; every tensor checked by name and shape."""
-        folders.fill_tensors(self.adapter(), folder)
-
 
 class Point(NamedTuple):
     x: float  # in pixels of the image
     y: float
     probability: float  # the product over the answer's digits, Eq. 6
-    radius: float | None  # in pixels; holds the truth 9 times of 10: see support.radius
+    radius: float | None  # in pixels; if config.radius_scale is set, 9 of 10 truths lie within
 
 
 class Losses(NamedTuple):
     total: torch.Tensor  # goes backward
-    digits: torch.Tensor  # the mean over digits alone, reported
+    digits: torch.Tensor  # the mean over digits alone (Table 17: the distance), reported

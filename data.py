@@ -50,6 +50,7 @@ def make_affine(bbox, size, scale=1.0, angle=0.0) -> np.ndarray:
     x, y, w, h = bbox
     s = max(w, h) * scale / size
     c, d = s * np.cos(angle), s * np.sin(angle)
+    # The crop's centre (size / 2, size / 2) goes to the box's.
     cx, cy = x + w / 2, y + h / 2
     return np.array([[c, -d, cx - (c - d) * size / 2], [d, c, cy - (d + c) * size / 2]])
 

@@ -1,4 +1,4 @@
-"""The same answers as `CapeLLM.locate_slowly`, fast: a tree of tokens (Sections 4.1 and 4.3).
+"""The same answers as `CapeLLM.locate_slowly`, fast: a tree of tokens (Sections 3.1 and 4.3).
 
 What is asked of the language model is never one long text. It is one image, many questions about
 it, and for each answer several digits. These tokens form a tree: a token sees its ancestors and
@@ -48,17 +48,20 @@ def grow_tree(rows: torch.Tensor, branch: torch.Tensor):
     return mask, mask.sum(-1) - 1
 
 
-def answer_questions(model, images: list[passes.Branches], decoding, cumulative, limit):
+def answer_questions(model, trees: list[passes.Tree], decoding, cumulative, limit):
     """Answers to all questions about several images: for each image a list of Decoded.
 
-    cumulative: False, True or "confidence"; limit: tokens that a chain may have. No image sees
-    another: a pass of the model, which reads all weights, serves all of them.
+    trees: of each image the trunk and the questions; cumulative: False, True or "confidence";
+    limit: tokens that a chain may have. No image sees another: a pass of the model, which reads all
+    weights, serves all of them.
     """
     check_way(decoding, cumulative)
-    room = passes.count_room(model.codec, images, limit if cumulative else 0, CANDIDATES)
-    common = [[] if cumulative is True else passes.find_common(image.questions) for image in images]
-    forest = model.Forest(model, images, common, room, decoding)
-    orders = [range(len(image.questions)) for image in images]
+    room = passes.count_room(model.codec, trees, limit if cumulative else 0, CANDIDATES)
+    common = [[] for _ in trees]
+    if cumulative is not True:
+        common = [passes.find_common(tree.questions) for tree in trees]
+    forest = model.Forest(model, trees, common, room, decoding)
+    orders = [range(len(tree.questions)) for tree in trees]
     answers = {}
     if cumulative is not True:
         answers = answer_side_by_side(forest, common)
@@ -75,11 +78,11 @@ def answer_side_by_side(forest, common):
 
     common: what all questions about an image begin with, which the trunk already holds.
     """
-    answers, trunks = {}, forest.lengths
-    for asked in passes.plan_passes(forest.images):
-        questions = [forest.images[i].questions[n][len(common[i]):] for i, n in asked]
+    answers, trunk_lengths = {}, forest.lengths
+    for asked in passes.plan_questions(forest.trees):
+        questions = [forest.trees[i].questions[n][len(common[i]):] for i, n in asked]
         answers |= forest.decode(asked, questions)
-        forest.truncate(trunks)
+        forest.truncate(trunk_lengths)
     return answers
 
 
@@ -89,12 +92,12 @@ def answer_in_chains(forest, orders, limit):
     orders: of each image's questions. If the next round would lead beyond the limit, a new chain
     starts behind the trunk.
     """
-    answers, images = {}, forest.images
-    for chain in passes.plan_chains(forest.model.codec, images, orders, limit):
-        forest.truncate([len(image.trunk) for image in images])
-        endings = [[] for _ in images]
+    answers, trees = {}, forest.trees
+    for chain in passes.plan_chains(forest.model.codec, trees, orders, limit):
+        forest.truncate([len(tree.trunk) for tree in trees])
+        endings = [[] for _ in trees]
         for asked in chain:
-            questions = [endings[i] + images[i].questions[n] for i, n in asked]
+            questions = [endings[i] + trees[i].questions[n] for i, n in asked]
             found = forest.decode(asked, questions)
             for (i, _), answer in found.items():
                 endings[i] = forest.end_round(answer)
@@ -108,13 +111,13 @@ class Forest:
     The trees stand in rows of equal length, and what fills a shorter one up is seen by no token.
     """
 
-    def __init__(self, model, images, common, room, decoding):
-        self.model, self.images, self.decoding = model, images, decoding
+    def __init__(self, model, trees, common, room, decoding):
+        self.model, self.trees, self.decoding = model, trees, decoding
         self.contrastive = decoding == "contrastive"
         trunks = []
-        for image, ids in zip(images, common, strict=True):
+        for tree, ids in zip(trees, common, strict=True):
             ids = send(torch.tensor(ids, dtype=torch.long), model.device)
-            trunks.append(torch.cat([image.trunk, model.llm.embed(ids)]))
+            trunks.append(torch.cat([tree.trunk, model.llm.embed(ids)]))
         x = pad_sequence(trunks, batch_first=True)  # (B, T, D)
         length = x.shape[1] + room
         self.cache = KVCache(model.llm.config, len(x), length, x.dtype, model.device)
@@ -143,15 +146,15 @@ class Forest:
         """
         model, K = self.model, self.model.codec.K
         device = find_float64_device(model)
-        draws = send(torch.stack([self.images[i].draws[n] for i, n in asked]), device)
+        draws = send(torch.stack([self.trees[i].draws[n] for i, n in asked]), device)
         asking = [(i, tuple(ids)) for (i, _), ids in zip(asked, questions, strict=True)]
-        number = {question: at for at, question in enumerate(dict.fromkeys(asking))}
-        images = [i for i, _ in number]
-        ends = self.read(self.rows[send(images, model.device)], images,
-            [token for _, ids in number for token in ids], [len(ids) for _, ids in number])
+        branch_of = {question: at for at, question in enumerate(dict.fromkeys(asking))}
+        owners = [i for i, _ in branch_of]
+        ends = self.read(self.rows[send(owners, model.device)], owners,
+            [token for _, ids in branch_of for token in ids], [len(ids) for _, ids in branch_of])
         # The branch that each answer is on.
-        branch = send([number[question] for question in asking], device)
-        repeated = len(number) < len(asking)
+        branch = send([branch_of[question] for question in asking], device)
+        repeated = len(branch_of) < len(asking)
         digits, of_digits = [], []
         for step in range(2 * K):
             if step:
@@ -165,9 +168,9 @@ class Forest:
         self.advance(asked, ends.rows[branch])
         return dict(zip(asked, passes.read_back(digits, of_digits), strict=True))
 
-    def read(self, rows, images, tokens, lengths):
+    def read(self, rows, owners, tokens, lengths):
         ends = extend_branches(
-            self.model, self.cache, rows, images, tokens, lengths, self.contrastive
+            self.model, self.cache, rows, owners, tokens, lengths, self.contrastive
         )
         if self.contrastive:
             self.hidden = torch.cat([self.hidden, ends.all_hidden], 1)
@@ -175,20 +178,20 @@ class Forest:
 
     def read_digits(self, branch, digits, ends, is_first_of_y, repeated):
         """Read each answer's digit (n,) behind its branch (n,). Returns new branches and ends."""
-        codec, parent, images = self.model.codec, branch, ends.images
+        codec, parent, owners = self.model.codec, branch, ends.owners
         if repeated:
             # Answers that agree go on as one branch. Counting the branches waits for a GPU.
             forks = [tuple(fork) for fork in torch.stack([branch, digits], 1).tolist()]
             distinct = sorted(set(forks))
             branch = send([distinct.index(fork) for fork in forks], digits.device)
             parent, digits = send(distinct, digits.device).unbind(1)
-            images = [images[at] for at, _ in distinct]
+            owners = [owners[at] for at, _ in distinct]
         tokens = send(codec.ids, digits.device)[digits, None]
         if is_first_of_y:
             comma = send(codec.comma, digits.device).expand(len(tokens), -1)
             tokens = torch.cat([tokens, comma], 1)
         lengths = [tokens.shape[1]] * len(tokens)
-        return branch, self.read(ends.rows[parent], images, tokens.flatten(), lengths)
+        return branch, self.read(ends.rows[parent], owners, tokens.flatten(), lengths)
 
     def advance(self, asked, rows):
         """Let the next questions about the asked images grow from ends that see `rows`."""
@@ -205,10 +208,10 @@ class Forest:
         log_p, digits = log_p.topk(CANDIDATES)
         tokens = send(model.codec.ids, digits.device)[digits.flatten()]
         candidates = rows.repeat_interleave(CANDIDATES, 0)
-        images = [i for i in ends.images for _ in range(CANDIDATES)]
-        h = extend_branches(model, self.cache, candidates, images, tokens, [1] * len(images)).hidden
+        owners = [i for i in ends.owners for _ in range(CANDIDATES)]
+        h = extend_branches(model, self.cache, candidates, owners, tokens, [1] * len(owners)).hidden
         self.cache.truncate(length)
-        of_image = h.split([images.count(i) for i in range(len(self.hidden))])
+        of_image = h.split([owners.count(i) for i in range(len(self.hidden))])
         cosine = torch.cat([
             F.normalize(v.float(), dim=-1) @ F.normalize(j.float(), dim=-1).T
             for v, j in zip(of_image, self.hidden, strict=True)
@@ -222,29 +225,29 @@ class Forest:
 class Ends(NamedTuple):
     """Where n branches end."""
 
-    images: list  # whose they are
+    owners: list  # the images whose they are, in order
     rows: torch.Tensor  # (n, S): what the ends see
     hidden: torch.Tensor  # (n, D)
     all_hidden: torch.Tensor | None  # (B, M, D): of all new tokens, if asked for
 
 
-def extend_branches(model, cache, rows, images, tokens, lengths, all_hidden=False) -> Ends:
+def extend_branches(model, cache, rows, owners, tokens, lengths, all_hidden=False) -> Ends:
     """Read new tokens at the ends of n branches.
 
-    rows (n, S): what the ends see; images: whose they are, in order; tokens: chains of these n
-    lengths.
+    rows (n, S): what the ends see; owners: the images whose they are, in order; tokens: chains of
+    these n lengths.
     """
-    counts, places = passes.place_ends(images, lengths, cache.batch)
+    counts, places = passes.place_ends(owners, lengths, cache.batch)
     branch = torch.repeat_interleave(torch.as_tensor(lengths)).split(counts)
     branch = pad_sequence(branch, batch_first=True, padding_value=-1)  # (B, M)
     ids = pad_sequence(send(tokens, model.device).split(counts), batch_first=True)
     mask, positions = grow_tree(rows, send(branch, model.device))
-    ends = send(images, model.device), send(places, model.device)
+    ends = send(owners, model.device), send(places, model.device)
     read = None if all_hidden else ends
     Z = model.llm(model.llm.embed(ids), positions, mask[:, None], cache, read=read)
     if all_hidden:
-        return Ends(images, mask[ends], Z[ends], Z)
-    return Ends(images, mask[ends], Z, None)
+        return Ends(owners, mask[ends], Z[ends], Z)
+    return Ends(owners, mask[ends], Z, None)
 
 
 def compute_log_p(model, hidden):

@@ -1,6 +1,6 @@
 """The vision encoder: DINOv2 S, B, L or g, with or without registers, from official checkpoints.
 
-CapeLLM's f_phi (Section 3.1; ViT-L/14): one feature per patch, taken after the last LayerNorm.
+CapeLLM's f_phi (Section 3.1; theirs is ViT-L/14): one feature per patch, after the last LayerNorm.
 Oquab et al. (2023); registers: Darcet et al. (2023). Module names are those of the checkpoint.
 
     model = DINOv2.from_pretrained("dinov2-large")  # a folder: config.json and model.safetensors

@@ -40,8 +40,8 @@ DECIDES += ["true_category", "decoding", "cumulative", "image_size", "names", "s
 MAY_DIFFER = ["model", "split", "controls", "occlude", "density"]
 # --cumulative, as `CapeLLM.answer` calls it.
 CUMULATIVE = {None: False, "fixed": True, "confidence": "confidence"}
-# Images that share a pass, if --images-per-pass does not say: single rounds, cumulative.
-IMAGES_PER_PASS = (1, 8)
+# Images that share a pass, if --images-per-pass does not say.
+IN_SINGLE_ROUNDS, IN_CHAINS = 1, 8
 
 
 def describe_inputs(model_folder, images, device):
@@ -149,34 +149,37 @@ def print_summary(to_average, to_compare, out):
         records.write_text_file(out / f"{name}.md", text)
 
 
-def measure_images(a, images, prepared, settings, process):
+def measure_chosen(options, images, prepared, settings, process):
     """Answers to the chosen images, but for those that an earlier evaluation has.
 
     Returns {key: record} and messages about images that cannot be read, of all processes.
     """
     rank, world, device = process
+    together = IN_CHAINS if options.cumulative else IN_SINGLE_ROUNDS
     asking = measure.Asking(
-        a.decoding,
-        CUMULATIVE[a.cumulative],
-        a.seed,
-        a.occlude,
-        a.density,
-        a.true_category,
-        a.images_per_pass or IMAGES_PER_PASS[a.cumulative is not None],
+        options.decoding,
+        CUMULATIVE[options.cumulative],
+        options.seed,
+        options.occlude,
+        options.density,
+        options.true_category,
+        options.images_per_pass or together,
     )
     shape = measure.describe_record(asking)
-    earlier = records.continue_earlier(a.out, settings, shape, a.resume, rank, world, device)
-    measure.check_records(earlier.records, images, a.out)
+    earlier = records.continue_earlier(
+        options.out, settings, shape, options.resume, rank, world, device
+    )
+    measure.check_records(earlier.records, images, options.out)
     todo = [n for n in images.chosen if images.keys[n] not in earlier.records]
     found, unreadable = {}, set()
     if todo:
-        model, size = load_model(a.model, a.instruction, a.image_size, device)
+        model, size = load_model(options.model, options.instruction, options.image_size, device)
         label = label_progress(len(images.chosen) - len(todo), world)
         # Images of one category, which share passes, leave no gaps: their questions are the same.
         todo.sort(key=lambda n: get_sorted_id(images.instances[n].category))
         share = todo[rank::world]
         with (
-            records.open_part(a.out, earlier.free + rank, settings) as file,
+            records.open_part(options.out, earlier.free + rank, settings) as file,
             tqdm(desc=label, total=len(share), disable=rank > 0, unit="image") as bar,
         ):
             found, unreadable = measure_share(
@@ -186,56 +189,59 @@ def measure_images(a, images, prepared, settings, process):
     return earlier.records | found, unreadable
 
 
-def conclude_images(a, images, measured, favoured):
+def conclude_images(options, images, measured, favoured):
     """The numbers of {position of an image: its record}, and their report."""
-    config = read_model_config(a.model)
+    config = read_model_config(options.model)
     way = Way(
-        asked=a.instruction or config.instruction,
-        decoding=a.decoding,
-        cumulative=a.cumulative,
-        image_size=a.image_size,
-        descriptions=a.descriptions,
-        names=a.names,
+        asked=options.instruction or config.instruction,
+        decoding=options.decoding,
+        cumulative=options.cumulative,
+        image_size=options.image_size,
+        descriptions=options.descriptions,
+        names=options.names,
     )
-    published = paper.find_counterpart(way, config, images, a.split, a.part)
-    about = {name: getattr(a, name) for name in ("model", "data", "split", "part", "limit")}
-    numbers = about | conclude_evaluation(measured, images, a.split, published)
+    published = paper.find_counterpart(way, config, images, options.split, options.part)
+    about = {name: getattr(options, name) for name in ("model", "data", "split", "part", "limit")}
+    numbers = about | conclude_evaluation(measured, images, options.split, published)
     return numbers, report.format_report(numbers, way, len(images.pool), favoured)
 
 
 def main():
-    a = eval_options.read_options(__doc__.split("\n")[0], DECODING)
-    eval_options.check_options(a)
-    if a.average or a.compare:
-        print_summary(a.average, a.compare, a.out)
+    options = eval_options.read_options(__doc__.split("\n")[0], DECODING)
+    eval_options.check_options(options)
+    if options.average or options.compare:
+        print_summary(options.average, options.compare, options.out)
         return
     process = launch.setup()
     if process.world > 1 and process.device.type == "cpu":
         torch.set_num_threads(1)
 
-    images = choose_images(a.data, a.split, a.part, a.descriptions, a.names, a.pairs, a.limit)
+    where = options.data, options.split, options.part
+    images = choose_images(
+        *where, options.descriptions, options.names, options.pairs, options.limit
+    )
     prepared, favoured = None, []
-    if a.controls:
+    if options.controls:
         prepared, favoured = controls.prepare_controls(
-            a.data, a.split, a.part, images.instances, images.names, images.described
+            *where, images.instances, images.names, images.described
         )
-    settings = {name: getattr(a, name) for name in DECIDES}
-    settings |= describe_inputs(a.model, images, process.device)
-    found, unreadable = measure_images(a, images, prepared, settings, process)
+    settings = {name: getattr(options, name) for name in DECIDES}
+    settings |= describe_inputs(options.model, images, process.device)
+    found, unreadable = measure_chosen(options, images, prepared, settings, process)
     if process.rank > 0:
         return
 
     measured = pick_measured(found, images, unreadable)
-    numbers, text = conclude_images(a, images, measured, favoured)
+    numbers, text = conclude_images(options, images, measured, favoured)
     print(text, end="")
     faults = [f"left out: {fault}" for fault in unreadable]
-    if a.out:
+    if options.out:
         numbers |= {"unreadable": unreadable, "settings": settings}
         # Records of images that are not measured now, but were before, follow the others.
         lines = {images.keys[n]: record for n, record in measured.items()} | found
-        records.write_results(a.out, numbers, text, faults, lines.values())
-    if a.sheet:
-        faults += write_answer_sheet(a.out / "sheet.png", images, measured)
+        records.write_results(options.out, numbers, text, faults, lines.values())
+    if options.sheet:
+        faults += write_answer_sheet(options.out / "sheet.png", images, measured)
     # The exit code is 1 if there are any.
     sys.exit("\n".join(f"eval.py: {fault}" for fault in faults) or 0)
 

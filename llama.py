@@ -141,12 +141,12 @@ class Llama(nn.Module):
         return self.model.embed_tokens(ids)  # (..., D)
 
     def forward(self, x, positions=None, mask=None, cache=None, read=None):
-        """Embeddings x (B, T, D) to hidden states (B, T, D) after the final norm.
+        """Embeddings x (B, T, D) to hidden states after the final norm: (B, T, D), or of n (n, D).
 
         mask (T, S) or (B, 1, T, S) bool, True where a new token may attend, S = tokens in the cache
         after this call; None: a causal chain behind the cache. positions (T,) or (B, T) int; None:
-        they continue the cache. read: index into (B, T) of the tokens whose hidden states are
-        wanted; the last MLP is then run for these only.
+        they continue the cache. read: index into (B, T) of the n tokens whose hidden states are
+        wanted, None: all; the last MLP is then run for these only.
         """
         past = 0 if cache is None else cache.length
         new = x.shape[1]

@@ -34,6 +34,7 @@ class LoRALinear(nn.Module):
     def forward(self, x):  # (..., in) -> (..., out)
         y = self.base(x)
         x, scale = x.float(), self.scale
+        # On a CPU random numbers are most of the cost: see support.tensors.
         if self.training and self.dropout and x.device.type == "cpu":
             x = x.masked_fill(draw_dropout(x, self.dropout), 0)
             scale = self.scale / (1 - self.dropout)

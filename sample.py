@@ -81,55 +81,56 @@ def parse_arguments():
 
 
 def main():
-    args = parse_arguments()
-    check_options(args)
-    device = choose_device(args.device)
+    options = parse_arguments()
+    check_options(options)
+    device = choose_device(options.device)
 
-    keypoints = data.read_descriptions(args.desc)
+    keypoints = data.read_descriptions(options.desc)
     names = [keypoint.name for keypoint in keypoints]
-    photo = open_image(args.image)
+    photo = open_image(options.image)
     frame, truth = None, None
-    keypoint = figure5.find_asked(keypoints, args)
-    if args.box is not None:
-        frame = parse_box(args.box, photo.size)
+    keypoint = figure5.find_asked(keypoints, options)
+    if options.box is not None:
+        frame = parse_box(options.box, photo.size)
     box = frame or (0, 0, *photo.size)
-    if args.truth is not None:
-        truth = figure5.parse_truth(args.truth, box)
+    if options.truth is not None:
+        truth = figure5.parse_truth(options.truth, box)
 
     # A large model loads for a while.
-    print(f"loading {args.model} on {device}", flush=True)
-    model = CapeLLM.from_pretrained(args.model, device=device)
+    print(f"loading {options.model} on {device}", flush=True)
+    model = CapeLLM.from_pretrained(options.model, device=device)
 
     if keypoint is None:
         points = model.locate(
-            photo, keypoints, box, args.decoding, args.cumulative, args.seed, args.category
+            photo, keypoints, box, options.decoding, options.cumulative, options.seed,
+            options.category,
         )
         circles = answers.choose_circles(points, box)
         picture = draw_keypoints(photo, points, names, frame, circles)
         # Factors are measured on greedy answers to single questions.
-        is_usual = args.decoding == "greedy" and not args.cumulative
+        is_usual = options.decoding == "greedy" and not options.cumulative
         is_calibrated = model.config.radius_scale is not None and is_usual
         lines = answers.format_answers(names, points, box, is_calibrated)
-        numbers = {"keypoints": answers.describe_answers(names, points, box)}
-    elif args.explain is not None:
-        found = explain.explain_keypoint(model, photo, box, keypoint, keypoints, args.category)
+        numbers = {"keypoints": answers.list_answers(names, points, box)}
+    elif options.explain is not None:
+        found = explain.explain_keypoint(model, photo, box, keypoint, keypoints, options.category)
         picture, numbers = explain.draw_page(found), explain.describe(found)
         lines = explain.format_explanation(found)
     else:
         finding = figure5.make_finding(
-            model, photo, box, keypoint, truth, category=args.category, listed=keypoints
+            model, photo, box, keypoint, truth, category=options.category, listed=keypoints
         )
         picture = figure5.draw_density(photo, box, keypoint.name, finding.p, finding.truth)
         lines = figure5.format_finding(finding)
         numbers = finding.numbers
 
-    written = [args.out]
-    with write_whole(args.out) as partial:
+    written = [options.out]
+    with write_whole(options.out) as partial:
         picture.save(partial)
-    if args.json is not None:
-        written.append(args.json)
-        numbers = {"image": str(args.image), "model": str(args.model), "box": box, **numbers}
-        with write_whole(args.json) as partial:
+    if options.json is not None:
+        written.append(options.json)
+        numbers = {"image": str(options.image), "model": str(options.model), "box": box, **numbers}
+        with write_whole(options.json) as partial:
             partial.write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
     print("\n".join(lines))
     print(f"written: {', '.join(map(str, written))}")

@@ -42,7 +42,8 @@ from support.folders import CapeLLMConfig, fill_tensors
 from support.optimisers import Joined, make_optimiser
 from support.weights import AS_STORED
 
-# The adapters of Section 4.1. Table 15: the parts that have them, and those trained in whole.
+# The adapters of Section 4.1, alpha and dropout as in the authors' code. Table 15: the parts that
+# have them, and those trained in whole.
 PAPER_LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["vision", "llm"]}
 TUNED_PARTS = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": ["llm"], "everything": []}
 WHOLE_PARTS = {"lora": [], "frozen": [], "full": ["vision"], "everything": ["vision", "llm"]}
@@ -74,7 +75,9 @@ class StepResult(NamedTuple):
 def train(learner: Learner, pairs, passes, division, options, settings, validation, state):
     """Go on from a checkpoint's state. Returns the step reached, the best, the signals that came.
 
-    options: of the command line; settings: what decides the result, for --resume.
+    passes: an iterator of batches.Pass; division: of a step among processes and passes; options: of
+    the command line; settings: what decides the result, for --resume; validation: a Validation or
+    None; state: {"step", "best", ...} of the checkpoint.
     """
     step, best, rank = state["step"], state["best"], division.rank
     noted = signals.note_signals()

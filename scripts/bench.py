@@ -3,7 +3,7 @@
     python -m scripts.bench load                     # time and peak memory of loading
     python -m scripts.bench infer --repeat 3         # keypoints asked alone, or after the others
     python -m scripts.bench train                    # a step with one pair, with all of an image
-    python -m scripts.bench density                  # the exact density, 100 samples
+    python -m scripts.bench density                  # the density, 100 samples
 
 Both sides read the same random weights (scripts/reference.py), inference with the adapters merged.
 In each repetition both run one after the other, and so does the matrix product whose rate the
@@ -201,7 +201,7 @@ class Sampling:
 
 @dataclass
 class Distribution:
-    """The exact density of one keypoint; the reference's, as the paper's, are samples."""
+    """The density of one keypoint; the reference's, as the paper's, are samples."""
 
     shape: dict
     pixels: torch.Tensor
@@ -313,7 +313,7 @@ def density(shape, tokenizer, device, counts):
     return {
         "one greedy answer": Inference(shape, pixels, [keypoint]),
         f"{SAMPLES} samples": Sampling(shape, pixels, keypoint),
-        "the exact density": Distribution(shape, pixels, keypoint),
+        "the density": Distribution(shape, pixels, keypoint),
     }
 
 

@@ -1,4 +1,4 @@
-"""The paper's recipe on real photographs (Table 15): a nano that saw drawings alone learns faces.
+"""Training on real photographs, in Table 15's ways: a nano that saw drawings alone learns faces.
 
     python -m scripts.faces FOLDER      # `make faces PHOTOS=FOLDER`: photographs with 68 keypoints
 
@@ -56,7 +56,7 @@ def main():
     recipe.evaluate(OUT / START, start, *asked)
     folders = [OUT / START]
     for setting in SETTINGS:
-        settings = ["--tune", setting.tune, "--rounds", "locllm", "--batch", BATCH]
+        settings = ["--tune", setting.tune, "--rounds", "locllm", "--k", 4, "--batch", BATCH]
         settings += ["--micro-batch", 8, "--save-every", EPOCH]
         run = RUNS / setting.tune
         recipe.train(run, EPOCHS * EPOCH, "--init", start, "--data", a.photographs, *settings)

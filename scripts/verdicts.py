@@ -15,8 +15,9 @@ SMALL = 0.5
 FACTOR = 3
 RULE = (
     "Differences and effects are against the first row; in Table 3 against the same model's single "
-    "answers, in Table 7 against the same model asked as it was trained, in Table 14 against "
-    "DINOv2, in Table 17 against the same instruction in text. *as in the paper*: the effect on "
+    "answers, in Table 7 against the same model asked as it was trained, in Table 13 that with the "
+    "true category against the same model that names it itself, in Table 14 against DINOv2, in "
+    "Table 17 against the same instruction in text. *as in the paper*: the effect on "
     "mPCK (on PCK@0.20 where the paper has no mPCK): *yes* if both have the same sign and differ "
     f"by a factor of at most {FACTOR}, or are both below {SMALL} points; *not seen* if the 95% "
     "interval of nano's includes 0 and the paper's is not that small; otherwise both effects."

@@ -28,7 +28,7 @@ from support.descriptions import DESCRIPTIONS
 from support.files import ROOT
 from support.launch import run
 from support.options import Parser
-from support.passes import Branches, draw_numbers, find_common
+from support.passes import Tree, draw_numbers, find_common
 from support.photos import open_image
 from support.pictures import SMOOTH
 
@@ -243,14 +243,14 @@ def describe_training(walk):
 @torch.inference_mode()
 def answer_in_chains(model, pixels, keypoints):
     """For each keypoint but the first: its Decoded if asked alone, and after EARLIER others."""
-    (V,), branches = model.image_tokens(pixels[None]), []
+    (V,), trees = model.image_tokens(pixels[None]), []
     for last in range(EARLIER, len(keypoints)):
         asked = keypoints[last - EARLIER : last + 1]
         prepared = model.prepare_questions(V, asked)
-        branches.append(Branches(*prepared, draw_numbers(asked, 0, 2 * model.codec.K)))
+        trees.append(Tree(*prepared, draw_numbers(asked, 0, 2 * model.codec.K)))
     ways = []
     for cumulative in (False, True):
-        found = decode.answer_questions(model, branches, "greedy", cumulative, data.MAX_TOKENS)
+        found = decode.answer_questions(model, trees, "greedy", cumulative, data.MAX_TOKENS)
         ways.append([chain[-1] for chain in found])
     return dict(zip([k.name for k in keypoints[EARLIER:]], zip(*ways, strict=True), strict=True))
 

@@ -20,7 +20,7 @@ from support.files import ROOT, write_whole
 from support.json_files import format_json, read_json
 from support.launch import run
 from support.options import DefaultsHelp, Parser, read_positive
-from support.radius import LEVEL, find_factor
+from support.radius import LEVEL, find_radius_scale
 from support.shapes import OBJECT
 
 
@@ -88,7 +88,7 @@ def main():
             f"{found.count_held():.1%}, half of them within {np.median(found.radii):.1%} of the box"
         )
     before = model.config.radius_scale or 1
-    scale = find_factor([before * found.distances / found.radii for found in coverages])
+    scale = find_radius_scale([before * found.distances / found.radii for found in coverages])
     print(f"{LEVEL:.0%} of the truths, each folder counting the same: radius_scale {scale:.3f}")
     if options.calibrate:
         write_scale(options.model, scale)

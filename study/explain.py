@@ -20,7 +20,8 @@ import data
 import decode
 from llama import rotate
 from study import density, figure5
-from support.passes import Branches, draw_numbers, find_common
+from support.descriptions import OPPOSITE
+from support.passes import Tree, draw_numbers, find_common
 from support.pictures import SMOOTH, make_picture
 
 # In pixels: a row of the page, the space between panels, the side of the larger panels.
@@ -29,7 +30,6 @@ PANEL = (WIDTH - 3 * GAP) // 2
 HEAD, LINE = 26, 20
 # Of how many layers attention is shown, the last ones; and how many keypoints a tree has.
 LAYERS, QUESTIONS = 4, 3
-OTHER_SIDE = {"left": "right", "right": "left"}
 # The colours of the trunk and of each branch.
 TRUNK, BRANCHES = "#868e96", ("#d9480f", "#2b8a3e", "#1864ab")
 CHOSEN, REST, PALE, MARK = "#d9480f", "#c9ccd1", "#5f6368", "#ffd43b"
@@ -47,7 +47,7 @@ class Heat(NamedTuple):
     share: torch.Tensor
 
 
-class Tree(NamedTuple):
+class TokenTree(NamedTuple):
     """All tokens of an image, some questions and their answers, in the cache's order.
 
     matrix: (S, S) bool, which tokens (columns) a token (row) sees; positions: (S,); branch: (S,),
@@ -72,7 +72,7 @@ class Explanation(NamedTuple):
     pixels: torch.Tensor
     keypoint: str
     heats: list  # of the keypoint and, if the list has it, the same on the other side
-    tree: Tree
+    tree: TokenTree
     digits: list  # 2 K
     p: torch.Tensor
     place: list  # [x, y], relative to the crop
@@ -95,8 +95,8 @@ def explain_keypoint(model, image, box, keypoint, listed, category=None) -> Expl
     asked = pair + [other for other in listed if other not in pair]
     asked = asked[:QUESTIONS]
     trunk, questions = model.prepare_questions(V, asked, category, listed)
-    branches = Branches(trunk, questions, draw_numbers(asked, 0, 2 * model.codec.K))
-    (found,) = decode.answer_questions(model, [branches], "greedy", False, data.MAX_TOKENS)
+    asked_tree = Tree(trunk, questions, draw_numbers(asked, 0, 2 * model.codec.K))
+    (found,) = decode.answer_questions(model, [asked_tree], "greedy", False, data.MAX_TOKENS)
     heats = []
     for one, question in zip(pair, questions, strict=False):
         weights = read_attention(model, join_tokens(model, trunk, question))
@@ -111,11 +111,7 @@ def explain_keypoint(model, image, box, keypoint, listed, category=None) -> Expl
 
 def find_mirror(keypoint, listed):
     """The keypoint of the same name on the other side, None if the list has none."""
-
-    def exchange(found):
-        return OTHER_SIDE[found.group()]
-
-    name = re.sub(r"\b(left|right)\b", exchange, keypoint.name)
+    name = re.sub(r"\b(left|right)\b", lambda side: OPPOSITE[side[0]], keypoint.name)
     return next((k for k in listed if k.name == name != keypoint.name), None)
 
 
@@ -181,7 +177,7 @@ def measure_shifts(heats):
 # The tree.
 
 
-def build_tree(model, trunk, questions, answers, names) -> Tree:
+def build_tree(model, trunk, questions, answers, names) -> TokenTree:
     """The tree that decode.py grows, written down as a whole.
 
     trunk: its length; questions: token ids; answers: the digits of each.
@@ -207,7 +203,7 @@ def build_tree(model, trunk, questions, answers, names) -> Tree:
         branch.append(of_chain)
         tokens += [model.tokenizer.decode([token]) for chain in chains for token in chain]
     digits = sum(len(chain) for chains in steps[1:] for chain in chains)
-    return Tree(matrix, torch.cat(positions), torch.cat(branch), tokens, names, trunk, digits)
+    return TokenTree(matrix, torch.cat(positions), torch.cat(branch), tokens, names, trunk, digits)
 
 
 # Pictures: each step is a row, drawn SMOOTH times as large as it will be shown.
@@ -351,7 +347,7 @@ def draw_corner(pen, tree, left):
     return HEAD + n * cell
 
 
-def draw_digits(found):
+def draw_digit_chart(found):
     """Step 6: each digit's probabilities, and the density of all answers with the greedy one."""
     page, pen = start_row(HEAD + PANEL + LINE)
     write(pen, GAP, HEAD / 2, "each digit, given those before it")
@@ -401,7 +397,7 @@ STEPS = {
     "1  What the model sees": draw_crop,
     "4  Where the answer's first digit looks": draw_heats,
     "5  The tree of tokens": draw_tree,
-    "6  Digits and density": draw_digits,
+    "6  Digits and density": draw_digit_chart,
 }
 
 

@@ -111,35 +111,35 @@ def average_conversations(values, conversation):
 class KeypointForest(Forest):
     """As decode.Forest, with <KEYPOINT> in the place of the digits."""
 
-    def __init__(self, model, images, common, room, decoding):
+    def __init__(self, model, trees, common, room, decoding):
         if decoding != "greedy":
             raise ValueError(
                 f"decoding {decoding!r} chooses digits, and this model answers with <KEYPOINT> "
                 "(Table 17): use greedy"
             )
-        super().__init__(model, images, common, room, decoding)
+        super().__init__(model, trees, common, room, decoding)
 
     def decode(self, asked, questions) -> dict:
         """Read questions behind the tokens read so far, and <KEYPOINT> behind each."""
         model = self.model
-        images = [image for image, _ in asked]
-        ends = self.extend(self.rows[send(images, model.device)], images, questions)
+        owners = [image for image, _ in asked]
+        ends = self.extend(self.rows[send(owners, model.device)], owners, questions)
         logits = compute_logits(model, ends.hidden).to(find_float64_device(model))
         probabilities = logits.double().softmax(-1)[:, model.codec.token]
         self.advance(asked, ends.rows)
         length = self.cache.length
-        ends = self.extend(ends.rows, images, [[model.codec.token]] * len(questions))
+        ends = self.extend(ends.rows, owners, [[model.codec.token]] * len(questions))
         # In a chain the token is read again, with the next question.
         self.cache.truncate(length)
         places = model.point_decoder(ends.hidden.float()).tolist()
         decoded = map(Decoded, places, probabilities.tolist())
         return dict(zip(asked, decoded, strict=True))
 
-    def extend(self, rows, images, chains):
+    def extend(self, rows, owners, chains):
         """Read n chains of tokens behind ends that see `rows` (n, S)."""
         tokens = [token for chain in chains for token in chain]
         lengths = [len(chain) for chain in chains]
-        return extend_branches(self.model, self.cache, rows, images, tokens, lengths)
+        return extend_branches(self.model, self.cache, rows, owners, tokens, lengths)
 
     def end_round(self, answer):
         return [self.model.codec.token, self.model.codec.eos_id]

@@ -152,7 +152,7 @@ def format_densities(found):
 
 def list_densities(found):
     """The rows (label, cells) of the table of densities."""
-    rows = [("exact density", format_nats(found["nll"], found["entropy"], found["holds"]))]
+    rows = [("density", format_nats(found["nll"], found["entropy"], found["holds"]))]
     between = found["intervals"]
     for end, word in enumerate(("from", "to")):
         holds = {q: interval[end] for q, interval in between["holds"].items()}
@@ -164,7 +164,7 @@ def list_densities(found):
     ):
         low, high = found[name]["interval of the difference"]
         rows.append((label, [f"{found[name]['nll']:.2f}"]))
-        rows.append(("- exact density minus this", [f"{found[name]['difference']:.2f}"]))
+        rows.append(("- density minus this", [f"{found[name]['difference']:.2f}"]))
         rows.append(("- 95% interval, from", [f"{low:.2f}"]))
         rows.append(("- 95% interval, to", [f"{high:.2f}"]))
     return rows

@@ -16,7 +16,7 @@ from lora import LoRALinear, merge_lora
 from study import metrics
 from support import launch, parallel
 from support.folders import is_added
-from support.radius import find_factor
+from support.radius import find_radius_scale
 
 VALIDATION = 200  # images, spread evenly over the validation part
 
@@ -64,7 +64,7 @@ def validate(model, validation: Validation) -> dict[str, float]:
     means = metrics.average_records(records)
     found = {name: round(means[name], 4) for name in (*metrics.PCK, "mPCK")}
     if all("radii" in record for record in records):
-        found["radius_scale"] = find_factor([sum((r["radii"] for r in records), [])])
+        found["radius_scale"] = find_radius_scale([sum((r["radii"] for r in records), [])])
     return found
 
 

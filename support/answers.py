@@ -24,7 +24,7 @@ def format_answers(names, points, box, is_calibrated):
     return lines
 
 
-def describe_answers(names, points, box):
+def list_answers(names, points, box):
     """The same for the JSON: a dict for each keypoint, radii also as a share of the box."""
     side, found = max(box[2:]), []
     for name, point in zip(names, points, strict=True):

@@ -50,7 +50,7 @@ def read_options(description, decodings):
     add("--occlude", type=float, nargs="+", default=[], metavar="SHARE",
         help="also cover these shares of the object's box with grey rectangles (Figure 4)")
     add("--density", action="store_true",
-        help="also compute each keypoint's exact density (Section 4.4): the points that follow "
+        help="also compute each keypoint's density (Section 4.4): the points that follow "
         "from it, and how well it foretells the truth; slow")
 
     add = p.add_argument_group("where results go").add_argument

@@ -32,7 +32,7 @@ class Answers(NamedTuple):
     radii: list  # relative to the crop's side, see support.radius; None without digits
 
 
-class Branches(NamedTuple):
+class Tree(NamedTuple):
     """An image and its questions as the language model reads them."""
 
     trunk: torch.Tensor  # (T, D): what all questions follow, embedded
@@ -59,25 +59,25 @@ def read_back(digits, log_p):
     return map(Decoded, digits.tolist(), log_probability.exp().tolist(), log_p.exp())
 
 
-def plan_passes(images):
+def plan_questions(trees):
     """Which questions are answered together: for each pass a list of (image, question).
 
-    images: list of Branches. The n-th pass of each image is in the n-th pass of all.
+    trees: list of Tree. The n-th pass of each image is in the n-th pass of all.
     """
-    parts = [split_into_passes(image.questions) for image in images]
+    parts = [split_into_passes(tree.questions) for tree in trees]
     return [pair_with_image(together) for together in zip_longest(*parts, fillvalue=[])]
 
 
-def plan_chains(codec, images, orders, limit):
+def plan_chains(codec, trees, orders, limit):
     """Rounds that are asked one after the other: a list of chains, each a list of passes.
 
     orders: of each image's questions; limit: tokens that a chain may have, its trunk among them.
     A pass is a list of (image, question), one round of each image whose chain is long enough.
     """
     split = []
-    for image, order in zip(images, orders, strict=True):
-        room = limit - len(image.trunk)
-        split.append(split_into_chains(codec, image.questions, order, room))
+    for tree, order in zip(trees, orders, strict=True):
+        room = limit - len(tree.trunk)
+        split.append(split_into_chains(codec, tree.questions, order, room))
     chains = []
     for together in zip_longest(*split, fillvalue=[]):
         rounds = [[[n] for n in chain] for chain in together]
@@ -102,13 +102,13 @@ def split_into_chains(codec, questions, order, room):
     return chains
 
 
-def place_ends(images, lengths, batch):
+def place_ends(owners, lengths, batch):
     """Tokens that each image gets, and where among them the last one of each of n branches stands.
 
-    images: whose each branch is, in order; lengths: tokens of each branch; batch: all images.
+    owners: whose each branch is, in order; lengths: tokens of each branch; batch: all images.
     """
     counts, places = [0] * batch, []
-    for image, length in zip(images, lengths, strict=True):
+    for image, length in zip(owners, lengths, strict=True):
         counts[image] += length
         places.append(counts[image] - 1)
     return counts, places
@@ -143,21 +143,21 @@ def count_round(codec, question):
     return len(question) - len(codec.open) + len(codec.encode(0, 0))
 
 
-def count_room(codec, images, limit, candidates):
+def count_room(codec, trees, limit, candidates):
     """How many tokens the cache must hold behind the trunks at once.
 
-    images: list of Branches; limit: how many a chain of rounds may have, its trunk among them, 0 if
+    trees: list of Tree; limit: how many a chain of rounds may have, its trunk among them, 0 if
     there is none; candidates: how many digits are tried behind an answer.
     """
     digits = len(codec.encode(0, 0)) + candidates
     side_by_side, answers, chained, most, longest = 0, 0, 0, 0, 0
-    for image in images:
-        distinct = sorted({tuple(question) for question in image.questions}, key=len)
+    for tree in trees:
+        distinct = sorted({tuple(question) for question in tree.questions}, key=len)
         asked = sum(len(question) for question in distinct[-QUESTIONS_IN_PASS:])
         side_by_side = max(side_by_side, asked)
-        answers = max(answers, min(len(image.questions), ANSWERS_IN_PASS))
-        rounds = [count_round(codec, question) for question in image.questions]
-        chained += max(0, min(sum(rounds), limit - len(image.trunk)))
+        answers = max(answers, min(len(tree.questions), ANSWERS_IN_PASS))
+        rounds = [count_round(codec, question) for question in tree.questions]
+        chained += max(0, min(sum(rounds), limit - len(tree.trunk)))
         most = max(most, len(rounds))
         longest = max([longest, *rounds])
     # Chains of different images take the same steps, each as long as the longest of its rounds.
@@ -165,7 +165,7 @@ def count_room(codec, images, limit, candidates):
 
 
 def draw_numbers(keypoints, seed, n):
-    """n numbers in [0, 1) for each keypoint: (K, n) in float64.
+    """n numbers in [0, 1) for each of m keypoints: (m, n) in float64.
 
     They depend on the seed, the keypoint's words and how often the list held them before.
     """

@@ -10,7 +10,8 @@ mass costs no pass of the model, and is too small. So it is multiplied by a numb
 `radius_scale` in its config.json, which is measured on validation images: by train.py with
 --val-every, or by study/coverage.py.
 
-study/density.py reads every digit instead: exact, at the cost of many passes.
+study/density.py reads the digits that would follow, too, but for improbable prefixes: closer, at
+the cost of many passes.
 """
 
 import math
@@ -82,7 +83,7 @@ def scale_radii(radii, affine, size):
     return [None if radius is None else radius * side for radius in radii]
 
 
-def find_factor(groups):
+def find_radius_scale(groups):
     """How many times larger circles hold LEVEL of the truths; each group counts the same.
 
     groups: of each the distances of truths from answers, in radii of their circles.

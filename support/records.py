@@ -80,7 +80,7 @@ def find_earlier(out, settings, shape, resume):
     """
     for name in WRITTEN:
         refuse_special(out / name)
-    parts = list_parts(out)
+    parts = list_part_files(out)
     if parts and not resume:
         raise ValueError(
             f"{out} holds an interrupted evaluation: --resume continues it; "
@@ -102,7 +102,7 @@ def find_earlier(out, settings, shape, resume):
     return Earlier(records, 1 + max(parts, default=-1))
 
 
-def list_parts(out):
+def list_part_files(out):
     """{number: part file} of a folder."""
     numbers = {file: file.stem.removeprefix(PART) for file in out.glob(f"{PART}*.jsonl")}
     found = {int(text): file for file, text in numbers.items() if re.fullmatch("[0-9]+", text)}
@@ -168,7 +168,7 @@ def write_results(out, numbers, text, faults, records):
     items = [f"\n- {fault}\n" for fault in faults]
     write_text_file(out / "results.md", text + "".join(items))
     write_text_file(out / "results.json", format_json(numbers, indent=1))
-    for file in list_parts(out).values():
+    for file in list_part_files(out).values():
         file.unlink()
 
 

@@ -78,8 +78,8 @@ def assert_shared_equals_alone(model, sizes, atol):
 
 def embed_sequence(model, pixels, ids):
     """[BOS; V; T] of one image, embedded (1, 1 + N + T, D): Equations 1 to 3 by hand."""
-    F_v = model.vision(pixels[None])[0]
-    V = F_v @ model.projection.weight.T
+    V_tilde = model.vision(pixels[None])[0]
+    V = V_tilde @ model.projection.weight.T
     E = model.llm.model.embed_tokens.weight
     return torch.cat([E[[model.tokenizer.bos_id]], V, E[ids]])[None]
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +23,30 @@ def test_all_codes(tokenizers, name, K):
         *ids, end = codec.encode(n / 1000, 0.25)
         assert end == tokenizer.eos_id
         assert tokenizer.decode(ids).strip() == f"[0.{n:03},0.250]"
+
+
+@pytest.mark.parametrize(
+    "name, K", [("llama3", 3), ("llama3", 1), ("v1", 3), ("v3", 3), ("tiny", 3)]
+)
+def test_digits_are_those_of_coordinates(tokenizers, name, K):
+    """By their place in the text, of answers one after the other: also if digits and brackets'
+    zeros are the same tokens."""
+    tokenizer = tokenizers[name]
+    codec = Codec(tokenizer, K)
+    ids, expected = [], []
+    for x, y in ((0.0, 0.0), (0.123, 0.05), (0.9, 0.009)):
+        answer = codec.encode(x, y)
+        places = torch.zeros(len(answer), dtype=torch.bool)
+        start = len(codec.open)
+        places[start:start + K] = True
+        start += K + len(codec.comma)
+        places[start:start + K] = True
+        ids += answer
+        expected += places.tolist()
+        assert [i for i, is_digit in zip(answer, places, strict=True) if is_digit] == [
+            codec.ids[digit] for digit in codec.digits(x) + codec.digits(y)
+        ]
+    assert codec.is_digit(torch.tensor(ids)).tolist() == expected
 
 
 @pytest.mark.parametrize("name", ["v1", "v3", "tiny"])

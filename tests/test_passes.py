@@ -54,8 +54,8 @@ def test_each_question_keeps_a_token_of_its_own(questions, common):
     assert find_common(questions) == common
 
 
-def make_branches(questions, trunk):
-    return passes.Branches(torch.zeros(trunk, 1), questions, None)
+def make_tree(questions, trunk):
+    return passes.Tree(torch.zeros(trunk, 1), questions, None)
 
 
 def make_codec():
@@ -67,8 +67,8 @@ def test_the_room_of_questions_side_by_side():
     """40 questions of 1 to 40 tokens: the longest 32 of a pass, and 40 answers of 9 tokens."""
     questions = [[n] * n for n in range(1, 41)]
     expected = sum(range(9, 41)) + 40 * (9 + 5)
-    images = [make_branches(questions, 7), make_branches(questions[:3], 9)]
-    for some in (images, images[::-1], images[:1]):
+    trees = [make_tree(questions, 7), make_tree(questions[:3], 9)]
+    for some in (trees, trees[::-1], trees[:1]):
         assert passes.count_room(make_codec(), some, limit=0, candidates=5) == expected
 
 
@@ -76,14 +76,14 @@ def test_the_room_of_a_chain():
     """Ten rounds of 50 - 2 + 9 tokens, unless the chain may have fewer."""
     questions = [[n] * 50 for n in range(10)]
     codec, answers = make_codec(), 10 * 9
-    images = [make_branches(questions, 7)]
-    assert passes.count_room(codec, images, limit=2000, candidates=0) == 10 * 57 + answers
-    assert passes.count_room(codec, images, limit=527, candidates=0) == 520 + answers
+    trees = [make_tree(questions, 7)]
+    assert passes.count_room(codec, trees, limit=2000, candidates=0) == 10 * 57 + answers
+    assert passes.count_room(codec, trees, limit=527, candidates=0) == 520 + answers
 
 
 def test_the_room_of_chains_together():
     """Every step is as long as the longest round that can stand in it."""
-    long, short = make_branches([[n] * 50 for n in range(4)], 7), make_branches([[1] * 20] * 6, 7)
+    long, short = make_tree([[n] * 50 for n in range(4)], 7), make_tree([[1] * 20] * 6, 7)
     codec = make_codec()
     room = passes.count_room(codec, [long, short], limit=2000, candidates=0)
     chains = passes.plan_chains(codec, [long, short], [range(4), range(6)], limit=2000)
@@ -94,15 +94,15 @@ def test_the_room_of_chains_together():
 
 def test_questions_of_several_images_go_through_the_same_passes(monkeypatch):
     monkeypatch.setattr(passes, "QUESTIONS_IN_PASS", 2)
-    images = [make_branches([[1], [2], [3]], 1), make_branches([[4]], 1), make_branches([], 1)]
-    assert passes.plan_passes(images) == [[(0, 0), (0, 1), (1, 0)], [(0, 2)]]
+    trees = [make_tree([[1], [2], [3]], 1), make_tree([[4]], 1), make_tree([], 1)]
+    assert passes.plan_questions(trees) == [[(0, 0), (0, 1), (1, 0)], [(0, 2)]]
 
 
 def test_chains_of_several_images_begin_together():
     """Rounds of 17 tokens: three fit beside a trunk of 40, five beside one of 10."""
-    images = [make_branches([[n] * 10 for n in range(5)], trunk) for trunk in (40, 10)]
+    trees = [make_tree([[n] * 10 for n in range(5)], trunk) for trunk in (40, 10)]
     orders = [[4, 3, 2, 1, 0], range(5)]
-    first, second = passes.plan_chains(make_codec(), images, orders, limit=40 + 3 * 17)
+    first, second = passes.plan_chains(make_codec(), trees, orders, limit=40 + 3 * 17)
     assert first == [[(0, 4), (1, 0)], [(0, 3), (1, 1)], [(0, 2), (1, 2)], [(1, 3)]]
     assert second == [[(0, 1), (1, 4)], [(0, 0)]]
 

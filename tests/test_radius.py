@@ -117,10 +117,10 @@ def test_each_folder_counts_the_same():
     unsure = Coverage(np.ones(10), np.linspace(1, 10, 10))
     # Both hold 0.9 of a folder: of both together 0.9 is 0.8 of the second.
     ratios = [found.distances / found.radii for found in (sure, unsure)]
-    factor = radius.find_factor(ratios)
+    factor = radius.find_radius_scale(ratios)
     assert factor == 8 and (sure.count_held(factor) + unsure.count_held(factor)) / 2 == 0.9
-    assert radius.find_factor(ratios[:1]) == pytest.approx(0.9, abs=1e-3)
-    assert radius.find_factor([np.zeros(3)]) == radius.LEAST_FACTOR
+    assert radius.find_radius_scale(ratios[:1]) == pytest.approx(0.9, abs=1e-3)
+    assert radius.find_radius_scale([np.zeros(3)]) == radius.LEAST_FACTOR
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_densities_are_shown_beside_gaussians():
     text = report.format_densities(found)
     table = [row.strip("|").split("|") for row in text.splitlines() if row.startswith("| ")]
     labels = [label.strip() for label, *_ in table]
-    assert labels[1:4] == ["exact density", "- 95% interval, from", "- 95% interval, to"]
+    assert labels[1:4] == ["density", "- 95% interval, from", "- 95% interval, to"]
     shares = [f"{100 * found['holds'][q]:.1f}" for q in calibration.LEVELS]
     expected = [f"{found['nll']:.2f}", f"{found['entropy']:.2f}", *shares]
     assert [cell.strip() for cell in table[1][1:]] == expected
