@@ -79,7 +79,7 @@ def answer_side_by_side(forest, common):
     common: what all questions about an image begin with, which the trunk already holds.
     """
     answers, trunk_lengths = {}, forest.lengths
-    for asked in passes.plan_questions(forest.trees):
+    for asked in passes.plan_side_by_side(forest.trees):
         questions = [forest.trees[i].questions[n][len(common[i]):] for i, n in asked]
         answers |= forest.decode(asked, questions)
         forest.truncate(trunk_lengths)

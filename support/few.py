@@ -57,7 +57,7 @@ def fill_options(options, instances) -> Filled:
 
 def choose_batch(options, instances, is_small):
     """Pairs of a step; of a small model all in one pass, where those of an image share it."""
-    counts = [count_pairs(options, instance) for instance in instances]
+    counts = [estimate_pairs(options, instance) for instance in instances]
     pairs = math.ceil(sum(counts) / max(1, len(counts)))
     batch = min(max(OBJECTS_A_STEP * pairs, FEWEST_PAIRS), MOST_PAIRS)
     micro_batch = batch if is_small else PAPER["micro_batch"]
@@ -65,8 +65,8 @@ def choose_batch(options, instances, is_small):
     return {"batch": batch, "micro_batch": micro_batch, "share_image": is_shared}
 
 
-def count_pairs(options, instance):
-    """How many pairs of an epoch are about an instance, nearly: see data.GROUPINGS."""
+def estimate_pairs(options, instance):
+    """How many pairs of an epoch are about an instance, in the mean: see data.GROUPINGS."""
     labelled = int((instance.keypoints[:, 2] > 0).sum())
     if options.rounds == "locllm":
         return min(labelled, 1)

@@ -59,7 +59,7 @@ def read_back(digits, log_p):
     return map(Decoded, digits.tolist(), log_probability.exp().tolist(), log_p.exp())
 
 
-def plan_questions(trees):
+def plan_side_by_side(trees):
     """Which questions are answered together: for each pass a list of (image, question).
 
     trees: list of Tree. The n-th pass of each image is in the n-th pass of all.

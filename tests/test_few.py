@@ -118,7 +118,7 @@ def test_a_step_has_the_pairs_of_so_many_objects(monkeypatch, tokenizers, tmp_pa
         pairs.set_epoch(epoch)
         counts.append(len(pairs))
     options = SimpleNamespace(rounds=rounds, k=k)
-    expected = sum(few.count_pairs(options, instance) for instance in instances)
+    expected = sum(few.estimate_pairs(options, instance) for instance in instances)
     # Of groups of keypoints some hold none that is labelled.
     most = 0.25 if rounds == "fixed" else 0.05
     assert (1 - most) * expected <= np.mean(counts) <= 1.05 * expected

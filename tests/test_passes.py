@@ -95,7 +95,7 @@ def test_the_room_of_chains_together():
 def test_questions_of_several_images_go_through_the_same_passes(monkeypatch):
     monkeypatch.setattr(passes, "QUESTIONS_IN_PASS", 2)
     trees = [make_tree([[1], [2], [3]], 1), make_tree([[4]], 1), make_tree([], 1)]
-    assert passes.plan_questions(trees) == [[(0, 0), (0, 1), (1, 0)], [(0, 2)]]
+    assert passes.plan_side_by_side(trees) == [[(0, 0), (0, 1), (1, 0)], [(0, 2)]]
 
 
 def test_chains_of_several_images_begin_together():
