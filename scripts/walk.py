@@ -301,7 +301,7 @@ def draw_pictures(walk):
         "2-features.png": features.draw_features(patches, shown),
         "4-attention.png": explain.draw_heats(walk.found),
         "5-tree.png": explain.draw_tree(walk.found),
-        "6-digits.png": explain.draw_digits(walk.found),
+        "6-digits.png": explain.draw_digit_chart(walk.found),
         "8-training.png": lesson.draw_training(read_results("walk")),
         "9-chain.png": draw_chains(walk),
     }
