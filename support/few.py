@@ -21,14 +21,16 @@ PAPER = {
     "augmentation": "paper", "optimiser": "adamw", "lr": 5e-4, "share_image": False,
 }
 FEW = 500  # objects to train on
-STEPS = {"steps": 210, "augmentation": "wide"}
+# Of up to so many objects so many steps; of more, more, as their square root.
+OBJECTS, STEPS = 40, 210
 # Pairs of a step: those of so many objects, but at least and at most so many.
 OBJECTS_A_STEP = 11
 FEWEST_PAIRS, MOST_PAIRS = 16, 32
 SMALL = 200e6  # bytes of weights up to which a model is trained in whole
 WHOLE = {"optimiser": "muon", "lr": 1e-3}
-# The learning rate falls to the end, where most is gained: a pause says little.
-VALIDATION = {"val_every": 25, "patience": 6}
+# Measurements are so far apart. The learning rate falls to the end, where most is gained: that it
+# gets no better for some of them says little.
+BETWEEN, PATIENCE = 25 / 210, 6
 
 
 class Filled(NamedTuple):
@@ -46,11 +48,12 @@ def fill_options(options, instances) -> Filled:
     line = ""
     if len(instances) < FEW and not is_length_chosen and not is_pretraining:
         is_small = measure_weights(options) < SMALL
-        found |= STEPS | choose_batch(options, instances, is_small)
-        found |= choose_tuned(options, is_small)
+        steps = round(STEPS * max(1, len(instances) / OBJECTS) ** 0.5)
+        found |= {"steps": steps, "augmentation": "wide"}
+        found |= choose_batch(options, instances, is_small) | choose_tuned(options, is_small)
         unvalidated = list_unvalidated(options)
         if not unvalidated:
-            found |= VALIDATION
+            found |= {"val_every": round(steps * BETWEEN), "patience": PATIENCE}
         line = describe(options, len(instances), found, unvalidated)
     return Filled({name: found[name] for name in found if is_open(options, name)}, line)
 
@@ -93,7 +96,11 @@ def list_unvalidated(options):
 def describe_default(name):
     """A default, for the help of an option."""
     pairs = f"{FEWEST_PAIRS} to {MOST_PAIRS}"
-    of_few = STEPS | VALIDATION | {"batch": pairs, "epochs": f"{STEPS['steps']} steps"}
+    most = round(STEPS * (FEW / OBJECTS) ** 0.5)
+    of_few = {
+        "batch": pairs, "epochs": f"{STEPS} to {most} steps", "augmentation": "wide",
+        "val_every": "an eighth of the steps", "patience": PATIENCE,
+    }
     of_small = WHOLE | {"tune": "everything", "micro_batch": "all"}
     words = []
     if PAPER.get(name) is not None:

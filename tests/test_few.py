@@ -52,6 +52,17 @@ def test_few_objects_get_steps_that_teach(folder, monkeypatch):
     assert "--share-image" in line and "True" not in line
 
 
+def test_more_objects_get_more_steps(folder, monkeypatch):
+    """As their square root; and so many more between measurements."""
+    options = read_options(monkeypatch, folder)
+    (first, *_), _ = data.read_split(folder, 1, "train")
+    lengths = {}
+    for count in (8, 40, 90, 360, 499):
+        found = few.fill_options(options, [first] * count).options
+        lengths[count] = found["steps"], found["val_every"]
+    assert lengths == {8: (210, 25), 40: (210, 25), 90: (315, 38), 360: (630, 75), 499: (742, 88)}
+
+
 def test_images_with_one_pair_each_have_none_to_share(folder, monkeypatch):
     options, line = fill(monkeypatch, folder, "--k", "8")
     assert (options.batch, options.micro_batch, options.share_image) == (16, 16, False)
@@ -136,9 +147,9 @@ def test_the_help_says_all_defaults(monkeypatch, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for text in (
         "(default: lora; of few objects and a small model everything)",
-        "(default: 12; of few objects 210 steps)",
+        "(default: 12; of few objects 210 to 742 steps)",
         "(default: 128; of few objects 16 to 32)",
-        "(of few objects 25)",
+        "(of few objects an eighth of the steps)",
         "(default: 0.0005; of few objects and a small model 0.001)",
     ):
         assert text in shown
