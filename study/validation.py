@@ -33,8 +33,8 @@ class Validation(NamedTuple):
 def share_instances(instances, described, rank, world) -> Validation:
     """This process's share of the validation images. ValueError if there are none."""
     if not instances:
-        raise ValueError("the validation part has no object that can be used: annotate some, "
-                         "or train without it, whose annotations then go elsewhere")
+        raise ValueError("the validation part, val.json, has no object that can be used: annotate "
+                         "some, or move the file away to train without")
     count = min(VALIDATION, len(instances))
     chosen = [instances[n * len(instances) // count] for n in range(count)]
     own = chosen[rank::world]

@@ -221,5 +221,5 @@ def test_a_validation_part_without_objects_is_refused(
     path.write_text(json.dumps(coco | {"annotations": []}))
     words = ["--init", str(model_folder), "--descriptions", str(own), "--workers", "0"]
     monkeypatch.setattr(sys, "argv", ["train.py", "--data", str(own), *words])
-    with pytest.raises(ValueError, match="the validation part has no object that can be used"):
+    with pytest.raises(ValueError, match="val.json, has no object that can be used: annotate"):
         train.main()
