@@ -59,7 +59,7 @@ def find_best(run):
     """The checkpoint of a run that is best on its validation photographs. ValueError if none is."""
     validated = [record for record in read_log(run) if "val" in record]
     if not validated:
-        raise ValueError(f"{run}: nothing was validated, a set has at most {few.FEW} objects")
+        raise ValueError(f"{run}: nothing was validated, a set has fewer than {few.FEW} objects")
     # Of equal ones train.py keeps the latest.
     _, step = max((record["val"]["mPCK"], record["step"]) for record in validated)
     return recipe.checkpoint(run, step)
