@@ -164,7 +164,8 @@ def own_objects():
         label = f"{name}, {draws[0]['keypoints']} keypoints"
         shown = [label, f"{photographs}", draws[0]["tuned"]]
         shown += [average(draws, column) for column in own.COLUMNS]
-        shown += [average(draws, f"mean place {own.COLUMNS[1]}"), average(draws, "minutes", 1)]
+        first = find(draws, draw=0)
+        shown += [average(draws, f"mean place {own.COLUMNS[1]}"), number(first, "minutes")]
         rows.append(shown)
     heads = ["set", "photographs", "trained", "PCK@0.05", "@0.10", "@0.20", "mean place @0.10"]
     return write_table([*heads, "minutes"], rows, words=3)

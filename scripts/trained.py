@@ -20,7 +20,7 @@ VAGUE = "--descriptions descriptions/vague"
 CURVES = ("base", "rounds-dynamic", "rounds-locllm", "tune-frozen", "tune-full")
 TOKEN = "--output-format token"
 # Of Table 14: each encoder learns to see, then to answer with nano's language model. One process.
-PRETRAINING = ("--llm", "nano/llm", "--eyes", 700, "--words", 0, "--names", 0, "--rounds", 1200)
+PRETRAINING = ("--llm", "nano/llm", "--eyes", 700, "--words", 0, "--names", 0, "--rounds", 600)
 
 
 def instructed(name, table):
