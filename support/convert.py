@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from support.quote import cut, quote
 
 MARGIN = 0.15  # around keypoints that have no box, of the longer side
 LONGEST_NAME = 255  # bytes, of a file
+RARE = 5  # one of so many objects has a keypoint at least, or it is named
 FIRST_ID = 1001  # MP-100's categories have smaller ones
 
 
@@ -33,6 +35,8 @@ def convert(kind, source, out, category="object", every=5):
         raise ValueError(f"{out} holds something already: name a folder that is new, or empty")
     if not source.exists():
         raise FileNotFoundError(f"{source} is missing: name what the tool wrote")
+    if source.is_file() and zipfile.is_zipfile(source):
+        raise ValueError(f"{source} is an archive: unpack it, and name the folder")
     if kind in ("labelme", "yolo") and not source.is_dir():
         raise ValueError(f"{source} is no folder: name the one that holds it")
     root = source if source.is_dir() else source.parent
@@ -73,6 +77,7 @@ def write_folder(found, out, every):
     for name, entry in categories.items():
         K = len(entry["keypoints"])
         lines.append(f"{cut(entry['name'])}: {counts[name]} objects, {K} keypoints")
+        lines += list_rare(found, name, counts[name])
     boxless = sum(not each.box for each in found.objects)
     if boxless:
         box = f"that of their keypoints, {MARGIN:.0%} of its longer side wider at each edge"
@@ -94,25 +99,42 @@ def write_folder(found, out, every):
     return [*lines, line]
 
 
+def list_rare(found, category, objects):
+    """A line about keypoints that few objects have: a slip of the pen is one, too."""
+    labelled = Counter(
+        name for each in found.objects if each.category == category for name in each.points
+    )
+    rare = [name for name in found.keypoints[category] if labelled[name] * RARE < objects]
+    if not rare:
+        return []
+    shown = launch.list_first([f"{quote(name)} ({labelled[name]})" for name in rare])
+    return [f"labelled in fewer than one of {RARE} of these, is it meant: {shown}"]
+
+
 def clean_names(names, what):
     """{name: as a description file can hold it, and be called}. ValueError if two are alike."""
     clean = {}
     for name in names:
         clean[name] = " ".join(re.sub(r"[:/\\]", " ", name).split()).lstrip("#. ")
-    alike = Counter(simplify_name(name) for name in clean.values())
+    first = {}
     for name in names:
-        if alike[simplify_name(clean[name])] > 1 or len(clean) < len(names) or not clean[name]:
-            raise ValueError(f"{what}: {quote(name)} is no name, or another one's: rename it")
+        if not clean[name]:
+            raise ValueError(f"{what}: {quote(name)} is no name: rename it")
+        other = first.setdefault(simplify_name(clean[name]), name)
+        if other is not name:
+            raise ValueError(f"{what}: {quote(other)} and {quote(name)} are alike: rename one")
     return clean
 
 
 def name_files(found):
     """{photo: its name in images/}, ordered by name."""
     files = {}
+    root = Path(os.path.abspath(found.root))
     for path in sorted({each.photo.path for each in found.objects}):
-        name = path.name
-        if path.is_relative_to(found.root):
-            name = path.relative_to(found.root).as_posix().removeprefix("images/")
+        name, whole = path.name, Path(os.path.abspath(path))
+        # One that lies elsewhere keeps its name alone: a path to it could lead out of images/.
+        if whole.is_relative_to(root):
+            name = whole.relative_to(root).as_posix().removeprefix("images/")
         if name in files.values():
             name = f"{len(files)}-{name}"
         files[path] = name
@@ -129,6 +151,8 @@ def choose_parts(found, files, every):
         how = "as the tool's folders have it, whatever --val says"
     else:
         how = f"every {every}th to validate, see --val" if every else "none to validate"
+        if len(files) < every:
+            how = f"too few for --val {every}: none to validate"
         for number, path in enumerate(files, 1):
             if every and number % every == 0:
                 parts[path] = "val"

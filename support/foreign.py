@@ -24,6 +24,7 @@ from support.quote import cut, quote
 from support.shapes import LIST, NAME, NUMBER, TEXT, WHOLE, Maybe, OrNull
 
 REMEDY = "correct it, or take the file away"
+PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -61,6 +62,9 @@ class Collected:
     known: dict = field(default_factory=dict)  # {path: Photo, or None if it cannot be read}
     # {why not used: {where: None}}
     unused: dict = field(default_factory=lambda: defaultdict(dict))
+    # {path of a photo: the name that it is annotated by}, {path of a photo: where}
+    named: dict = field(default_factory=dict)
+    claimed: dict = field(default_factory=dict)
 
     def leave_out(self, reason, where):
         self.unused[reason][cut(where)] = None
@@ -77,29 +81,45 @@ class Collected:
         else:
             self.objects.append(labelled)
 
+    def claim(self, photo, where):
+        """ValueError if a photo is annotated elsewhere: a copy would double its objects."""
+        other = self.claimed.setdefault(photo.path, where)
+        if other != where:
+            raise ValueError(
+                f"{cut(photo.path)} is annotated twice, in {cut(other)} and {cut(where)}: take one "
+                "of them away"
+            )
+
     @functools.cached_property
     def files(self):
-        """{file name: paths} of all that lies below the folder."""
+        """{file name: paths} of all files below the folder."""
         found = defaultdict(list)
-        for path in sorted(self.root.rglob("*")):
+        for path in list_files(self.root):
             found[path.name].append(path)
         return found
 
     def find_photo(self, name, beside) -> Photo | None:
         """The photo of that name beside a file, or the only one anywhere below.
 
-        None, which is noted, if there is none or Pillow cannot read it.
+        None, which is noted, if there is none, or several, or Pillow cannot read it. ValueError if
+        it already goes by another name.
         """
         # Tools on Windows write backslashes.
-        name = name.replace("\\", "/")
-        path, end = find_spelling(beside, name), Path(name).parts[-2:]
+        name = os.path.normpath(name.replace("\\", "/"))
+        path, end = Path(os.path.normpath(find_spelling(beside, name))), Path(name).parts[-2:]
         if not os.path.isfile(path):
-            same = [p for p in self.files[path.name] if p.parts[-len(end):] == end]
-            same = same or [beside / path.name]
-            if len(same) != 1 or not os.path.isfile(same[0]):
-                self.leave_out("image missing, or several of that name", name)
+            alike = self.files.get(path.name, [])
+            same = [p for p in alike if p.parts[-len(end):] == end] or alike
+            if len(same) != 1:
+                self.leave_out("several images of that name" if same else "image missing", name)
                 return None
             path = same[0]
+        other = self.named.setdefault(path, name)
+        if other != name:
+            raise ValueError(
+                f"{cut(path)} is all there is of {quote(other)} and {quote(name)}: add the other "
+                "image, or take its annotations away"
+            )
         return self.read_photo(path)
 
     def read_photo(self, path) -> Photo | None:
@@ -112,6 +132,23 @@ class Collected:
             except (OSError, ValueError):
                 self.leave_out("image that cannot be read", path)
         return self.known[path]
+
+
+def list_files(folder, pattern="*"):
+    """Files below a folder, sorted; none that is hidden, or lies in a hidden folder."""
+    found = []
+    for path in sorted(folder.rglob(pattern)):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not is_hidden and path.is_file():
+            found.append(path)
+    return found
+
+
+def tell_part(text):
+    """train, val or test, if a name holds one of these words, "" if none or several."""
+    words = re.split("[^a-z]+", str(text).lower())
+    parts = {PARTS[word] for word in words if word in PARTS}
+    return parts.pop() if len(parts) == 1 else ""
 
 
 def read_text(path):
@@ -151,9 +188,11 @@ LABELME = {"shapes": [SHAPE], "imagePath": TEXT}
 
 
 def read_labelme(source, found):
-    for path in sorted(source.rglob("*.json")):
+    for path in list_files(source, "*.json"):
         content = read_json(path, LABELME, REMEDY)
         photo = found.find_photo(content["imagePath"], path.parent)
+        if photo:
+            found.claim(photo, path)
         size = state_size(content, "imageWidth", "imageHeight")
         for key, shapes in group_shapes(content["shapes"], path, found).items():
             where = f"{path}, {key}"
@@ -171,28 +210,51 @@ def read_labelme(source, found):
 
 
 def group_shapes(shapes, path, found):
-    """{object: its shapes}. Without a group a point belongs to the only box that it lies in."""
+    """{object: its shapes}, by their groups.
+
+    Without a group a box is of the only group that has none and lies all in it, a point of the only
+    box that it lies in.
+    """
     used = [shape for shape in shapes if shape["shape_type"] in ("point", "rectangle")]
     if len(used) < len(shapes):
         found.leave_out("shapes that are neither point nor rectangle", path)
-    boxes, groups = [], {}
+    groups, boxes, points = {}, [], []
     for shape in used:
         if not shape["points"]:
             raise ValueError(f"{path}: the shape {quote(shape['label'])} is empty: {REMEDY}")
-        if shape["shape_type"] == "rectangle" and shape.get("group_id") is None:
-            boxes.append(shape["points"])
-    is_alone = len(boxes) < 2 and all(shape.get("group_id") is None for shape in used)
-    for shape in used:
-        around = [n for n, box in enumerate(boxes, 1) if lies_in(box, shape["points"])]
-        if shape["points"] in boxes:
-            around = [boxes.index(shape["points"]) + 1]
         if shape.get("group_id") is not None:
             groups.setdefault(f"group {shape['group_id']}", []).append(shape)
-        elif is_alone or len(around) == 1:
-            groups.setdefault(f"box {1 if is_alone else around[0]}", []).append(shape)
+        else:
+            (boxes if shape["shape_type"] == "rectangle" else points).append(shape)
+    if not groups and len(boxes) < 2:
+        return {"box 1": used} if used else {}
+    around = find_boxes(groups, boxes)
+    for number, box in enumerate(boxes):
+        inside = [key for key, n in around.items() if n == number]
+        key = inside[0] if len(inside) == 1 else f"box {number + 1}"
+        groups.setdefault(key, []).append(box)
+    for point in points:
+        inside = [key for key, members in groups.items() if is_in_box(point, members)]
+        if len(inside) == 1:
+            groups[inside[0]].append(point)
         else:
             found.leave_out("points without a group, in no box or in several", path)
     return groups
+
+
+def find_boxes(groups, boxes):
+    """{group without a box: the number of the only box that holds all of it}"""
+    found = {}
+    for key, members in groups.items():
+        if all(shape["shape_type"] == "point" for shape in members):
+            holds = [n for n, box in enumerate(boxes) if all(lies_in(box, m) for m in members)]
+            if len(holds) == 1:
+                found[key] = holds[0]
+    return found
+
+
+def is_in_box(point, members):
+    return any(m["shape_type"] == "rectangle" and lies_in(m, point) for m in members)
 
 
 def bound(points):
@@ -201,8 +263,8 @@ def bound(points):
     return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
 
 
-def lies_in(box, points):
-    return bound(box) == bound([*box, *points])
+def lies_in(box, shape):
+    return bound(box["points"]) == bound([*box["points"], *shape["points"]])
 
 
 # COCO, as CVAT and others export it: fields that can be done without may be missing.
@@ -215,27 +277,46 @@ COCO = {
 
 
 def read_coco(source, found):
-    paths = [source] if source.is_file() else sorted(source.rglob("*.json"))
-    if len(paths) != 1:
-        raise ValueError(f"{source} holds {len(paths)} files .json: name the one to convert")
-    where, coco = paths[0], read_json(paths[0], COCO, "correct it, or export again")
-    try:
-        images = index_entries("images", coco["images"])
-        categories = index_entries("categories", coco["categories"])
-        for number, annotation in enumerate(coco["annotations"], 1):
-            where = f"{paths[0]}, annotation {cut(annotation.get('id', f'number {number}'))}"
-            image = find_entry(images, "images", annotation, "image_id")
-            category = find_entry(categories, "categories", annotation, "category_id")
-            points = read_coco_points(annotation, category, found)
-            box = read_numbers(annotation, "bbox").tolist() if annotation.get("bbox") else ()
-            if box and len(box) != 4:
-                raise ValueError(f"its bbox is {len(box)} numbers, not four: x, y, w, h")
-            photo = found.find_photo(image["file_name"], paths[0].parent)
-            size = state_size(image, "width", "height")
-            if photo:
-                found.add(Labelled(photo, category["name"], points, tuple(box), size), where)
-    except ValueError as error:
-        raise ValueError(f"{where} cannot be used: {error}") from None
+    for path, part in list_coco(source):
+        where, coco = path, read_json(path, COCO, "correct it, or export again")
+        try:
+            images = index_entries("images", coco["images"])
+            categories = index_entries("categories", coco["categories"])
+            for number, annotation in enumerate(coco["annotations"], 1):
+                where = f"{path}, annotation {cut(annotation.get('id', f'number {number}'))}"
+                image = find_entry(images, "images", annotation, "image_id")
+                category = find_entry(categories, "categories", annotation, "category_id")
+                points = read_coco_points(annotation, category, found)
+                box = read_numbers(annotation, "bbox").tolist() if annotation.get("bbox") else ()
+                if box and len(box) != 4:
+                    raise ValueError(f"its bbox is {len(box)} numbers, not four: x, y, w, h")
+                photo = found.find_photo(image["file_name"], path.parent)
+                size = state_size(image, "width", "height")
+                if photo:
+                    found.claim(photo, path)
+                    box = tuple(box)
+                    labelled = Labelled(photo, category["name"], points, box, size, part)
+                    found.add(labelled, where)
+        except ValueError as error:
+            raise ValueError(f"{where} cannot be used: {error}") from None
+
+
+def list_coco(source):
+    """[(file, its part)]: the only file, or those whose names or folders tell a part each."""
+    if source.is_file():
+        return [(source, "")]
+    paths = list_files(source, "*.json")
+    if not paths:
+        raise ValueError(f"{source} holds no file .json: export COCO keypoints")
+    if len(paths) == 1:
+        return [(paths[0], "")]
+    parts = [tell_part(path.relative_to(source)) for path in paths]
+    if "" in parts or len(set(parts)) < len(parts):
+        raise ValueError(
+            f"{source} holds {len(paths)} files .json, whose names do not tell train, val, test: "
+            "name the one to convert"
+        )
+    return list(zip(paths, parts, strict=True))
 
 
 def read_coco_points(annotation, category, found):
@@ -263,26 +344,37 @@ class DataYaml(NamedTuple):
     dims: int  # 2: x, y of a keypoint; 3: v, too
     classes: list
     labels: list  # the names of each class's keypoints
+    folders: dict  # {part: folders of its images}
+
+    def tell_part(self, image):
+        """The part of an image, a path below the data set: by these folders, or its own."""
+        for part, folders in self.folders.items():
+            if any(f"/{folder}/" in f"/{image.as_posix()}" for folder in folders):
+                return part
+        return tell_part(image.parent)
 
 
 def read_yolo(source, found):
     data = read_data_yaml(source)
-    for image in sorted(source.rglob("*")):
+    for image in list_files(source):
         if image.suffix.lower() not in SUFFIXES:
             continue
-        *folders, name = image.relative_to(source).with_suffix(".txt").parts
-        parts = [part for part in ("train", "val", "test") for f in folders if f.startswith(part)]
+        inside = image.relative_to(source)
+        *folders, name = inside.with_suffix(".txt").parts
         if "images" in folders:
             folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
         file, photo = source.joinpath(*folders, name), found.read_photo(image)
         if not file.is_file():
             found.leave_out("image without a label file", image)
         elif photo:
-            for number, line in enumerate(read_text(file).splitlines(), 1):
+            text, part = read_text(file), data.tell_part(inside)
+            if not text.strip():
+                found.leave_out("label file without an object", file)
+            for number, line in enumerate(text.splitlines(), 1):
                 if line.strip():
                     where = f"{file}, line {number}"
                     labelled = read_yolo_line(line, where, data, photo, found)
-                    found.add(labelled._replace(part=(parts or [""])[0]), where)
+                    found.add(labelled._replace(part=part), where)
 
 
 def read_yolo_line(line, where, data, photo, found):
@@ -311,39 +403,68 @@ def read_yolo_line(line, where, data, photo, found):
 
 
 def read_data_yaml(source):
-    for path in sorted([*source.rglob("*.yaml"), *source.rglob("*.yml")]):
+    for path in sorted([*list_files(source, "*.yaml"), *list_files(source, "*.yml")]):
         text = read_text(path)
-        shape, classes = read_items(text, "kpt_shape"), read_items(text, "names")
+        shape = read_items(text, "kpt_shape", path)
         if not shape:
             continue
+        classes = read_items(text, "names", path)
         if not re.fullmatch(r"[1-9]\d{0,2} [23]", " ".join(shape)) or not classes:
             raise ValueError(f"{path}: write `kpt_shape: [keypoints, 2 or 3]` and `names: [class]`")
         K = int(shape[0])
-        labels = read_items(text, "kpt_names") or count_names(K)
+        labels = read_items(text, "kpt_names", path) or count_names(K)
         if len(labels) == K:
             labels *= len(classes)
         if len(labels) != K * len(classes):
             raise ValueError(f"{path}: kpt_names are {len(labels)}, kpt_shape says {K}: correct it")
         labels = [labels[n:n + K] for n in range(0, len(labels), K)]
-        return DataYaml(path, int(shape[1]), classes, labels)
+        folders = {part: list_yaml_folders(text, part, path) for part in ("train", "val", "test")}
+        return DataYaml(path, int(shape[1]), classes, labels, folders)
     raise ValueError(f"{source} holds no data.yaml with kpt_shape: add it")
 
 
-def read_items(text, key):
+# A quoted text, a mapping's number, or what stands between commas, brackets and line ends.
+YAML_ITEM = re.compile(
+    r"""(?P<key>["']?\d+["']?\s*:(?=\s|$))|"(?P<double>[^"\n]*)"|'(?P<single>[^'\n]*)'"""
+    r"""|(?P<bare>[^\s,\[\]{}"'][^,\n\[\]{}]*)""",
+    re.MULTILINE,
+)
+
+
+def read_items(text, key, path):
     """The items of a list or a numbered mapping in YAML; those of lists in it one by one."""
     match = re.search(rf"^{key}:(.*(?:\n(?:[ \t-].*)?)*)", text, re.MULTILINE)
     if not match:
         return []
-    items = re.split(r"[,\n\[\]{}]", re.sub(r"(^|\s)#.*", "", match[1]))
-    items = [re.sub(r"^[\s-]*(\d+\s*:)?[\s-]*", "", item).strip(" \r\t'\"") for item in items]
+    body = re.sub(r"(^|\s)#.*", "", match[1])
+    body = re.sub(r"^\s*(- +)+", "", body, flags=re.MULTILINE)
+    items, numbers = [], []
+    for item in YAML_ITEM.finditer(body):
+        if item["key"]:
+            numbers.append(int(item["key"].strip("\"': \t")))
+        else:
+            items.append((item["double"] or item["single"] or item["bare"] or "").strip())
+    if numbers != list(range(len(numbers))):
+        raise ValueError(f"{path}: {key} is numbered {numbers}: number it from 0, in order")
     return [item for item in items if item]
+
+
+def list_yaml_folders(text, part, path):
+    """The folders of a part's images, without what leads there from elsewhere."""
+    folders = []
+    for item in read_items(text, part, path):
+        folder = os.path.normpath(item.replace("\\", "/"))
+        folders.append(re.sub(r"^(\.\./)*/?", "", folder))
+    return [folder for folder in folders if folder not in ("", ".", "..")]
 
 
 # DeepLabCut: CollectedData_<scorer>.csv, beside its images.
 
 
 def read_deeplabcut(source, found):
-    paths = [source] if source.is_file() else sorted(source.rglob("CollectedData_*.csv"))
+    paths = [source] if source.is_file() else list_files(source, "CollectedData_*.csv")
+    # Which DeepLabCut collects there from the others.
+    paths = [path for path in paths if "training-datasets" not in path.parts]
     if not paths or len({path.parent for path in paths}) < len(paths):
         raise ValueError(f"{source} needs one CollectedData_*.csv a folder, not none or several")
     for path in paths:
@@ -376,6 +497,8 @@ def read_frame(row, header, first, path, number, found):
         if {row[c].lower(), row[c + 1].lower()} - {"", "nan"}:
             points[bodyparts[c]] = (read_number(row[c], where), read_number(row[c + 1], where), 2)
     photo = found.find_photo("/".join(row[:first]), path.parent)
+    if photo:
+        found.claim(photo, where)
     for (_, category), points in animals.items():
         # Of several animals most are not there.
         if photo and (points or len(animals) == 1):
