@@ -107,8 +107,8 @@ def list_rare(found, category, objects):
     rare = [name for name in found.keypoints[category] if labelled[name] * RARE < objects]
     if not rare:
         return []
-    shown = launch.list_first([f"{quote(name)} ({labelled[name]})" for name in rare])
-    return [f"labelled in fewer than one of {RARE} of these, is it meant: {shown}"]
+    shown = launch.list_first([f"{quote(name)} ({labelled[name]} of {objects})" for name in rare])
+    return [f"labelled in few of them (a misspelt name?): {shown}"]
 
 
 def clean_names(names, what):
@@ -120,9 +120,11 @@ def clean_names(names, what):
     for name in names:
         if not clean[name]:
             raise ValueError(f"{what}: {quote(name)} is no name: rename it")
-        other = first.setdefault(simplify_name(clean[name]), name)
-        if other is not name:
-            raise ValueError(f"{what}: {quote(other)} and {quote(name)} are alike: rename one")
+        simple = simplify_name(clean[name])
+        if simple in first:
+            both = f"{quote(first[simple])} and {quote(name)}"
+            raise ValueError(f"{what}: {both} are alike: rename one")
+        first[simple] = name
     return clean
 
 

@@ -98,8 +98,8 @@ class Collected:
             found[path.name].append(path)
         return found
 
-    def find_photo(self, name, beside) -> Photo | None:
-        """The photo of that name beside a file, or the only one anywhere below.
+    def find_photo(self, name, beside, part="") -> Photo | None:
+        """The photo of that name beside a file, or the only one anywhere below, or in that part.
 
         None, which is noted, if there is none, or several, or Pillow cannot read it. ValueError if
         it already goes by another name.
@@ -110,6 +110,8 @@ class Collected:
         if not os.path.isfile(path):
             alike = self.files.get(path.name, [])
             same = [p for p in alike if p.parts[-len(end):] == end] or alike
+            if len(same) > 1 and part:
+                same = [p for p in same if tell_part(p.relative_to(self.root)) == part]
             if len(same) != 1:
                 self.leave_out("several images of that name" if same else "image missing", name)
                 return None
@@ -290,7 +292,7 @@ def read_coco(source, found):
                 box = read_numbers(annotation, "bbox").tolist() if annotation.get("bbox") else ()
                 if box and len(box) != 4:
                     raise ValueError(f"its bbox is {len(box)} numbers, not four: x, y, w, h")
-                photo = found.find_photo(image["file_name"], path.parent)
+                photo = found.find_photo(image["file_name"], path.parent, part)
                 size = state_size(image, "width", "height")
                 if photo:
                     found.claim(photo, path)
@@ -371,8 +373,10 @@ def read_yolo(source, found):
             if not text.strip():
                 found.leave_out("label file without an object", file)
             for number, line in enumerate(text.splitlines(), 1):
-                if line.strip():
-                    where = f"{file}, line {number}"
+                where, count = f"{file}, line {number}", len(line.split())
+                if count == 5:
+                    found.leave_out("box without keypoints", where)
+                elif count:
                     labelled = read_yolo_line(line, where, data, photo, found)
                     found.add(labelled._replace(part=part), where)
 

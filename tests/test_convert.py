@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import re
 import shlex
+import shutil
 from typing import NamedTuple
 
 import numpy as np
@@ -258,6 +260,8 @@ def test_no_part_to_validate(call, tmp_path):
     assert not (tmp_path / "out/annotations/val.json").exists()
     with pytest.raises(ValueError, match="--val 1: give 0 for none, or 2"):
         call("labelme source other --val 1")
+    shown = call("labelme source few --val 13")
+    assert "12 images: 12 train (too few for --val 13: none to validate)" in shown
 
 
 def test_parts_of_yolo_are_kept(call, tmp_path):
@@ -269,6 +273,55 @@ def test_parts_of_yolo_are_kept(call, tmp_path):
     how = "as the tool's folders have it, whatever --val says"
     assert f"12 images: 8 train, 4 val ({how})" in call("yolo source out --val 2")
     assert len(data.read_annotations(tmp_path / "out", part="val")) == 4
+
+
+@pytest.mark.parametrize(
+    "file, images",
+    [
+        ("annotations/person_keypoints_{}.json", "images/{}"),
+        ("{}/_annotations.coco.json", "{}"),
+    ],
+)
+def test_parts_of_coco_are_kept(call, tmp_path, file, images):
+    """As CVAT exports a project with subsets, and as others do; names of images come back."""
+    source = tmp_path / "source"
+    parts = {"Train": THINGS[:8], "Validation": THINGS[4:8]}
+    for part, things in parts.items():
+        path = write_coco(tmp_path / part, things)
+        (source / file.format(part)).parent.mkdir(parents=True, exist_ok=True)
+        os.rename(next(path.rglob("*.json")), source / file.format(part))
+        shutil.copytree(path / "images/default", source / images.format(part), dirs_exist_ok=True)
+    assert "12 images: 8 train, 4 val (as the tool's" in call("coco source out")
+    for part, things in zip(("train", "val"), parts.values(), strict=True):
+        found = data.read_annotations(tmp_path / "out", part=part)
+        assert sorted(i.image.name for i in found) == sorted(t.image for t in things)
+        assert len({i.image for i in found}) == len(things)
+    os.rename(source / file.format("Train"), source / "other.json")
+    with pytest.raises(ValueError, match="source holds 2 files .json, whose names do not tell"):
+        call("coco source other")
+
+
+@pytest.mark.parametrize(
+    "folder, said, val",
+    [
+        ("set_b", "val: ../set_b/images # to validate", 4),
+        ("valves", "val: images/val", 2),
+        ("val2017", "", 4),
+        ("set_b", "train: [set_b/images, images/train]\nval: set_b/images", 2),
+    ],
+)
+def test_parts_as_data_yaml_tells_them(call, tmp_path, folder, said, val):
+    """A folder whose name only begins like a part is none: every fifth image is to validate."""
+    source = write_yolo(tmp_path / "source", THINGS[:8])
+    text = re.sub("(train|val):.*\n", "", (source / "data.yaml").read_text())
+    (source / "data.yaml").write_text(f"{text}{said}\n")
+    more = write_yolo(tmp_path / "more", THINGS[8:], subset=folder)
+    for kind in ("images", "labels"):
+        target = source / folder / kind if folder == "set_b" else source / kind / folder
+        target.parent.mkdir(exist_ok=True)
+        os.rename(more / kind / folder, target)
+    call("yolo source out")
+    assert len(data.read_annotations(tmp_path / "out", part="val")) == val
 
 
 # What each form leaves open.
@@ -332,7 +385,7 @@ def test_labelme_leaves_out_what_is_ambiguous(call, tmp_path):
         "not used: object with two boxes, or two points of one name (1): source/b.json, group 2",
         "not used: shapes that are neither point nor rectangle (1): source/c.json",
         "not used: no box, and a single place labelled (1): source/c.json, box 1",
-        "not used: image missing, or several of that name (1): ../gone/d.jpg",
+        "not used: image missing (1): ../gone/d.jpg",
         "not used: image that cannot be read (1): source/e.jpg",
     ):
         assert line in lines
@@ -341,6 +394,119 @@ def test_labelme_leaves_out_what_is_ambiguous(call, tmp_path):
         call("labelme source other")
     one_line(error)
     assert sorted(os.listdir(tmp_path)) == ["out", "source"]
+
+
+def test_labelme_boxes_with_and_without_groups(call, tmp_path):
+    """A box without a group is of the group that lies in it; loose points of the box around."""
+    source = tmp_path / "source"
+    boxes = [("cat", None, [1, 2], [12, 9]), ("cat", None, [30, 2], [40, 49])]
+    near = [("eye", 1, [3, 4]), ("tail", 1, [9, 8])]
+    far = [("eye", 2, [33, 4]), ("tail", 2, [39, 8])]
+    write_shapes(source, *far, *boxes, *near, name="a")
+    grouped = [(label, group, *corners) for group, (label, _, *corners) in enumerate(boxes)]
+    loose = [(label, None, point) for label, _, point in near + far]
+    write_shapes(source, *grouped, *loose, name="b")
+    # Two boxes around one group: neither is its own.
+    write_shapes(source, *near, boxes[0], ("cat", None, [0, 0], [20, 20]), name="c")
+    shown = call("labelme source out --val 0")
+    assert "cat: 4 objects, 2 keypoints\nobject: 1 objects, 2 keypoints" in shown
+    found = read_back(tmp_path / "out")
+    left = {"eye": (3, 4), "tail": (9, 8)}
+    expected = [("a.jpg", left, (1, 2, 11, 7)), ("b.jpg", left, (1, 2, 11, 7))]
+    right = {"eye": (33, 4), "tail": (39, 8)}
+    expected += [("a.jpg", right, (30, 2, 10, 47)), ("b.jpg", right, (30, 2, 10, 47))]
+    assert sorted(found[:4], key=str) == sorted(expected, key=str)
+    assert found[4][:2] == ("c.jpg", left)
+
+
+def write_apart(root, labels, photographs, things):
+    """labelme's files in one folder, the photographs that they name in another."""
+    write_labelme(root / labels, things)
+    (root / photographs).mkdir(parents=True)
+    way = os.path.relpath(root / photographs, root / labels).replace("/", "\\")
+    for path in sorted((root / labels).glob("*.json")):
+        content = json.loads(path.read_text())
+        os.rename(root / labels / content["imagePath"], root / photographs / content["imagePath"])
+        content["imagePath"] = f"{way}\\{content['imagePath']}"
+        path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    "labels, photographs, source",
+    [
+        ("all/labels", "all/photos", "all"),
+        ("labels", "photos", "labels"),
+        ("labels/a/b", "photos", "labels/a/b"),
+        ("labels/a/b", "photos", "labels"),
+    ],
+)
+def test_photographs_that_lie_elsewhere(
+    call, tmp_path, monkeypatch, labels, photographs, source, orientation
+):
+    """They are copied below the new folder and nowhere else, and stay as they are."""
+    write_apart(tmp_path, labels, photographs, THINGS)
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    photo(50, 60).save(tmp_path / photographs / "3.png", exif=exif)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    if source == "labels":
+        # As one would type it there.
+        monkeypatch.chdir(tmp_path / source)
+        call("labelme . ../out")
+    else:
+        call(f"labelme {source} out")
+    assert {p: p.read_bytes() for p in before} == before
+    new = [p for p in tmp_path.rglob("*") if p.is_file() and p not in before]
+    assert len(new) == 12 + 3 and all(p.is_relative_to(tmp_path / "out") for p in new)
+    assert_kept(THINGS, read_back(tmp_path / "out"))
+
+
+def test_a_photograph_is_annotated_once(call, tmp_path):
+    write_apart(tmp_path / "source", "labels", "photos", THINGS)
+    shutil.copytree(tmp_path / "source/labels", tmp_path / "source/.ipynb_checkpoints")
+    assert "12 images: 10 train, 2 val" in call("labelme source out")
+    shutil.copytree(tmp_path / "source/labels", tmp_path / "source/labels_old")
+    message = "photos/0.png is annotated twice, in source/labels/0.json and source/labels_old/0.j"
+    with pytest.raises(ValueError, match=message) as error:
+        call("labelme source other")
+    one_line(error)
+
+
+def test_two_names_are_not_one_photograph(call, tmp_path):
+    """Of two videos' frames of one name only one is there."""
+    things = [Thing(f"{v}/0.png", THINGS[0].points, THINGS[0].box) for v in "ab"]
+    write_coco(tmp_path / "source", things)
+    call("coco source out --val 0")
+    (tmp_path / "source/images/default/b/0.png").unlink()
+    message = "a/0.png is all there is of 'a/0.png' and 'b/0.png': add the other"
+    with pytest.raises(ValueError, match=message) as error:
+        call("coco source other")
+    one_line(error)
+
+
+def test_photographs_by_the_paths_of_another_machine(call, tmp_path):
+    """Found by name, where it is the only one."""
+    write_coco(tmp_path / "source", THINGS)
+
+    def move(content):
+        for image in content["images"]:
+            image["file_name"] = f"D:\\old\\{image['file_name']}"
+
+    change_coco(tmp_path / "source", move)
+    call("coco source out")
+    assert_kept(THINGS, read_back(tmp_path / "out"))
+    twin = tmp_path / "source/again/3.png"
+    twin.parent.mkdir()
+    photo(60, 50).save(twin)
+    assert "several images of that name (1): D:/old/3.png" in call("coco source other")
+
+
+def test_a_slip_of_the_pen_is_named(call, tmp_path):
+    things = [*THINGS, Thing("13.png", {"lefteye": (3, 3), "tail base": (9, 30)})]
+    write_labelme(tmp_path / "source", things)
+    line = "labelled in few of them (a misspelt name?): 'lefteye' (1 of 13)"
+    assert line in call("labelme source out").splitlines()
 
 
 def change_coco(folder, change):
@@ -409,11 +575,26 @@ def test_deeplabcut(call, tmp_path, columns):
     assert_kept(BARE[1:], read_back(tmp_path / "other"))
 
 
+def test_copies_that_deeplabcut_makes_are_left_alone(call, tmp_path):
+    """Of a whole project: training-datasets holds all annotations again."""
+    write_deeplabcut(tmp_path / "source", BARE)
+    (path,) = (tmp_path / "source").rglob("*.csv")
+    copy = tmp_path / "source/training-datasets/iteration-0/x/CollectedData_me.csv"
+    copy.parent.mkdir(parents=True)
+    copy.write_text(path.read_text())
+    assert "object: 12 objects, 3 keypoints" in call("deeplabcut source out")
+    path.write_text(f"{path.read_text()}{path.read_text().splitlines()[-1]}\n")
+    with pytest.raises(ValueError, match="is annotated twice, in .*line 16 and .*line 17: take"):
+        call("deeplabcut source other")
+
+
 def test_deeplabcut_labels_some_things_once(call, tmp_path):
     write_deeplabcut(tmp_path / "source", [*BARE, *BARE])
     (path,) = (tmp_path / "source").rglob("*.csv")
     path.write_text(path.read_text().replace("animal1", "single"))
-    assert "object: 12 objects, 3 keypoints\nsingle: 12 " in call("deeplabcut source out")
+    shown = call("deeplabcut source out")
+    assert "object: 12 objects, 3 keypoints\n" in shown
+    assert "single: 12 objects, 3 keypoints\n" in shown
     assert sorted(os.listdir("out")) == ["annotations", "images", "object.txt", "single.txt"]
 
 
@@ -424,6 +605,8 @@ def test_deeplabcut_labels_some_things_once(call, tmp_path):
         "names:\n- object\nkpt_shape:\n- 3\n- 2\nkpt_names:\n- left_eye\n- right_eye\n- tail base",
         'names: {0: "object"}\r\nkpt_shape: [3,2] # x\r\n\r\nkpt_names:\r\n  0: [left_eye, '
         "right_eye,\r\n      tail base]\r\n",
+        "names: {'0': object}\nkpt_shape: [3, 2]\nkpt_names:\n  - - left_eye\n    - right_eye\n"
+        "    - 'tail base'\n",
     ],
 )
 def test_data_yaml_in_other_styles(call, tmp_path, text):
@@ -433,6 +616,15 @@ def test_data_yaml_in_other_styles(call, tmp_path, text):
     assert_kept(THINGS, read_back(tmp_path / "out"))
 
 
+def test_quoted_names_may_hold_commas(call, tmp_path):
+    write_yolo(tmp_path / "source", THINGS, dims=2)
+    text = "kpt_shape: [3, 2]\nnames: {0: 'dog, big', 1: \"cat: small\"}\n"
+    names = "kpt_names: ['eye, left', 'eye, right', tail]\n"
+    (tmp_path / "source/data.yaml").write_text(text + names)
+    assert "dog, big: 12 objects, 3 keypoints" in call("yolo source out")
+    assert set(read_back(tmp_path / "out")[0][1]) == {"eye, left", "tail"}
+
+
 def test_yolo_of_two_classes(call, tmp_path):
     write_yolo(tmp_path / "source", THINGS)
     (tmp_path / "source/data.yaml").write_text("names: [cat, dog]\nkpt_shape: [3, 3]\n")
@@ -440,8 +632,14 @@ def test_yolo_of_two_classes(call, tmp_path):
         path = tmp_path / f"source/labels/train/{name}.txt"
         path.write_text(f"1{path.read_text()[1:]}")
     (tmp_path / "source/labels/train/5.txt").unlink()
+    (tmp_path / "source/labels/train/6.txt").write_text("\n")
+    with (tmp_path / "source/labels/train/7.txt").open("a") as file:
+        file.write("0 0.5 0.5 0.2 0.2\n")
     shown = call("yolo source out")
-    assert "cat: 9 objects, 3 keypoints\ndog: 2 objects, 3 keypoints" in shown
+    assert "cat: 8 objects, 3 keypoints\n" in shown
+    assert "dog: 2 objects, 3 keypoints\n" in shown
+    assert "label file without an object (1): source/labels/train/6.txt" in shown
+    assert "box without keypoints (1): source/labels/train/7.txt, line 2" in shown
     assert "image without a label file (1): source/images/train/5.png" in shown
 
 
@@ -488,7 +686,7 @@ def test_names_that_no_file_could_have(call, tmp_path):
     assert read_back(tmp_path / "out")[0][1] == {"1 tip": (3, 4)}
     for label in ("Left_Eye", "::", ""):
         write_shapes(source, ("left eye", 1, [1, 2]), (label, 1, [3, 4]))
-        message = "nothing is written: keypoints of 'object': '.*' is no name, or another one's"
+        message = "nothing is written: keypoints of 'object': '.*' (is no name|are alike): rename"
         with pytest.raises(ValueError, match=message) as error:
             call("labelme source other")
         one_line(error)
@@ -524,6 +722,7 @@ def damage_text(path, old, new):
         ("yolo", "3.txt", "0.25", "25", "3.txt, line 1: numbers beyond 3 are not relative"),
         ("yolo", "data.yaml", "kpt_shape", "shape", "source holds no data.yaml with kpt_shape"),
         ("yolo", "data.yaml", "[3, 3]", "[3]", r"data.yaml: write `kpt_shape: \[keypoints"),
+        ("yolo", "data.yaml", "  0: obj", "  1: x\n  0: y", r"names is numbered \[1, 0\]: number"),
         ("yolo", "data.yaml", "- right_eye", "", "data.yaml: kpt_names are 2, kpt_shape says 3"),
         ("deeplabcut", "*.csv", "coords", "coord", "its row `coords` is not x, y in turn"),
         ("deeplabcut", "*.csv", ",x,y", ",y,x", "its row `coords` is not x, y in turn"),
@@ -564,6 +763,14 @@ def test_a_file_in_place_of_its_folder(call, tmp_path):
     write_yolo(tmp_path / "source", THINGS)
     with pytest.raises(ValueError, match="source/data.yaml is no folder: name the one that holds"):
         call("yolo source/data.yaml out")
+
+
+def test_an_archive_in_place_of_its_folder(call, tmp_path):
+    """As CVAT's export is downloaded."""
+    write_coco(tmp_path / "source", THINGS)
+    shutil.make_archive(str(tmp_path / "source"), "zip", tmp_path / "source")
+    with pytest.raises(ValueError, match="source.zip is an archive: unpack it, and name the fold"):
+        call("coco source.zip out")
 
 
 def test_two_scorers_of_one_video(call, tmp_path):
