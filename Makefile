@@ -64,7 +64,7 @@ nano: .venv/ready data/figures
 		--out runs/nano --resume --steps 60 --micro-batch 16 --workers 0 --save-every 20
 	cp -r runs/pretrain/model/vision runs/pretrain/model/llm runs/pretrain/model/config.json nano/
 	cp runs/nano/step-0000060/adapter.safetensors nano/
-	$(BIN)/python -m study.coverage --data data/figures $(PHOTOS) --calibrate
+	$(BIN)/python -m study.coverage --data data/figures $(sort $(PHOTOS)) --calibrate
 
 data/figures: | .venv/ready
 	$(BIN)/python -m drawings --out data/figures

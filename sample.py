@@ -111,7 +111,7 @@ def main():
         is_usual = options.decoding == "greedy" and not options.cumulative
         is_calibrated = model.config.radius_scale is not None and is_usual
         lines = answers.format_answers(names, points, box, is_calibrated)
-        numbers = {"keypoints": answers.list_answers(names, points, box)}
+        numbers = answers.describe_answers(names, points, box, is_calibrated)
     elif options.explain is not None:
         found = explain.explain_keypoint(model, photo, box, keypoint, keypoints, options.category)
         picture, numbers = explain.draw_page(found), explain.describe(found)

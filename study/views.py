@@ -20,7 +20,7 @@ from capellm import Codec
 from support import photos
 from support.descriptions import OPPOSITE, simplify_name
 
-# Sides, also as "l" and "r", which have no counterpart here.
+# Sides, also as "l" and "r".
 SIDES = re.compile(r"left|right|\b[lr]\b")
 # Of what does not bend, turned and scaled keypoints fit those of another photograph so well: rigid
 # things and x-rays reach 0.95, a robot's arm 0.8.
@@ -189,7 +189,7 @@ def list_sides(keypoint):
 
 def exchange_sides(name):
     """A keypoint's name after mirroring the image: left and right exchanged."""
-    return re.sub("left|right", lambda side: OPPOSITE[side[0]], name)
+    return SIDES.sub(lambda side: OPPOSITE[side[0]], name)
 
 
 def find_counterparts(keypoints):
@@ -204,7 +204,7 @@ def find_counterparts(keypoints):
         return None
     for j, keypoint in enumerate(keypoints):
         sides = list_sides(keypoint)
-        if order[j] == j and sides.count("left") * 2 != len(sides):
+        if order[j] == j and sum(side.startswith("l") for side in sides) * 2 != len(sides):
             return None
     return order
 

@@ -18,19 +18,19 @@ def format_answers(names, points, box, is_calibrated):
             within, share = f"{radius:.1f}", f"{radius / side:.1%}"
         lines.append(f"{name:<{width}}  {x:7.1f}  {y:7.1f}  {within:>7}  {share:>6}")
     if points and points[0].radius is not None:
-        lines.append("within so many pixels, a share of the box, lies the truth 9 times of 10")
+        lines.append("9 times of 10 the truth lies within so many pixels, such a share of the box")
         if not is_calibrated:
             lines.append("by the model itself, not calibrated: see python -m study.coverage -h")
     return lines
 
 
-def list_answers(names, points, box):
+def describe_answers(names, points, box, is_calibrated):
     """The same for the JSON: a dict for each keypoint, radii also as a share of the box."""
     side, found = max(box[2:]), []
     for name, point in zip(names, points, strict=True):
         share = None if point.radius is None else point.radius / side
         found.append({"name": name, **point._asdict(), "radius_of_box": share})
-    return found
+    return {"radius_is_calibrated": is_calibrated, "keypoints": found}
 
 
 def choose_circles(points, box):

@@ -268,13 +268,13 @@ def main(load_crop):
 
 
 def print_thin(described):
-    """A line about descriptions that tell too little. described: {(id, name): keypoints}."""
+    """Lines about descriptions that tell too little. described: {(id, name): keypoints}."""
     thin = []
     for (_, name), keypoints in described.items():
         thin += [f"{cut(name)}: {text}" for text in list_thin(keypoints)]
     if thin:
-        what = "descriptions may not do to tell keypoints apart"
-        print(f"thin: {len(thin)} {what}: {list_first(thin)}\n")
+        print(f"thin: {len(thin)} descriptions may not do to tell keypoints apart:")
+        print("\n".join(f"  {text}" for text in thin), end="\n\n")
 
 
 def write_contact_sheet(path, instances, load_crop):

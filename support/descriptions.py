@@ -15,7 +15,7 @@ from support.quote import cut, quote
 
 DESCRIPTIONS = ROOT / "descriptions"
 TODO = "TODO"  # marks in a draft what is to be filled in
-OPPOSITE = {"left": "right", "right": "left"}
+OPPOSITE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 PLACES = "left right upper lower front rear back top bottom inner outer near far".split()
 
 

@@ -34,7 +34,7 @@ BETWEEN, PATIENCE = 25 / 210, 6
 
 
 class Filled(NamedTuple):
-    """Options by name, and a line that says why, if they are not the paper's."""
+    """Options by name, and lines about few objects, or ""."""
 
     options: dict
     line: str
@@ -42,20 +42,31 @@ class Filled(NamedTuple):
 
 def fill_options(options, instances) -> Filled:
     """Values for the options of train.py that the command line leaves open (None)."""
-    is_length_chosen = options.steps or options.epochs or options.batch
     is_pretraining = INSTRUCTIONS[options.instruction].pretraining
     found = dict(PAPER)
     line = ""
-    if len(instances) < FEW and not is_length_chosen and not is_pretraining:
-        is_small = measure_weights(options) < SMALL
-        steps = round(STEPS * max(1, len(instances) / OBJECTS) ** 0.5)
-        found |= {"steps": steps, "augmentation": "wide"}
-        found |= choose_batch(options, instances, is_small) | choose_tuned(options, is_small)
+    if len(instances) < FEW and not is_pretraining:
         unvalidated = list_unvalidated(options)
-        if not unvalidated:
-            found |= {"val_every": round(steps * BETWEEN), "patience": PATIENCE}
-        line = describe(options, len(instances), found, unvalidated)
+        own = choose_options(options, instances, unvalidated)
+        line = describe(options, len(instances), own, unvalidated)
+        if not is_length_chosen(options):
+            found |= own
     return Filled({name: found[name] for name in found if is_open(options, name)}, line)
+
+
+def is_length_chosen(options):
+    return bool(options.steps or options.epochs or options.batch)
+
+
+def choose_options(options, instances, unvalidated):
+    """What suits so few objects."""
+    is_small = measure_weights(options) < SMALL
+    steps = round(STEPS * max(1, len(instances) / OBJECTS) ** 0.5)
+    found = {"steps": steps, "augmentation": "wide"}
+    found |= choose_batch(options, instances, is_small) | choose_tuned(options, is_small)
+    if not unvalidated:
+        found |= {"val_every": round(steps * BETWEEN), "patience": PATIENCE}
+    return found
 
 
 def choose_batch(options, instances, is_small):
@@ -123,12 +134,16 @@ def describe(options, count, found, unvalidated):
             words.append(f"--{name.replace('_', '-')}")
             # A flag has no value.
             words += [] if value is True else [str(value)]
-    words = " ".join(words)
-    line = f"few: {count} objects, so {words} (--steps or --epochs chooses instead)"
+    words, lines = " ".join(words), []
+    if words and is_length_chosen(options):
+        lines.append(f"few: {count} objects; --steps, --epochs or --batch is given, so the paper's "
+                     f"settings for the rest. Better for so few: {words}")
+    elif words:
+        lines.append(f"few: {count} objects, so {words}")
     if unvalidated:
-        line += (f"\nno validation part in {', '.join(unvalidated)}: "
-                 "nothing tells when training has lasted long enough")
-    return line
+        lines.append(f"no validation part in {', '.join(unvalidated)}: "
+                     "nothing tells when training has lasted long enough")
+    return "\n".join(lines)
 
 
 def measure_weights(options):

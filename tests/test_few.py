@@ -1,6 +1,7 @@
 """support/few.py: the paper's settings, and those for few photographs where nothing is asked."""
 
 import json
+import re
 import shutil
 import sys
 from types import SimpleNamespace
@@ -72,7 +73,7 @@ def test_images_with_one_pair_each_have_none_to_share(folder, monkeypatch):
 def test_the_line_s_options_give_the_same_run(folder, monkeypatch):
     """Typed, they are accepted, and nothing is left open."""
     options, line = fill(monkeypatch, folder)
-    words = line.partition(", so ")[2].partition(" (")[0].split()
+    words = line.partition(", so ")[2].split()
     typed, other_line = fill(monkeypatch, folder, *words)
     assert other_line == ""
     assert {name: getattr(typed, name) for name in few.PAPER} == {
@@ -85,7 +86,13 @@ def test_who_asks_gets_the_paper_s_settings_for_the_rest(folder, monkeypatch, wo
     options, line = fill(monkeypatch, folder, *words)
     expected = few.PAPER | {"val_every": None, "steps": None}
     expected[words[0].removeprefix("--")] = int(words[1])
-    assert {name: getattr(options, name) for name in expected} == expected and line == ""
+    assert {name: getattr(options, name) for name in expected} == expected
+    # But it is said what they would have been, of the rest.
+    asked, better = line.split("Better for so few: ")
+    assert asked.startswith("few: 13 objects; --steps, --epochs or --batch is given")
+    _, usual = fill(monkeypatch, folder)
+    usual = re.sub(rf"{words[0]} \d+ ", "", usual.partition(", so ")[2])
+    assert better == usual
 
 
 def test_what_is_asked_for_stays(folder, monkeypatch):

@@ -17,6 +17,7 @@ from helpers import keypoints, photo, photos
 from study import coverage
 from study.coverage import Coverage
 from support import radius
+from support.files import ROOT
 from support.passes import Decoded
 
 STEP = 2**0.5 / 2**radius.HALVINGS
@@ -137,6 +138,15 @@ def call(tmp_path, model_folder, monkeypatch):
         return tmp_path / "model"
 
     return call
+
+
+def test_nano_s_circles_hold_nine_of_ten_as_measured():
+    """Of `make radii`, on images that its factor was not measured on."""
+    found = json.loads((ROOT / "results/radii.json").read_text())
+    assert found["factor"] == json.loads((ROOT / "nano/config.json").read_text())["radius_scale"]
+    holds = {row["set"]: row["holds"] for row in found["rows"]}
+    assert holds.keys() == {"figures", "people", "hands", "faces"}
+    assert all(85 <= percent <= 95 for percent in holds.values())
 
 
 def test_a_calibrated_model_holds_nine_of_ten(call, model_folder, capsys):

@@ -123,6 +123,7 @@ def test_only_the_usual_answers_of_a_calibrated_model_are_calibrated(
         radii.append([keypoint["radius"] for keypoint in result["keypoints"]])
     assert radii[1] == pytest.approx([r * (scale or 1) for r in radii[0]])
     assert ("not calibrated" in capsys.readouterr().out) != is_calibrated
+    assert result["radius_is_calibrated"] == is_calibrated
 
 
 def test_points_lie_in_the_square_around_the_box(call):

@@ -149,9 +149,12 @@ def test_what_has_a_side_without_counterpart_is_not_mirrored(tmp_path, names, de
         assert not views.find_pose(points, SHAPE).mirrored
 
 
-def test_a_mirror_exchanges_left_and_right(tmp_path, monkeypatch, keep_shapes):
+@pytest.mark.parametrize(
+    "names",
+    [("left ear", "right ear", "nose"), ("Ear_L", "Ear_R", "nose"), ("leftear", "rightear", "tip")],
+)
+def test_a_mirror_exchanges_left_and_right(tmp_path, monkeypatch, keep_shapes, names):
     """In half of the views the dot on the other side is called left."""
-    names = ("left ear", "right ear", "nose")
     monkeypatch.setattr(data, "draw_augmentation", lambda rng: (1.2, 0.0))
     instance = draw_instance(tmp_path, 1, SHAPE)
     augment = views.WideViews([instance], make_keypoints(*names))
@@ -205,13 +208,14 @@ def find_counterparts(*names, description="a dot"):
 def test_counterparts_are_complete_or_none():
     assert find_counterparts("left eye", "nose", "right eye") == [2, 1, 0]
     assert find_counterparts("Left_Eye", "nose", "right eye") == [2, 1, 0]
+    assert find_counterparts("left eye", "right eye", "L ear", "R ear") == [1, 0, 3, 2]
     assert find_counterparts("left eye", "nose") is None
     assert find_counterparts("eye", "nose") is None
 
 
 def test_what_tells_sides_apart_in_another_way_has_no_counterparts():
     """In a mirror such a name or description would be wrong."""
-    assert find_counterparts("left eye", "right eye", "L ear", "R ear") is None
+    assert find_counterparts("left eye", "right eye", "L ear", "nose") is None
     names = ("left rim", "right rim", "handle")
     assert find_counterparts(*names, description="on the right") is None
     assert find_counterparts(*names, description="between left and right") == [1, 0, 2]
