@@ -154,7 +154,8 @@ def describe_categories(instances, names, folder=DESCRIPTIONS):
 def compare_names(path, keypoints, instance):
     """ValueError if a file names other keypoints than the annotations, or in another order.
 
-    Case and underscores do not count. Annotations that name none, or number them, say nothing.
+    Case and underscores do not count. Annotations say nothing of one that they number, or of all,
+    if they name none.
     """
     labels = instance.labels
     if not labels:
@@ -165,10 +166,8 @@ def compare_names(path, keypoints, instance):
             f"the annotations of {category} name {len(labels)} keypoints and hold "
             f"{len(keypoints)}: correct the category's list of keypoints"
         )
-    if all(label.isdigit() for label in labels):
-        return
     for number, (label, keypoint) in enumerate(zip(labels, keypoints, strict=True), 1):
-        if simplify_name(label) != simplify_name(keypoint.name):
+        if not label.isdigit() and simplify_name(label) != simplify_name(keypoint.name):
             raise ValueError(
                 f"{cut(path)}: keypoint {number} is {quote(keypoint.name)}, the annotations of "
                 f"{category} name it {quote(label)}: bring the lines into the annotations' "
