@@ -102,7 +102,7 @@ def train(learner: Learner, pairs, passes, division, options, settings, validati
             record = checkpoints.describe_step(step, lr, measured, division.batch, began)
             if options.val_every and (step % options.val_every == 0 or step == options.steps):
                 record["val"] = validate(learner.model, validation)
-                best = max(best or [-1, 0], [record["val"]["mPCK"], step])
+                best = train_options.choose_best(best, record["val"], step)
             # Circles are calibrated for these weights, or not: support/radius.py.
             learner.model.config.radius_scale = record.get("val", {}).get("radius_scale")
             if rank == 0:

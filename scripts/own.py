@@ -21,6 +21,7 @@ from support.checkpoints import read_log
 from support.files import write_whole
 from support.json_files import format_json
 from support.options import Parser
+from support.train_options import choose_best
 
 OUT = Path("out/own")
 DRAWS = 3
@@ -56,13 +57,14 @@ def draw_photographs(source, count, draw, folder):
 
 
 def find_best(run):
-    """The checkpoint of a run that is best on its validation photographs. ValueError if none is."""
-    validated = [record for record in read_log(run) if "val" in record]
-    if not validated:
+    """The checkpoint of a run that train.py names at its end. ValueError if it names none."""
+    best = None
+    for record in read_log(run):
+        if "val" in record:
+            best = choose_best(best, record["val"], record["step"])
+    if not best:
         raise ValueError(f"{run}: nothing was validated, a set has fewer than {few.FEW} objects")
-    # Of equal ones train.py keeps the latest.
-    _, step = max((record["val"]["mPCK"], record["step"]) for record in validated)
-    return recipe.checkpoint(run, step)
+    return recipe.checkpoint(run, best[1])
 
 
 def measure(source, count, draw, tuned):

@@ -44,7 +44,8 @@ def share_instances(instances, described, rank, world) -> Validation:
 
 
 def validate(model, validation: Validation) -> dict[str, float]:
-    """Mean PCK over validation images, greedy and single-round, and the factor of their circles."""
+    """Mean PCK over validation images, greedy and single-round, the standard error of mPCK, and the
+    factor of the images' circles."""
     records = []
     model.config.radius_scale = None
     with compute_as_evaluated(model, launch.choose_dtype(model.device)):
@@ -63,9 +64,17 @@ def validate(model, validation: Validation) -> dict[str, float]:
     records = parallel.gather_lists(records[:validation.counted], validation.world)
     means = metrics.average_records(records)
     found = {name: round(means[name], 4) for name in (*metrics.PCK, "mPCK")}
+    found["standard_error"] = round(measure_error([record["mPCK"] for record in records]), 4)
     if all("radii" in record for record in records):
         found["radius_scale"] = find_radius_scale([sum((r["radii"] for r in records), [])])
     return found
+
+
+def measure_error(scores) -> float:
+    """The standard error of the mean of scores from 0 to 1; of a single one all is possible."""
+    if len(scores) < 2:
+        return 1.0
+    return float(np.std(scores, ddof=1)) / len(scores) ** 0.5
 
 
 @contextmanager

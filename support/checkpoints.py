@@ -41,7 +41,7 @@ LOGGED = {
     "waiting": Maybe(NUMBER),
     "val": Maybe({"PCK@0.20": NUMBER, "PCK@0.05": NUMBER}),
 }
-# What state.safetensors holds besides tensors. "best": the highest mPCK, and its step.
+# What state.safetensors holds besides tensors. "best": what train_options.choose_best gives.
 STATE = {"step": COUNT, "best": OrNull((NUMBER, COUNT)), "settings": OBJECT}
 # What AdamW keeps of a parameter: how many steps it took, and two moments.
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}

@@ -186,6 +186,19 @@ def fill_open_options(options, instances, rank, world):
         print(filled.line)
 
 
+def choose_best(best, val, step):
+    """[the mPCK that a later step must reach, the best step], after a measurement.
+
+    The best step is the latest of which mPCK is within a standard error of the highest (Breiman et
+    al., Classification and Regression Trees, 1984): objects that are few cannot tell more, and a
+    learning rate that falls makes later steps the better ones.
+    """
+    least, chosen = best or [-1.0, step]
+    if val["mPCK"] >= least:
+        chosen = step
+    return [max(least, val["mPCK"] - val["standard_error"]), chosen]
+
+
 def has_stalled(options, step, best):
     """Whether the best step is --patience measurements ago."""
     if options.patience is None or best is None:
@@ -271,15 +284,18 @@ def collect_settings(options, config, pairs, world):
 
 
 def describe_end(options, step, best):
-    """Lines to end with. best: the highest mPCK on the validation part, and its step, or None."""
+    """Lines to end with. best: of choose_best, or None."""
     how = "stopped, --resume continues"
     if step == options.steps:
         how = "done"
     elif has_stalled(options, step, best):
-        how = f"done, no better for {options.patience} measurements"
+        how = f"done, worse for {options.patience} measurements"
     line = f"{how}: {options.out}/step-{step:07d}"
-    if best:
-        line += f"\nbest: {options.out}/step-{best[1]:07d}, mPCK {100 * best[0]:.1f} on validation"
+    for record in checkpoints.read_log(options.out):
+        if best and record["step"] == best[1]:
+            mPCK, error = record["val"]["mPCK"], record["val"]["standard_error"]
+            line += f"\nbest: {options.out}/step-{best[1]:07d}, "
+            line += f"mPCK {100 * mPCK:.1f} ± {100 * error:.1f} on validation"
     return line
 
 

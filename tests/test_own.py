@@ -103,7 +103,7 @@ def test_each_training_is_asked_at_its_best_and_only_once(source, tmp_path, monk
         if command == "train.py":
             assert ("lora" in words) == out.parent.name.endswith("adapters")
             for step, pck in ((25, 0.75), (50, 0.75), (75, 0.625)):
-                means = {"PCK@0.05": pck, "PCK@0.20": pck, "mPCK": pck}
+                means = {"PCK@0.05": pck, "PCK@0.20": pck, "mPCK": pck, "standard_error": 0.1}
                 numbers = {"step": step, "loss": 1.0, "lr": 1e-4, "pairs_per_s": 8.0, "val": means}
                 append_to_log(out, numbers)
         else:

@@ -11,6 +11,7 @@ import re
 import runpy
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -179,26 +180,41 @@ def test_resumed_equals_uninterrupted(folder, init, tmp_path, monkeypatch, optio
 
 
 @pytest.mark.parametrize(
-    "scores, kept",
+    "scores, error, best, kept",
     [
         # 0.5 again: the later one is the best.
-        ([0.1, 0.5, 0.2, 0.3, 0.5, 0.1], [4, 5, 6]),
-        ([0.1, 0.5, 0.2, 0.3, 0.4, 0.1], [2, 4, 5, 6]),
+        ([0.1, 0.5, 0.2, 0.3, 0.5, 0.1], 0.0, 5, [4, 5, 6]),
+        ([0.1, 0.5, 0.2, 0.3, 0.4, 0.1], 0.0, 2, [2, 4, 5, 6]),
+        # Nor is the third worse than the second, as far as one can tell.
+        ([0.1, 0.5, 0.45, 0.2, 0.3, 0.1], 0.1, 3, [3, 4, 5, 6]),
     ],
 )
 def test_the_newest_checkpoints_and_the_best_are_kept(
-    folder, init, tmp_path, monkeypatch, scores, kept
+    folder, init, tmp_path, monkeypatch, capsys, scores, error, best, kept
 ):
-    scores, out = iter(scores), tmp_path / "out"
-    monkeypatch.setattr(
-        train, "validate", lambda *_: {"mPCK": next(scores), "PCK@0.05": 0.0, "PCK@0.20": 0.0}
-    )
+    left, out = iter(scores), tmp_path / "out"
+    others = {"standard_error": error, "PCK@0.05": 0.0, "PCK@0.20": 0.0}
+    monkeypatch.setattr(train, "validate", lambda *_: {"mPCK": next(left)} | others)
     run(monkeypatch, folder, init[0.0], out, save_every=1, val_every=1, batch=2)
     assert sorted(load_adapters(out)) == kept and checkpoints.KEEP == 3
     names = {p.name for p in out.iterdir()}
     assert names == {"log.jsonl", "curves.png", *(f"step-000000{i}" for i in kept)}
     # A checkpoint is a model folder.
     CapeLLM.from_pretrained(out / "step-0000006")
+    shown = f"mPCK {100 * scores[best - 1]:.1f} ± {100 * error:.1f} on validation"
+    assert f"best: {out}/step-{best:07d}, {shown}" in capsys.readouterr().out
+
+
+def test_the_best_is_the_latest_within_a_standard_error():
+    """Of the highest; where errors are none, the highest, and of equal ones the latest."""
+    rng = np.random.default_rng(0)
+    for error in [0.0, 0.1, 0.3] * 30:
+        scores, best = rng.integers(0, 10, 8) / 10, None
+        for step, score in enumerate(scores):
+            val = {"mPCK": score, "standard_error": error}
+            best = train_options.choose_best(best, val, step)
+        near = [step for step, score in enumerate(scores) if score >= scores.max() - error]
+        assert best == [scores.max() - error, near[-1]]
 
 
 def record_models(monkeypatch):
@@ -663,8 +679,11 @@ def assert_validated_as_evaluated(monkeypatch, folder, out, steps, **options):
         results = json.loads((out / f"{step}" / "results.json").read_text())
         expected = {n: round(results[n], 4) for n in (*metrics.PCK, "mPCK")}
         found = dict(log[step - 1]["val"])
-        scale = found.pop("radius_scale")
+        scale, error = found.pop("radius_scale"), found.pop("standard_error")
         assert found == expected
+        lines = (out / f"{step}" / "instances.jsonl").read_text().splitlines()
+        scores = [json.loads(line)["mPCK"] for line in lines]
+        assert error == pytest.approx(statistics.stdev(scores) / len(scores) ** 0.5, abs=1e-4)
         config = json.loads((words["model"] / "config.json").read_text())
         assert config["radius_scale"] == scale
         # With it circles hold nine of ten, and no more than they must.

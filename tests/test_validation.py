@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,7 +13,12 @@ import data
 from capellm import CapeLLM
 from helpers import keypoints, photos
 from lora import LoRALinear
-from study.validation import VALIDATION, compute_as_evaluated, share_instances
+from study.validation import (
+    VALIDATION,
+    compute_as_evaluated,
+    measure_error,
+    share_instances,
+)
 from support.files import ROOT
 
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -95,3 +101,14 @@ def test_nano_in_training_answers_as_evaluated(dtype):
     model = CapeLLM.from_pretrained(ROOT / "nano", dtype, merge=False).train()
     with compute_as_evaluated(model, dtype):
         assert model.locate(photo, asked) == expected
+
+
+def test_the_standard_error_of_a_mean():
+    """Of two scores half of their distance; of many draws what their means really spread."""
+    assert measure_error([0.25, 0.75]) == 0.25
+    assert measure_error([0.5]) == 1.0 and measure_error([0.5] * 3) == 0.0
+    rng = np.random.default_rng(0)
+    draws = rng.random((2000, 50))
+    assert np.mean([measure_error(scores) for scores in draws]) == pytest.approx(
+        draws.mean(1).std(), rel=0.05
+    )
