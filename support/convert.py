@@ -12,11 +12,13 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import zipfile
 from collections import Counter
 from pathlib import Path
 
 from support import check, coco, foreign, launch, options, photos
+from support.collected import Collected, settle
 from support.descriptions import TODO, simplify_name
 from support.quote import cut, quote
 
@@ -29,30 +31,18 @@ FIRST_ID = 1001  # MP-100's categories have smaller ones
 def convert(kind, source, out, category="object", every=5):
     """Write what a tool annotated to a new folder, whole or not at all; return lines to print.
 
-    category: of objects that the tool gives no name; every: which image is for validation, 0: none.
+    category: of objects that the tool gives no name; every: one of so many images is to validate,
+    0: none.
     """
-    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out} holds something already: name a folder that is new, or empty")
-    if not source.exists():
-        raise FileNotFoundError(f"{source} is missing: name what the tool wrote")
-    if source.is_file() and zipfile.is_zipfile(source):
-        raise ValueError(f"{source} is an archive: unpack it, and name the folder")
-    if kind in ("labelme", "yolo") and not source.is_dir():
-        raise ValueError(f"{source} is no folder: name the one that holds it")
-    root = source if source.is_dir() else source.parent
-    # COCO's images lie beside that folder.
-    if root.name == "annotations":
-        root = root.parent
-    found = foreign.Collected(root, category)
+    check_places(kind, source, out)
+    source, out = settle(source), out.resolve()
+    found = Collected(find_root(source), category)
     foreign.READERS[kind](source, found)
-    unused = []
-    for reason, places in found.unused.items():
-        unused.append(f"not used: {reason} ({len(places)}): {launch.list_first([*places])}")
+    unused = [f"not used: {text}" for text in describe_notes(found.unused)]
     if not found.objects:
         raise ValueError("; ".join([f"{source} holds no object of use", *unused]))
-    out = out.resolve()
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)) / out.name
     try:
         lines = write_folder(found, partial, every)
         if out.is_dir():
@@ -61,8 +51,38 @@ def convert(kind, source, out, category="object", every=5):
     except ValueError as error:
         raise ValueError(f"nothing is written: {error}".replace(str(partial), str(out))) from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return lines + unused
+        shutil.rmtree(partial.parent, ignore_errors=True)
+    return lines + describe_notes(found.doubtful) + unused
+
+
+def check_places(kind, source, out):
+    """ValueError or FileNotFoundError if a tool's output, or the new folder, is nothing such."""
+    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} holds something already: name a folder that is new, or empty")
+    if not source.exists():
+        raise FileNotFoundError(f"{source} is missing: name what the tool wrote")
+    if source.is_file() and zipfile.is_zipfile(source):
+        raise ValueError(f"{source} is an archive: unpack it, and name the folder")
+    if kind in ("labelme", "yolo") and not source.is_dir():
+        raise ValueError(f"{source} is no folder: name the one that holds it")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{out} lies in {source}, which it would be read with: name one outside")
+
+
+def find_root(source):
+    """The folder that images are looked for in: beside `annotations`, where that is the source."""
+    folder = source if source.is_dir() else source.parent
+    if folder.resolve().name == "annotations":
+        return settle(folder.resolve().parent)
+    return folder
+
+
+def describe_notes(notes):
+    """Lines about {what is to be said: where}."""
+    lines = []
+    for text, places in notes.items():
+        lines.append(f"{text} ({len(places)}): {launch.list_first([*places])}")
+    return lines
 
 
 def write_folder(found, out, every):
@@ -129,30 +149,35 @@ def clean_names(names, what):
 
 
 def name_files(found):
-    """{photo: its name in images/}, ordered by name."""
-    files = {}
-    root = Path(os.path.abspath(found.root))
+    """{photo: its name in images/}, ordered by path, all different."""
+    root = found.root.resolve()
+    files, taken = {}, set()
     for path in sorted({each.photo.path for each in found.objects}):
-        name, whole = path.name, Path(os.path.abspath(path))
+        name, whole = path.name, path.parent.resolve() / path.name
         # One that lies elsewhere keeps its name alone: a path to it could lead out of images/.
         if whole.is_relative_to(root):
             name = whole.relative_to(root).as_posix().removeprefix("images/")
-        if name in files.values():
-            name = f"{len(files)}-{name}"
+        # A copy need not have signs that no annotation file may name.
+        name = wanted = "".join(c if c.isprintable() else "_" for c in name)
+        number = 0
+        while name in taken:
+            number += 1
+            name = f"{number}-{wanted}"
         files[path] = name
+        taken.add(name)
     return files
 
 
 def choose_parts(found, files, every):
     """{photo: train, val or test}, and a line about it.
 
-    What the tool says of parts counts, if it says more than that all is to train on.
+    What the tool's files and folders say of parts counts, if more than that all is to train on.
     """
     parts = {each.photo.path: each.part for each in found.objects}
     if set(parts.values()) - {"", "train"}:
         how = "as the tool's folders have it, whatever --val says"
     else:
-        how = f"every {every}th to validate, see --val" if every else "none to validate"
+        how = f"one of {every} to validate, see --val" if every else "none to validate"
         if len(files) < every:
             how = f"too few for --val {every}: none to validate"
         for number, path in enumerate(files, 1):
@@ -179,7 +204,10 @@ def copy_images(files, turned, folder):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if path in turned:
-            photos.open_image(path).save(target, quality=95)
+            try:
+                photos.open_image(path).save(target, quality=95)
+            except ValueError as error:
+                raise ValueError(f"{path}: it cannot be saved upright ({error})") from None
         else:
             shutil.copyfile(path, target)
     if not turned:

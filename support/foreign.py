@@ -1,164 +1,34 @@
 """Annotations as labelme, CVAT and others (COCO), YOLO-pose and DeepLabCut write them.
 
-Each `read_...` fills a Collected. ValueError names the file and the line or field where a form is
-broken; what is whole but of no use here is noted as unused.
+Each of READERS fills a Collected from a file or folder. ValueError names the file and the line or
+field where a form is broken; what is whole but of no use here is noted as unused.
 """
 
 import csv
-import functools
 import math
 import os
 import re
-from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
-from support import photos
 from support.coco import SIDE, find_entry, index_entries, read_numbers
-from support.files import find_spelling, refuse_special
+from support.collected import Labelled, list_files, tell_part
+from support.files import refuse_special
 from support.json_files import read_json
 from support.quote import cut, quote
 from support.shapes import LIST, NAME, NUMBER, TEXT, WHOLE, Maybe, OrNull
 
 REMEDY = "correct it, or take the file away"
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-
-class Photo(NamedTuple):
-    path: Path
-    stored: tuple  # width, height
-    orientation: int  # as EXIF has it
-
-    @property
-    def size(self):
-        """Width and height as a viewer shows it, which is what these tools annotate."""
-        return self.stored[::-1] if self.orientation in photos.SIDEWAYS else self.stored
-
-
-class Labelled(NamedTuple):
-    """One object of a photo."""
-
-    photo: Photo
-    category: str
-    points: dict  # {keypoint: (x, y, v)} of those that are labelled, in pixels
-    box: tuple = ()  # x, y, w, h in pixels, if the tool states one
-    size: tuple = ()  # the photo's width and height as annotated, if stated
-    part: str = ""  # train, val or test, if the tool states one
-
-
-@dataclass
-class Collected:
-    """What was read from below a folder."""
-
-    root: Path
-    category: str  # of objects that the tool gives no name
-    objects: list = field(default_factory=list)
-    # {category: names of its keypoints in order}
-    keypoints: dict = field(default_factory=lambda: defaultdict(list))
-    known: dict = field(default_factory=dict)  # {path: Photo, or None if it cannot be read}
-    # {why not used: {where: None}}
-    unused: dict = field(default_factory=lambda: defaultdict(dict))
-    # {path of a photo: the name that it is annotated by}, {path of a photo: where}
-    named: dict = field(default_factory=dict)
-    claimed: dict = field(default_factory=dict)
-
-    def leave_out(self, reason, where):
-        self.unused[reason][cut(where)] = None
-
-    def add(self, labelled, where):
-        """Note an object, unless nothing says where it is. A box without extent is none."""
-        if labelled.box and max(labelled.box[2:]) < 1:
-            labelled = labelled._replace(box=())
-        places = {point[:2] for point in labelled.points.values()}
-        if not places:
-            self.leave_out("no labelled keypoint", where)
-        elif not labelled.box and len(places) == 1:
-            self.leave_out("no box, and a single place labelled", where)
-        else:
-            self.objects.append(labelled)
-
-    def claim(self, photo, where):
-        """ValueError if a photo is annotated elsewhere: a copy would double its objects."""
-        other = self.claimed.setdefault(photo.path, where)
-        if other != where:
-            raise ValueError(
-                f"{cut(photo.path)} is annotated twice, in {cut(other)} and {cut(where)}: take one "
-                "of them away"
-            )
-
-    @functools.cached_property
-    def files(self):
-        """{file name: paths} of all files below the folder."""
-        found = defaultdict(list)
-        for path in list_files(self.root):
-            found[path.name].append(path)
-        return found
-
-    def find_photo(self, name, beside, part="") -> Photo | None:
-        """The photo of that name beside a file, or the only one anywhere below, or in that part.
-
-        None, which is noted, if there is none, or several, or Pillow cannot read it. ValueError if
-        it already goes by another name.
-        """
-        # Tools on Windows write backslashes.
-        name = os.path.normpath(name.replace("\\", "/"))
-        path, end = Path(os.path.normpath(find_spelling(beside, name))), Path(name).parts[-2:]
-        if not os.path.isfile(path):
-            alike = self.files.get(path.name, [])
-            same = [p for p in alike if p.parts[-len(end):] == end] or alike
-            if len(same) > 1 and part:
-                same = [p for p in same if tell_part(p.relative_to(self.root)) == part]
-            if len(same) != 1:
-                self.leave_out("several images of that name" if same else "image missing", name)
-                return None
-            path = same[0]
-        other = self.named.setdefault(path, name)
-        if other != name:
-            raise ValueError(
-                f"{cut(path)} is all there is of {quote(other)} and {quote(name)}: add the other "
-                "image, or take its annotations away"
-            )
-        return self.read_photo(path)
-
-    def read_photo(self, path) -> Photo | None:
-        """What is known of a photo; None, which is noted, if Pillow cannot read it."""
-        if path not in self.known:
-            self.known[path] = None
-            try:
-                with photos.explain_damage(path), Image.open(path) as image:
-                    self.known[path] = Photo(path, image.size, photos.read_orientation(image))
-            except (OSError, ValueError):
-                self.leave_out("image that cannot be read", path)
-        return self.known[path]
-
-
-def list_files(folder, pattern="*"):
-    """Files below a folder, sorted; none that is hidden, or lies in a hidden folder."""
-    found = []
-    for path in sorted(folder.rglob(pattern)):
-        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not is_hidden and path.is_file():
-            found.append(path)
-    return found
-
-
-def tell_part(text):
-    """train, val or test, if a name holds one of these words, "" if none or several."""
-    words = re.split("[^a-z]+", str(text).lower())
-    parts = {PARTS[word] for word in words if word in PARTS}
-    return parts.pop() if len(parts) == 1 else ""
 
 
 def read_text(path):
     refuse_special(path)
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is no text in UTF-8: save it as UTF-8") from None
+    return text.replace("\r\n", "\n")
 
 
 def read_number(text, where):
@@ -192,9 +62,11 @@ LABELME = {"shapes": [SHAPE], "imagePath": TEXT}
 def read_labelme(source, found):
     for path in list_files(source, "*.json"):
         content = read_json(path, LABELME, REMEDY)
-        photo = found.find_photo(content["imagePath"], path.parent)
+        photo = found.find_photo(content["imagePath"], path)
         if photo:
             found.claim(photo, path)
+        if not content["shapes"]:
+            found.leave_out("image without an object", path)
         size = state_size(content, "imageWidth", "imageHeight")
         for key, shapes in group_shapes(content["shapes"], path, found).items():
             where = f"{path}, {key}"
@@ -214,8 +86,9 @@ def read_labelme(source, found):
 def group_shapes(shapes, path, found):
     """{object: its shapes}, by their groups.
 
-    Without a group a box is of the only group that has none and lies all in it, a point of the only
-    box that it lies in.
+    Where there is no group and at most one box, all is one object, wherever the points lie.
+    Otherwise a box without a group is of the only group that has none and lies all in it, or of the
+    only group at all; a point without a group is of the only box that it lies in.
     """
     used = [shape for shape in shapes if shape["shape_type"] in ("point", "rectangle")]
     if len(used) < len(shapes):
@@ -229,7 +102,7 @@ def group_shapes(shapes, path, found):
         else:
             (boxes if shape["shape_type"] == "rectangle" else points).append(shape)
     if not groups and len(boxes) < 2:
-        return {"box 1": used} if used else {}
+        return {"object 1": used} if used else {}
     around = find_boxes(groups, boxes)
     for number, box in enumerate(boxes):
         inside = [key for key, n in around.items() if n == number]
@@ -245,13 +118,14 @@ def group_shapes(shapes, path, found):
 
 
 def find_boxes(groups, boxes):
-    """{group without a box: the number of the only box that holds all of it}"""
+    """{group without a box: the number of the only box that holds all of it, or of the only one}"""
     found = {}
+    is_only = len(groups) == len(boxes) == 1
     for key, members in groups.items():
         if all(shape["shape_type"] == "point" for shape in members):
             holds = [n for n, box in enumerate(boxes) if all(lies_in(box, m) for m in members)]
-            if len(holds) == 1:
-                found[key] = holds[0]
+            if is_only or len(holds) == 1:
+                found[key] = holds[0] if holds else 0
     return found
 
 
@@ -280,27 +154,31 @@ COCO = {
 
 def read_coco(source, found):
     for path, part in list_coco(source):
-        where, coco = path, read_json(path, COCO, "correct it, or export again")
+        coco = read_json(path, COCO, "correct it, or export again")
         try:
             images = index_entries("images", coco["images"])
             categories = index_entries("categories", coco["categories"])
-            for number, annotation in enumerate(coco["annotations"], 1):
-                where = f"{path}, annotation {cut(annotation.get('id', f'number {number}'))}"
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be used: {error}") from None
+        for number, annotation in enumerate(coco["annotations"], 1):
+            where = f"{path}, annotation {cut(annotation.get('id', f'number {number}'))}"
+            try:
                 image = find_entry(images, "images", annotation, "image_id")
                 category = find_entry(categories, "categories", annotation, "category_id")
-                points = read_coco_points(annotation, category, found)
-                box = read_numbers(annotation, "bbox").tolist() if annotation.get("bbox") else ()
-                if box and len(box) != 4:
-                    raise ValueError(f"its bbox is {len(box)} numbers, not four: x, y, w, h")
-                photo = found.find_photo(image["file_name"], path.parent, part)
-                size = state_size(image, "width", "height")
+                points = read_coco_points(annotation, category, found, path)
+                box = read_coco_box(annotation)
+                photo = found.find_photo(image["file_name"], path)
                 if photo:
                     found.claim(photo, path)
-                    box = tuple(box)
-                    labelled = Labelled(photo, category["name"], points, box, size, part)
-                    found.add(labelled, where)
-        except ValueError as error:
-            raise ValueError(f"{where} cannot be used: {error}") from None
+            except ValueError as error:
+                raise ValueError(f"{where} cannot be used: {error}") from None
+            if photo:
+                size = state_size(image, "width", "height")
+                found.add(Labelled(photo, category["name"], points, box, size, part), where)
+        annotated = {str(annotation.get("image_id")) for annotation in coco["annotations"]}
+        for image in coco["images"]:
+            if str(image["id"]) not in annotated:
+                found.leave_out("image without an object", image["file_name"])
 
 
 def list_coco(source):
@@ -315,27 +193,37 @@ def list_coco(source):
     parts = [tell_part(path.relative_to(source)) for path in paths]
     if "" in parts or len(set(parts)) < len(parts):
         raise ValueError(
-            f"{source} holds {len(paths)} files .json, whose names do not tell train, val, test: "
-            "name the one to convert"
+            f"{source} holds {len(paths)} files .json, whose names do not tell train, val and test "
+            "apart: name the one to convert"
         )
     return list(zip(paths, parts, strict=True))
 
 
-def read_coco_points(annotation, category, found):
+def read_coco_points(annotation, category, found, path):
     """{name: (x, y, v)} of what is labelled in an annotation."""
     if not annotation.get("keypoints"):
         return {}
     numbers = read_numbers(annotation, "keypoints").tolist()
-    names = found.keypoints[category["name"]]
-    if not names:
-        names += map(str, category.get("keypoints") or count_names(len(numbers) // 3))
+    named = category.get("keypoints") or count_names(len(numbers) // 3)
+    names = [str(name) for name in named]
     if len(numbers) != 3 * len(names):
         raise ValueError(
             f"its keypoints are {len(numbers)} numbers, not x, y, v for each of {len(names)}: "
             "correct it, or the category's names"
         )
+    found.name_keypoints(category["name"], names, path)
     triples = zip(names, numbers[::3], numbers[1::3], numbers[2::3], strict=True)
     return {name: (x, y, 2 if v > 1 else 1) for name, x, y, v in triples if v > 0}
+
+
+def read_coco_box(annotation):
+    """x, y, w, h, or () if none is stated."""
+    if not annotation.get("bbox"):
+        return ()
+    box = read_numbers(annotation, "bbox").tolist()
+    if len(box) != 4:
+        raise ValueError(f"its bbox is {len(box)} numbers, not four: x, y, w, h")
+    return tuple(box)
 
 
 # YOLO-pose: data.yaml, and for images/.../x.jpg a text labels/.../x.txt, a line an object.
@@ -346,39 +234,79 @@ class DataYaml(NamedTuple):
     dims: int  # 2: x, y of a keypoint; 3: v, too
     classes: list
     labels: list  # the names of each class's keypoints
-    folders: dict  # {part: folders of its images}
-
-    def tell_part(self, image):
-        """The part of an image, a path below the data set: by these folders, or its own."""
-        for part, folders in self.folders.items():
-            if any(f"/{folder}/" in f"/{image.as_posix()}" for folder in folders):
-                return part
-        return tell_part(image.parent)
+    folders: dict  # {part: [what is stated as its images' folder]}
 
 
 def read_yolo(source, found):
-    data = read_data_yaml(source)
-    for image in list_files(source):
-        if image.suffix.lower() not in SUFFIXES:
-            continue
-        inside = image.relative_to(source)
-        *folders, name = inside.with_suffix(".txt").parts
-        if "images" in folders:
-            folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
-        file, photo = source.joinpath(*folders, name), found.read_photo(image)
+    data, files = read_data_yaml(source), list_files(source)
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    parts = choose_yolo_parts(images, data, source, found)
+    read = set()
+    for image in images:
+        file, photo = find_label_file(image, source), found.read_photo(image)
+        read.add(file)
         if not file.is_file():
             found.leave_out("image without a label file", image)
         elif photo:
-            text, part = read_text(file), data.tell_part(inside)
-            if not text.strip():
-                found.leave_out("label file without an object", file)
-            for number, line in enumerate(text.splitlines(), 1):
-                where, count = f"{file}, line {number}", len(line.split())
-                if count == 5:
-                    found.leave_out("box without keypoints", where)
-                elif count:
-                    labelled = read_yolo_line(line, where, data, photo, found)
-                    found.add(labelled._replace(part=part), where)
+            read_yolo_file(file, data, photo, parts[image], found)
+    for path in files:
+        is_label = path.suffix == ".txt" and "labels" in path.relative_to(source).parts
+        if is_label and path not in read:
+            found.leave_out("label file without an image", path)
+
+
+def find_label_file(image, source):
+    """labels/.../x.txt of images/.../x.jpg: the innermost folder `images` counts."""
+    *folders, name = image.relative_to(source).with_suffix(".txt").parts
+    if "images" in folders:
+        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
+    return source.joinpath(*folders, name)
+
+
+def choose_yolo_parts(images, data, source, found):
+    """{image: its part}: of the innermost folder that data.yaml states, or as its folders say."""
+    below = {}
+    for part, stated in data.folders.items():
+        for name in stated:
+            folder = find_folder(name, {parent for image in images for parent in image.parents})
+            if folder is None:
+                found.leave_out(f"{part} of {data.path}, which is no folder of images here", name)
+            else:
+                below.setdefault(folder, part)
+    parts = {}
+    for image in images:
+        told = [below[parent] for parent in image.parents if parent in below]
+        parts[image] = told[0] if told else tell_part(image.relative_to(source).parent)
+    return parts
+
+
+def find_folder(name, folders):
+    """The one of some folders whose path ends most like a name; None if there is no such one.
+
+    Of a name with folders in it more than the last must be alike.
+    """
+    wanted = [part for part in Path(name).parts if part not in ("/", "..")]
+    for n in range(len(wanted), min(len(wanted), 2) - 1, -1):
+        same = [folder for folder in folders if n and list(folder.parts[-n:]) == wanted[-n:]]
+        # Of images and val/images the outer one is what `images` means.
+        depth = min((len(folder.parts) for folder in same), default=0)
+        outer = [folder for folder in same if len(folder.parts) == depth]
+        if same:
+            return outer[0] if len(outer) == 1 else None
+    return None
+
+
+def read_yolo_file(file, data, photo, part, found):
+    lines = read_text(file).splitlines()
+    if not any(line.strip() for line in lines):
+        found.leave_out("label file without an object", file)
+    for number, line in enumerate(lines, 1):
+        where, count = f"{file}, line {number}", len(line.split())
+        if count == 5:
+            found.leave_out("box without keypoints", where)
+        elif count:
+            labelled = read_yolo_line(line, where, data, photo, found)
+            found.add(labelled._replace(part=part), where)
 
 
 def read_yolo_line(line, where, data, photo, found):
@@ -395,7 +323,7 @@ def read_yolo_line(line, where, data, photo, found):
     if max(map(abs, values[1:])) > 3:
         raise ValueError(f"{where}: numbers beyond 3 are not relative to the image: correct it")
     category, names = data.classes[int(values[0])], data.labels[int(values[0])]
-    found.keypoints[category] = names
+    found.name_keypoints(category, names, where)
     (W, H), (cx, cy, w, h) = photo.size, values[1:5]
     points = {}
     for n, name in zip(range(5, expected, data.dims), names, strict=True):
@@ -407,72 +335,96 @@ def read_yolo_line(line, where, data, photo, found):
 
 
 def read_data_yaml(source):
+    """The only file that has kpt_shape and names, or of several that say the same the first."""
+    found, incomplete = [], None
     for path in sorted([*list_files(source, "*.yaml"), *list_files(source, "*.yml")]):
         text = read_text(path)
-        shape = read_items(text, "kpt_shape", path)
-        if not shape:
+        if not re.search(r"^kpt_shape\s*:", text, re.MULTILINE):
             continue
-        classes = read_items(text, "names", path)
-        if not re.fullmatch(r"[1-9]\d{0,2} [23]", " ".join(shape)) or not classes:
-            raise ValueError(f"{path}: write `kpt_shape: [keypoints, 2 or 3]` and `names: [class]`")
-        K = int(shape[0])
-        labels = read_items(text, "kpt_names", path) or count_names(K)
-        if len(labels) == K:
-            labels *= len(classes)
-        if len(labels) != K * len(classes):
-            raise ValueError(f"{path}: kpt_names are {len(labels)}, kpt_shape says {K}: correct it")
-        labels = [labels[n:n + K] for n in range(0, len(labels), K)]
-        folders = {part: list_yaml_folders(text, part, path) for part in ("train", "val", "test")}
-        return DataYaml(path, int(shape[1]), classes, labels, folders)
-    raise ValueError(f"{source} holds no data.yaml with kpt_shape: add it")
+        if re.search(r"^names\s*:", text, re.MULTILINE):
+            found.append(parse_data_yaml(path, text))
+        else:
+            incomplete = path
+    if not found and incomplete:
+        raise ValueError(f"{incomplete}: it has kpt_shape, but no `names: [class]`: add it")
+    if not found:
+        raise ValueError(f"{source} holds no data.yaml with kpt_shape: add it")
+    for other in found[1:]:
+        if other[1:4] != found[0][1:4]:
+            raise ValueError(f"{found[0].path} and {other.path} tell different kpt_shape or names: "
+                             "convert one data set at a time")
+    return found[0]
 
 
-# A quoted text, a mapping's number, or what stands between commas, brackets and line ends.
-YAML_ITEM = re.compile(
-    r"""(?P<key>["']?\d+["']?\s*:(?=\s|$))|"(?P<double>[^"\n]*)"|'(?P<single>[^'\n]*)'"""
-    r"""|(?P<bare>[^\s,\[\]{}"'][^,\n\[\]{}]*)""",
-    re.MULTILINE,
+def parse_data_yaml(path, text):
+    shape, classes = read_items(text, "kpt_shape", path), read_items(text, "names", path)
+    if not re.fullmatch(r"[1-9]\d{0,2} [23]", " ".join(shape)) or not classes:
+        raise ValueError(f"{path}: write `kpt_shape: [keypoints, 2 or 3]` and `names: [class]`")
+    K = int(shape[0])
+    labels = read_items(text, "kpt_names", path) or count_names(K)
+    if len(labels) == K:
+        labels *= len(classes)
+    if len(labels) != K * len(classes):
+        raise ValueError(f"{path}: kpt_names are {len(labels)}, kpt_shape says {K}: correct it")
+    labels = [labels[n:n + K] for n in range(0, len(labels), K)]
+    folders = {}
+    for part in ("train", "val", "test"):
+        stated = read_items(text, part, path)
+        folders[part] = [os.path.normpath(name.replace("\\", "/")) for name in stated]
+    return DataYaml(path, int(shape[1]), classes, labels, folders)
+
+
+# What stands in a list or mapping of YAML: a comment, a mapping's number, a quoted text, a sign, or
+# a plain text up to a comma, bracket, comment or line end.
+YAML_TOKEN = re.compile(
+    r"""\s+|(?P<comment>(?<!\S)\#[^\n]*)|(?P<number>["']?\d+["']?\s*:(?!\S))"""
+    r"""|"(?P<double>[^"\n]*)"|'(?P<single>(?:[^'\n]|'')*)'|(?P<sign>-(?!\S)|[,\[\]{}])"""
+    r"""|(?P<plain>(?:(?!\s\#)[^,\n\[\]{}])+)"""
 )
+# Signs that begin what is more than a plain text, and a colon that ends a name.
+YAML_MORE = re.compile(r"[&*!|>%@`?:\"']|.*:(\s|$)")
 
 
 def read_items(text, key, path):
-    """The items of a list or a numbered mapping in YAML; those of lists in it one by one."""
-    match = re.search(rf"^{key}:(.*(?:\n(?:[ \t-].*)?)*)", text, re.MULTILINE)
+    """The items of a list or a numbered mapping in YAML; those of lists in it one by one.
+
+    ValueError about what is more than that: this is no reader of YAML.
+    """
+    match = re.search(rf"^{key}\s*:(.*(?:\n(?:[ \t#-].*)?)*)", text, re.MULTILINE)
     if not match:
         return []
-    body = re.sub(r"(^|\s)#.*", "", match[1])
-    body = re.sub(r"^\s*(- +)+", "", body, flags=re.MULTILINE)
     items, numbers = [], []
-    for item in YAML_ITEM.finditer(body):
-        if item["key"]:
-            numbers.append(int(item["key"].strip("\"': \t")))
-        else:
-            items.append((item["double"] or item["single"] or item["bare"] or "").strip())
+    for token in YAML_TOKEN.finditer(match[1]):
+        kind = token.lastgroup
+        if kind == "number":
+            numbers.append(int(token[0].strip("\"': \t")))
+        elif kind in ("double", "single", "plain"):
+            item = token[kind].replace("''", "'") if kind == "single" else token[kind]
+            is_more = kind == "plain" and YAML_MORE.match(item)
+            if is_more or not item.strip() or (kind == "double" and "\\" in item):
+                raise ValueError(f"{path}: {key} holds {quote(token[0])}: write plain texts")
+            items.append(item.strip())
     if numbers != list(range(len(numbers))):
         raise ValueError(f"{path}: {key} is numbered {numbers}: number it from 0, in order")
-    return [item for item in items if item]
-
-
-def list_yaml_folders(text, part, path):
-    """The folders of a part's images, without what leads there from elsewhere."""
-    folders = []
-    for item in read_items(text, part, path):
-        folder = os.path.normpath(item.replace("\\", "/"))
-        folders.append(re.sub(r"^(\.\./)*/?", "", folder))
-    return [folder for folder in folders if folder not in ("", ".", "..")]
+    return items
 
 
 # DeepLabCut: CollectedData_<scorer>.csv, beside its images.
 
 
 def read_deeplabcut(source, found):
-    paths = [source] if source.is_file() else list_files(source, "CollectedData_*.csv")
-    # Which DeepLabCut collects there from the others.
-    paths = [path for path in paths if "training-datasets" not in path.parts]
+    paths = [source]
+    if source.is_dir():
+        paths = list_files(source, "CollectedData_*.csv")
+        # Which DeepLabCut collects there from the others.
+        paths = [p for p in paths if "training-datasets" not in p.relative_to(source).parts]
     if not paths or len({path.parent for path in paths}) < len(paths):
         raise ValueError(f"{source} needs one CollectedData_*.csv a folder, not none or several")
     for path in paths:
-        rows = list(csv.reader(read_text(path).splitlines()))
+        try:
+            rows = list(csv.reader(read_text(path).splitlines()))
+        except csv.Error as error:
+            raise ValueError(f"{path} is no table: {error}: export it again") from None
         titles = ("scorer", "individuals", "bodyparts", "coords")
         header = {row[0]: row for row in rows[:4] if row and row[0] in titles}
         coords = header.get("coords", [])
@@ -492,17 +444,20 @@ def read_frame(row, header, first, path, number, found):
     if not len(row) == len(bodyparts) == len(individuals) == len(header["coords"]):
         raise ValueError(f"{where}: not as many columns as `coords` has: export it again")
     animals = {}
+    several = len(set(individuals[first:])) > 1
     for c in range(first, len(row), 2):
         # What is labelled once an image, beside several animals.
-        category = "single" if individuals[c] == "single" else found.category
+        category = "single" if several and individuals[c] == "single" else found.category
         if bodyparts[c] not in found.keypoints[category]:
             found.keypoints[category].append(bodyparts[c])
         points = animals.setdefault((individuals[c], category), {})
         if {row[c].lower(), row[c + 1].lower()} - {"", "nan"}:
             points[bodyparts[c]] = (read_number(row[c], where), read_number(row[c + 1], where), 2)
-    photo = found.find_photo("/".join(row[:first]), path.parent)
+    photo = found.find_photo("/".join(row[:first]), path)
     if photo:
         found.claim(photo, where)
+    if len(animals) > 1 and not any(animals.values()):
+        found.leave_out("image without an object", where)
     for (_, category), points in animals.items():
         # Of several animals most are not there.
         if photo and (points or len(animals) == 1):

@@ -238,9 +238,11 @@ def test_the_command(call, tmp_path, kind):
     """What it writes passes the check, once the draft is filled in."""
     WRITERS[kind](tmp_path / "source", BARE if kind == "deeplabcut" else THINGS)
     shown = call(f"{kind} source out")
-    assert "object: 12 objects, " in shown and "not used" not in shown
+    lines = [line for line in shown.splitlines() if line.startswith("not used: ")]
+    said = "not used: val of source/data.yaml, which is no folder of images here (1): images/val"
+    assert "object: 12 objects, " in shown and lines == ([said] if kind == "yolo" else [])
     # Also where YOLO's only folder is that to train on.
-    assert "12 images: 10 train, 2 val (every 5th to validate, see --val)" in shown
+    assert "12 images: 10 train, 2 val (one of 5 to validate, see --val)" in shown
     assert ("box: 12 objects have none and get" in shown) == (kind == "deeplabcut")
     path = tmp_path / "out" / "object.txt"
     with pytest.raises(ValueError, match="line 2: TODO is to be replaced: say what"):
@@ -308,6 +310,8 @@ def test_parts_of_coco_are_kept(call, tmp_path, file, images):
         ("valves", "val: images/val", 2),
         ("val2017", "", 4),
         ("set_b", "train: [set_b/images, images/train]\nval: set_b/images", 2),
+        ("set_b", "train: .\nval: D:\\sets\\set_b\\images", 4),
+        ("inner", "train: images\nval: images/inner", 4),
     ],
 )
 def test_parts_as_data_yaml_tells_them(call, tmp_path, folder, said, val):
@@ -384,7 +388,7 @@ def test_labelme_leaves_out_what_is_ambiguous(call, tmp_path):
         "not used: points without a group, in no box or in several (1): source/a.json",
         "not used: object with two boxes, or two points of one name (1): source/b.json, group 2",
         "not used: shapes that are neither point nor rectangle (1): source/c.json",
-        "not used: no box, and a single place labelled (1): source/c.json, box 1",
+        "not used: no box, and a single place labelled (1): source/c.json, object 1",
         "not used: image missing (1): ../gone/d.jpg",
         "not used: image that cannot be read (1): source/e.jpg",
     ):
@@ -499,7 +503,122 @@ def test_photographs_by_the_paths_of_another_machine(call, tmp_path):
     twin = tmp_path / "source/again/3.png"
     twin.parent.mkdir()
     photo(60, 50).save(twin)
-    assert "several images of that name (1): D:/old/3.png" in call("coco source other")
+    # Of two the one in the folder that the file is named after: person_keypoints_default.json.
+    shown = call("coco source other")
+    assert "found in another folder than it is said to be (12): D:/old/0.png, " in shown
+    assert_kept(THINGS, read_back(tmp_path / "other"))
+    os.rename(tmp_path / "source/images/default", tmp_path / "source/images/all")
+    assert "several images of that name (1): D:/old/3.png" in call("coco source third")
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_folders_that_are_links(call, tmp_path, kind):
+    """They are read as if they lay there; the source may be one itself."""
+    WRITERS[kind](tmp_path / "elsewhere", BARE if kind == "deeplabcut" else THINGS)
+    (tmp_path / "source").mkdir()
+    for path in (tmp_path / "elsewhere").iterdir():
+        (tmp_path / "source" / path.name).symlink_to(path)
+    (tmp_path / "source/loop").symlink_to(tmp_path / "source")
+    (tmp_path / "link").symlink_to(tmp_path / "source")
+    for number, source in enumerate(("source", "link", "link/../source")):
+        assert "object: 12 objects" in call(f"{kind} {source} out{number}")
+        found = read_back(tmp_path / f"out{number}")
+        assert_kept(BARE if kind == "deeplabcut" else THINGS, found)
+
+
+def test_a_link_is_left_where_it_leads(call, tmp_path):
+    """`..` of a photograph's path begins at the linked folder, not at the link."""
+    write_apart(tmp_path / "real", "labels", "photos", THINGS)
+    decoys = tmp_path / "photos"
+    save_photos(decoys, [thing._replace(points={}) for thing in THINGS], size=(9, 9))
+    (tmp_path / "link").symlink_to(tmp_path / "real/labels")
+    call("labelme link out --val 0")
+    copied = {Image.open(path).size for path in (tmp_path / "out/images").rglob("*.png")}
+    assert copied == {(60, 50)}
+
+
+def test_from_inside_annotations(call, tmp_path, monkeypatch):
+    write_coco(tmp_path / "source", THINGS)
+    monkeypatch.chdir(tmp_path / "source/annotations")
+    for number, source in enumerate((".", "person_keypoints_default.json")):
+        call(f"coco {source} {tmp_path}/out{number}")
+        assert_kept(THINGS, read_back(tmp_path / f"out{number}"))
+
+
+def test_folders_of_several_levels(call, tmp_path):
+    """Names that differ in the outermost of three folders alone."""
+    things = [Thing(f"cam{n}/day1/1.png", THINGS[0].points, (5, 5, 40, 40)) for n in (1, 2)]
+    write_coco(tmp_path / "source", things)
+    os.rename(tmp_path / "source/images/default", tmp_path / "source/images/other")
+    call("coco source out --val 0")
+    files = [str(i.image) for i in data.read_split("out")[0]]
+    assert files == [f"out/images/other/cam{n}/day1/1.png" for n in (1, 2)]
+    change_coco(tmp_path / "source", lambda content: content["annotations"].pop(1))
+    shutil.rmtree(tmp_path / "source/images/other/cam1")
+    line = "found in another folder than it is said to be (1): cam1/day1/1.png"
+    assert line in call("coco source other --val 0").splitlines()
+
+
+def test_no_photograph_takes_another_s_place(call, tmp_path):
+    """images/1.png and 1.png have one name in the new folder, as a third has that it could get."""
+    source = tmp_path / "source"
+    source.mkdir()
+    names = ["images/1.png", "1.png", "1-1.png", "images/1-1.png"]
+    for number, name in enumerate(names):
+        write_shapes(source / f"a{number}", ("eye", None, [1, 2]), ("tail", None, [9, 8]))
+        content = json.loads((source / f"a{number}/a.json").read_text())
+        path = source / name
+        path.parent.mkdir(exist_ok=True)
+        photo(60, 50, seed=number).save(path)
+        (source / f"a{number}/a.json").write_text(json.dumps(content | {"imagePath": f"../{name}"}))
+    assert "object: 4 objects" in call("labelme source out --val 0")
+    found = {path.read_bytes() for path in (tmp_path / "out/images").rglob("*.png")}
+    assert found == {(source / name).read_bytes() for name in names}
+
+
+def test_what_would_be_read_again_is_refused(call, tmp_path):
+    write_labelme(tmp_path / "source", THINGS)
+    with pytest.raises(ValueError, match="source/out lies in source, .*: name one outside"):
+        call("labelme source source/out")
+
+
+def test_one_box_and_one_group_are_one_object(call, tmp_path):
+    """Also where a point sticks out."""
+    shapes = [("dog", None, [1, 2], [12, 9]), ("eye", 1, [3, 4]), ("tail", 1, [14, 8])]
+    write_shapes(tmp_path / "source", *shapes)
+    assert "dog: 1 objects, 2 keypoints" in call("labelme source out")
+
+
+def test_images_without_an_object_are_named(call, tmp_path):
+    write_labelme(tmp_path / "l", THINGS)
+    (path,) = (tmp_path / "l").glob("3.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"shapes": []}))
+    assert "not used: image without an object (1): l/3.json" in call("labelme l out1")
+    write_coco(tmp_path / "c", THINGS)
+    change_coco(tmp_path / "c", lambda content: content["annotations"].pop(3))
+    assert "not used: image without an object (1): 3.png" in call("coco c out2")
+    write_deeplabcut(tmp_path / "d", [*BARE, *BARE[:1]])
+    (path,) = (tmp_path / "d").rglob("*.csv")
+    lines = path.read_text().splitlines()
+    lines[7] = ",".join(lines[7].split(",")[:3] + [""] * 12)
+    path.write_text("\n".join(lines))
+    table = "d/labeled-data/video/CollectedData_me.csv"
+    shown = call("deeplabcut d out3")
+    assert f"not used: image without an object (1): {table}, line 8" in shown
+
+
+def test_one_category_has_one_order_of_keypoints(call, tmp_path):
+    """Two files, or two entries, of one name."""
+    write_coco(tmp_path / "source", THINGS)
+
+    def double(content):
+        (first,) = content["categories"]
+        content["categories"].append(first | {"id": 2, "keypoints": NAMES[::-1]})
+        content["annotations"][5]["category_id"] = 2
+
+    change_coco(tmp_path / "source", double)
+    with pytest.raises(ValueError, match="'object' lists other keypoints than before, or in anot"):
+        call("coco source out")
 
 
 def test_a_slip_of_the_pen_is_named(call, tmp_path):
@@ -614,6 +733,51 @@ def test_data_yaml_in_other_styles(call, tmp_path, text):
     (tmp_path / "source/data.yaml").write_text(text)
     call("yolo source out")
     assert_kept(THINGS, read_back(tmp_path / "out"))
+
+
+def test_labels_without_an_image_are_named(call, tmp_path):
+    write_yolo(tmp_path / "source", THINGS)
+    os.rename(tmp_path / "source/images/train/3.png", tmp_path / "source/images/train/3.jfif")
+    shown = call("yolo source out")
+    assert "not used: label file without an image (1): source/labels/train/3.txt" in shown
+
+
+def test_the_file_that_describes_a_yolo_data_set(call, tmp_path):
+    """Not a model's; not one of two that contradict each other."""
+    write_yolo(tmp_path / "source", THINGS)
+    (tmp_path / "source/a.yaml").write_text("kpt_shape: [17, 3]\nbackbone: []\n")
+    (tmp_path / "source/b.yaml").write_text((tmp_path / "source/data.yaml").read_text())
+    assert "object: 12 objects" in call("yolo source out")
+    (tmp_path / "source/b.yaml").write_text("kpt_shape: [3, 3]\nnames: [cat]\n")
+    with pytest.raises(ValueError, match="b.yaml and source/data.yaml tell different kpt_shape"):
+        call("yolo source other")
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        ("\r\n\r\n  0: dog\r\n", "dog"),
+        ("\n# classes\n- dog\n", "dog"),
+        (" ['dog # big'] # or so", "dog # big"),
+        (" ['bird''s']", "bird's"),
+        (" [dog#1]", "dog#1"),
+    ],
+)
+def test_names_in_other_styles(call, tmp_path, names, expected):
+    write_yolo(tmp_path / "source", THINGS)
+    (tmp_path / "source/data.yaml").write_text(f"kpt_shape: [3, 3]\nnames:{names}\n")
+    assert call("yolo source out").startswith(f"{expected}: 12 objects")
+
+
+@pytest.mark.parametrize(
+    "names", [" {dog: 0}", " ['', dog]", " &all [dog]", ' ["a\\"b"]', " !!seq [dog]", " >\n  dog"]
+)
+def test_names_that_are_more_than_a_list_are_refused(call, tmp_path, names):
+    write_yolo(tmp_path / "source", THINGS)
+    (tmp_path / "source/data.yaml").write_text(f"kpt_shape: [3, 3]\nnames:{names}\n")
+    with pytest.raises(ValueError, match="data.yaml: names holds .*: write plain texts") as error:
+        call("yolo source out")
+    one_line(error)
 
 
 def test_quoted_names_may_hold_commas(call, tmp_path):
@@ -757,6 +921,15 @@ def test_sources_that_are_none(call, tmp_path, kind, bad):
         call(f"{kind} source out")
     one_line(error)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_that_is_none(call, tmp_path):
+    """One quote that is not closed makes all that follows one cell."""
+    write_deeplabcut(tmp_path / "source", BARE)
+    (path,) = (tmp_path / "source").rglob("*.csv")
+    path.write_text(path.read_text() + '"' + "x" * 200_000)
+    with pytest.raises(ValueError, match="_me.csv is no table: field larger than .*: export it"):
+        call("deeplabcut source out")
 
 
 def test_a_file_in_place_of_its_folder(call, tmp_path):
