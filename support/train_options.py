@@ -117,7 +117,7 @@ def add_machine_options(add):
         help="optimiser steps between measurements on the validation part"
              + few.describe_default("val_every"))
     add("--patience", type=read_positive, metavar="N",
-        help="stop after N measurements on the validation part without a better one"
+        help="stop after N measurements on the validation part that are clearly worse than the best"
              + few.describe_default("patience"))
     add("--micro-batch", type=read_positive,
         help="pairs a process and pass; the rest of --batch is accumulated"
