@@ -206,7 +206,9 @@ def group_fixed(askable, k, rng, lengths, room):
     groups = [order[i:i + k] for i in range(0, len(order), k)]
     if len(groups) > 1:
         groups[-1] += rng.sample(order[:-len(groups[-1])], k - len(groups[-1]))
-    asked = [[j for j in group if j in askable] for group in groups]
+    asked = []
+    for group in groups:
+        asked.append([j for j in group if j in askable])
     return [group for group in asked if group]
 
 

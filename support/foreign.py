@@ -234,7 +234,7 @@ class DataYaml(NamedTuple):
     dims: int  # 2: x, y of a keypoint; 3: v, too
     classes: list
     labels: list  # the names of each class's keypoints
-    folders: dict  # {part: [what is stated as its images' folder]}
+    folders: dict  # {part: [what is stated as its images' folder, or as a list of them]}
 
 
 def read_yolo(source, found):
@@ -264,24 +264,45 @@ def find_label_file(image, source):
 
 
 def choose_yolo_parts(images, data, source, found):
-    """{image: its part}: of the innermost folder that data.yaml states, or as its folders say."""
-    below = {}
+    """{image: its part}: as a list that data.yaml states says, of the innermost folder that it
+    states, or as the image's folders say."""
+    folders = {parent for image in images for parent in image.parents}
+    lists = list_files(source, "*.txt")
+    below, listed = {}, {}
     for part, stated in data.folders.items():
         for name in stated:
-            folder = find_folder(name, {parent for image in images for parent in image.parents})
-            if folder is None:
-                found.leave_out(f"{part} of {data.path}, which is no folder of images here", name)
+            is_list = name.lower().endswith(".txt")
+            place = find_folder(name, lists if is_list else folders)
+            if place is None:
+                kind = "list" if is_list else "folder"
+                found.leave_out(f"{part} of {data.path}, which is no {kind} of images here", name)
+            elif is_list:
+                listed = read_yolo_list(place, part, found) | listed
             else:
-                below.setdefault(folder, part)
+                below.setdefault(place, part)
     parts = {}
     for image in images:
         told = [below[parent] for parent in image.parents if parent in below]
         parts[image] = told[0] if told else tell_part(image.relative_to(source).parent)
-    return parts
+    return parts | listed
+
+
+def read_yolo_list(path, part, found):
+    """{image: part} of a text that names an image a line, as COCO's own lists do."""
+    listed = {}
+    for line in read_text(path).splitlines():
+        if line.strip():
+            name = os.path.normpath(line.strip().replace("\\", "/"))
+            same = found.search(name, path)
+            if len(same) == 1:
+                listed[same[0]] = part
+            else:
+                found.leave_out(f"line of {path}, which names no image here or several", name)
+    return listed
 
 
 def find_folder(name, folders):
-    """The one of some folders whose path ends most like a name; None if there is no such one.
+    """The one of some paths that ends most like a name; None if there is no such one.
 
     Of a name with folders in it more than the last must be alike.
     """

@@ -328,6 +328,26 @@ def test_parts_as_data_yaml_tells_them(call, tmp_path, folder, said, val):
     assert len(data.read_annotations(tmp_path / "out", part="val")) == val
 
 
+def test_parts_as_lists_of_yolo_tell_them(call, tmp_path):
+    """As COCO's own data set has them; an image in a second list stays in the first's part."""
+    source = write_yolo(tmp_path / "source", THINGS, subset="all")
+    text = re.sub("(train|val):.*\n", "", (source / "data.yaml").read_text())
+    (source / "data.yaml").write_text(f"{text}train: train.txt\nval: lists/val.txt\n")
+    lines = [f"./images/all/{image}" for image in by_image(THINGS)]
+    (source / "lists").mkdir()
+    (source / "train.txt").write_text("\n".join([*lines[3:], "", "./images/all/gone.jpg"]))
+    windows = [line.replace("./", "D:\\set\\").replace("/", "\\") for line in lines[:4]]
+    (source / "lists/val.txt").write_text("\r\n".join(windows))
+    said = "line of source/train.txt, which names no image here or several (1): images/all/gone.jpg"
+    assert f"not used: {said}" in call("yolo source out").splitlines()
+    val = data.read_annotations(tmp_path / "out", part="val")
+    assert {i.image.name for i in val} == set(list(by_image(THINGS))[:3])
+    (source / "train.txt").unlink()
+    said = "not used: train of source/data.yaml, which is no list of images here (1): train.txt"
+    assert said in call("yolo source other").splitlines()
+    assert len({i.image for i in data.read_annotations(tmp_path / "other", part="val")}) == 4
+
+
 # What each form leaves open.
 
 
