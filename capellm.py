@@ -1,7 +1,7 @@
 """CapeLLM: keypoints of any object, from one photo and a description of each (Sections 3 and 4).
 
     model = CapeLLM.from_pretrained("nano")
-    points = model.locate(Image.open("x.jpg"), read_descriptions("desc.txt"))
+    points = model.locate(open_image("x.jpg"), read_descriptions("desc.txt"))
 
     photo -> DINOv2 -> W_proj -> V ----+
     question -> embedding -> T --------+-> [BOS; V; T] -> Llama -> digit logits -> x, y
@@ -213,8 +213,8 @@ class CapeLLM(nn.Module):
                category=None, listed=None) -> Answers:
         """Answers about pixels (3, H, W) of any size that patches fill (Table 8).
 
-        decoding: a name of digits.DECODING (Table 9); what it draws depends on the seed and the
-        keypoint's words, so [keypoint] * 100 gives samples. cumulative (Section 4.3): a question
+        decoding: a name of digits.DECODING (Table 9). It draws by the seed and the keypoint, anew
+        each time it is listed: [keypoint] * 100 gives samples. cumulative (Section 4.3): a question
         follows earlier ones and their answers, as listed, or, with "confidence", the surest first.
         category (None: the model names it) and listed, its keypoints, are for openings.
         """

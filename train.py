@@ -7,9 +7,9 @@
 `train` is the loop; below it comes what it calls, then what prepares it. Around it, in support/:
 train_options.py, batches.py (which pairs make a step), parallel.py (several processes).
 
-Interrupted and resumed, a run ends with the same weights: the pairs of a step, their augmentation
-and dropout follow from the seed and the step alone. On a CPU these are the same bit by bit, on a
-GPU with --deterministic.
+Interrupted and resumed, a run ends with the same weights: a step's pairs and their augmentation
+follow from the seed and the step, and checkpoints keep the state of dropout's random numbers. On a
+CPU these are the same bit by bit, on a GPU with --deterministic.
 """
 
 import math
@@ -224,7 +224,7 @@ def choose_trained(model, tune, instruction):
 
 
 def make_learner(model: CapeLLM, options, device, world) -> Learner:
-    """The model's loss, and AdamW for what is trained."""
+    """The model's loss, and the optimiser of what is trained."""
     loss, synchronise = parallel.distribute_model(
         model, options.share_image, options.fsdp, device, world
     )

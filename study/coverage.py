@@ -1,7 +1,8 @@
 """How often circles around answers hold the truth, and how large they must be: support/radius.py.
 
-    python -m study.coverage --model runs/mine --data data/mine              # says how often
-    python -m study.coverage --model runs/mine --data data/mine --calibrate  # lets it be 9 of 10
+    python -m study.coverage --model runs/mine/step-... --data FOLDER   # says how often
+    ... --descriptions FOLDER       # of one's own categories
+    ... --calibrate                 # lets it be nine times out of ten
 
 Calibrate on images that the model was not trained on: on those, circles are too small.
 """

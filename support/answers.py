@@ -18,7 +18,9 @@ def format_answers(names, points, box, is_calibrated):
             within, share = f"{radius:.1f}", f"{radius / side:.1%}"
         lines.append(f"{name:<{width}}  {x:7.1f}  {y:7.1f}  {within:>7}  {share:>6}")
     if points and points[0].radius is not None:
-        lines.append("9 times of 10 the truth lies within so many pixels, such a share of the box")
+        lines.append(
+            "nine times out of ten the truth lies within so many pixels, such a share of the box"
+        )
         if not is_calibrated:
             lines.append("by the model itself, not calibrated: see python -m study.coverage -h")
     return lines

@@ -71,7 +71,7 @@ def take_device(local_rank, world):
 
 
 def choose_dtype(device):
-    """Of the weights that answers are computed with."""
+    """Of the weights that answers are computed with: on Apple's GPUs, too, fp32."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 

@@ -1,4 +1,4 @@
-"""How far off an answer may be: the radius that holds the truth nine times of ten.
+"""How far off an answer may be: the radius that holds the truth nine times out of ten.
 
     find_radii(found, model.config.radius_scale)
 

@@ -54,12 +54,12 @@ def add_data_options(add, strategies):
     add("--descriptions", default=str(DESCRIPTIONS), metavar="FOLDER",
         help="folder of <definition or category>.txt")
     add("--skip-missing", action="store_true",
-        help="train without the images that are missing or unreadable")
+        help="train without the images that are missing, unreadable or of another size")
     add("--rounds", default="fixed", choices=strategies,
         help="how an image's keypoints are grouped (Section 3.3)")
     add("--augmentation", choices=["paper", "wide"],
-        help="images are turned and scaled as the authors do, or also mirrored where that is "
-             "right, stretched and shown in another light"
+        help="images are turned and scaled as the authors do, or also stretched, mirrored where "
+             "that is right, in other poses, light and colours"
              + few.describe_default("augmentation"))
     add("--k", type=read_positive,
         help="rounds of a conversation (default: fixed 4, locllm 5, as LocLLM has)")
@@ -89,9 +89,9 @@ def add_training_options(add):
              + few.describe_default("tune"))
     add("--optimiser", choices=["adamw", "muon"],
         help="what updates weights: the paper's, or Muon for the matrices of backbones that are "
-             "trained in whole" + few.describe_default("optimiser"))
+             "trained in whole (--tune everything)" + few.describe_default("optimiser"))
     add("--lr", type=read_positive_float,
-        help="highest learning rate of AdamW" + few.describe_default("lr"))
+        help="highest learning rate" + few.describe_default("lr"))
     add("--clip", type=read_not_negative, default=1.0,
         help="highest norm of the gradients, longer ones are scaled down; 0: none is")
     add("--epochs", type=read_positive_float,

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from support.json_files import read_json
-from support.launch import list_first
+from support.launch import choose_dtype, list_first
 from support.quote import cut
 from support.shapes import Each, Kind
 
@@ -49,13 +49,13 @@ def read_names(file):
 def load_weights(model, folder, dtype=None, device="cpu", ignored=(), prefix=""):
     """Fill a model built on the meta device, one tensor at a time; return it in eval mode.
 
-    dtype None: fp32 on the CPU, bf16 elsewhere; it may be AS_STORED. ignored: parts of names in
+    dtype None: bf16 on CUDA, fp32 elsewhere; it may be AS_STORED. ignored: parts of names in
     the files that are not read; prefix: what names in the files may begin with and the model's do
     not. Every tensor is checked: what is missing, left over or misshapen raises ValueError by
     name. FileNotFoundError if there are no safetensors.
     """
     if dtype is None:
-        dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+        dtype = choose_dtype(torch.device(device))
     expected, loaded = model.state_dict(), {}
     files = list_weight_files(Path(folder))
     check_headers(files, folder, expected, ignored, prefix)
