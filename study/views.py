@@ -22,6 +22,12 @@ from support.descriptions import OPPOSITE, simplify_name
 
 # Sides, also as "l" and "r".
 SIDES = re.compile(r"left|right|\b[lr]\b")
+# What may tell sides apart in a name, of an animal's paws "LF" and "RH", "earL", or in another
+# language: too much rather than too little, since nothing is mirrored then.
+HINTS = re.compile(
+    r"\b[lr][a-z]\b|(?i:\blinks\b|\brechts\b|gauche|droite?\b|izquierd|derech|sinistr|destr)"
+    r"|\b[LR][A-Z]\b|[a-z0-9][LR]\b|\b[LR](?=[A-Z][a-z])"
+)
 # Of what does not bend, turned and scaled keypoints fit those of another photograph so well: rigid
 # things and x-rays reach 0.95, a robot's arm 0.8.
 RIGID = 0.9
@@ -59,7 +65,7 @@ class WideViews:
         for category, own in by_category.items():
             keypoints = described[category]
             self.exchanged[category] = find_counterparts(keypoints)
-            has_sides = any(list_sides(keypoint) for keypoint in keypoints)
+            has_sides = any(list_sides(k) or hints_at_side(k) for k in keypoints)
             poses = find_poses(own)
             known = [pose for pose in poses if pose != UNKNOWN]
             unknown = [pose for pose in poses if pose == UNKNOWN]
@@ -187,6 +193,11 @@ def list_sides(keypoint):
     return SIDES.findall(simplify_name(f"{keypoint.name} {keypoint.description}"))
 
 
+def hints_at_side(keypoint):
+    """Whether a name may tell sides apart in another way than by the words."""
+    return bool(HINTS.search(keypoint.name.replace("_", " ")))
+
+
 def exchange_sides(name):
     """A keypoint's name after mirroring the image: left and right exchanged."""
     return SIDES.sub(lambda side: OPPOSITE[side[0]], name)
@@ -204,6 +215,8 @@ def find_counterparts(keypoints):
         return None
     for j, keypoint in enumerate(keypoints):
         sides = list_sides(keypoint)
+        if order[j] == j and hints_at_side(keypoint):
+            return None
         if order[j] == j and sum(side.startswith("l") for side in sides) * 2 != len(sides):
             return None
     return order

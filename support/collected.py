@@ -4,6 +4,7 @@ The readers of support/foreign.py fill a Collected; support/convert.py writes it
 """
 
 import functools
+import itertools
 import os
 import re
 import unicodedata
@@ -19,7 +20,12 @@ from support.files import find_spelling
 from support.quote import cut, quote
 
 # Words in the names of folders and files that tell a part.
-PART_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+PART_WORDS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}
+# Of photographs.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class Photo(NamedTuple):
@@ -110,6 +116,11 @@ class Collected:
             found[unify(path.name)].append(path)
         return found
 
+    @functools.cached_property
+    def photo_folders(self):
+        paths = itertools.chain.from_iterable(self.files.values())
+        return {path.parent for path in paths if path.suffix.lower() in SUFFIXES}
+
     def find_photo(self, name, file) -> Photo | None:
         """The photo that an annotation file calls so: beside the file, or the one below the root
         whose path is most like the name.
@@ -128,7 +139,10 @@ class Collected:
                 return None
             path = same[0]
             parts = Path(name).parts
-            if Path(os.path.abspath(path)).parts[-len(parts):] != parts:
+            is_elsewhere = Path(os.path.abspath(path)).parts[-len(parts):] != parts
+            # Beside an annotation file with photographs one that is missing is somewhere else.
+            is_astray = len(parts) == 1 and file.parent in self.photo_folders
+            if is_elsewhere or is_astray:
                 self.doubtful["found in another folder than it is said to be"][cut(name)] = None
         path = settle(path.parent) / path.name
         first = self.searched.setdefault(path, Search(name, is_direct))
@@ -145,7 +159,7 @@ class Collected:
         Of several the one beside the annotation file, or in a folder that the file is named after.
         """
         parts = [unify(part) for part in Path(name).parts]
-        alike = self.files.get(parts[-1], [])
+        alike = self.files.get(unify(Path(name).name), [])
         for n in range(len(parts), 0, -1):
             same = [p for p in alike if [unify(part) for part in p.parts[-n:]] == parts[-n:]]
             if same:

@@ -185,6 +185,8 @@ def choose_parts(found, files, every):
                 parts[path] = "val"
     parts = {path: part or "train" for path, part in parts.items()}
     n = Counter(parts.values())
+    if not n["train"]:
+        how += "; none to train on"
     shown = ", ".join(f"{n[part]} {part}" for part in coco.PARTS if n[part])
     return parts, f"{len(parts)} images: {shown} ({how})"
 

@@ -167,7 +167,8 @@ def compare_names(path, keypoints, instance):
             f"{len(keypoints)}: correct the category's list of keypoints"
         )
     for number, (label, keypoint) in enumerate(zip(labels, keypoints, strict=True), 1):
-        if not label.isdigit() and simplify_name(label) != simplify_name(keypoint.name):
+        is_numbered = label.isdecimal() and not keypoint.name.isdecimal()
+        if not is_numbered and simplify_name(label) != simplify_name(keypoint.name):
             raise ValueError(
                 f"{cut(path)}: keypoint {number} is {quote(keypoint.name)}, the annotations of "
                 f"{category} name it {quote(label)}: bring the lines into the annotations' "

@@ -8,18 +8,18 @@ import csv
 import math
 import os
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
 from support.coco import SIDE, find_entry, index_entries, read_numbers
-from support.collected import Labelled, list_files, tell_part
+from support.collected import SUFFIXES, Labelled, list_files, tell_part
 from support.files import refuse_special
 from support.json_files import read_json
 from support.quote import cut, quote
 from support.shapes import LIST, NAME, NUMBER, TEXT, WHOLE, Maybe, OrNull
 
 REMEDY = "correct it, or take the file away"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def read_text(path):
@@ -79,6 +79,8 @@ def read_labelme(source, found):
                 category = boxes[0]["label"] if boxes else found.category
                 names = found.keypoints[category]
                 names += [name for name in points if name not in names]
+                if all(name.isdecimal() for name in names):
+                    names.sort(key=int)
                 box = bound(boxes[0]["points"]) if boxes else ()
                 found.add(Labelled(photo, category, points, box, size), where)
 
@@ -234,24 +236,28 @@ class DataYaml(NamedTuple):
     dims: int  # 2: x, y of a keypoint; 3: v, too
     classes: list
     labels: list  # the names of each class's keypoints
-    folders: dict  # {part: [what is stated as its images' folder, or as a list of them]}
+    stated: dict  # {part: [what is stated as its images' folder, or as a list of them]}
+    bases: list  # the folders that these are said to be in
 
 
 def read_yolo(source, found):
     data, files = read_data_yaml(source), list_files(source)
-    images = [path for path in files if path.suffix.lower() in SUFFIXES]
-    parts = choose_yolo_parts(images, data, source, found)
-    read = set()
-    for image in images:
-        file, photo = find_label_file(image, source), found.read_photo(image)
-        read.add(file)
+    label_files = {p: find_label_file(p, source) for p in files if p.suffix.lower() in SUFFIXES}
+    texts = [path for path in files if path.suffix == ".txt"]
+    lists = set(texts) - set(label_files.values())
+    parts, read = choose_yolo_parts([*label_files], lists, data, source, found)
+    for image, file in label_files.items():
+        photo = found.read_photo(image)
         if not file.is_file():
             found.leave_out("image without a label file", image)
+        elif image not in parts:
+            found.leave_out(f"image in none of the lists of {data.path}", image)
         elif photo:
             read_yolo_file(file, data, photo, parts[image], found)
-    for path in files:
-        is_label = path.suffix == ".txt" and "labels" in path.relative_to(source).parts
-        if is_label and path not in read:
+    stems = {path.with_suffix("") for path in files if path.suffix not in (".txt", ".json")}
+    for path in sorted(lists - read):
+        # Labels of what is no image here lie below `labels`, or beside it.
+        if "labels" in path.relative_to(source).parts or path.with_suffix("") in stems:
             found.leave_out("label file without an image", path)
 
 
@@ -263,55 +269,70 @@ def find_label_file(image, source):
     return source.joinpath(*folders, name)
 
 
-def choose_yolo_parts(images, data, source, found):
-    """{image: its part}: as a list that data.yaml states says, of the innermost folder that it
-    states, or as the image's folders say."""
+def choose_yolo_parts(images, lists, data, source, found):
+    """{image: its part}, and the lists that were read.
+
+    The part is that of the list that names the image, of the innermost folder that data.yaml
+    states, or the one that its folders tell. Where a list names what to train on, an image in no
+    list and no such folder has none.
+    """
     folders = {parent for image in images for parent in image.parents}
-    lists = list_files(source, "*.txt")
-    below, listed = {}, {}
-    for part, stated in data.folders.items():
+    below, listed, read = {}, {}, {}
+    for part, stated in data.stated.items():
         for name in stated:
             is_list = name.lower().endswith(".txt")
-            place = find_folder(name, lists if is_list else folders)
+            place = find_stated(name, data.bases, lists if is_list else folders)
             if place is None:
                 kind = "list" if is_list else "folder"
                 found.leave_out(f"{part} of {data.path}, which is no {kind} of images here", name)
             elif is_list:
-                listed = read_yolo_list(place, part, found) | listed
+                read[place] = part
+                listed = read_yolo_list(place, part, images, data, found) | listed
             else:
                 below.setdefault(place, part)
     parts = {}
     for image in images:
         told = [below[parent] for parent in image.parents if parent in below]
-        parts[image] = told[0] if told else tell_part(image.relative_to(source).parent)
-    return parts | listed
+        if told:
+            parts[image] = told[0]
+        elif "train" not in read.values():
+            parts[image] = tell_part(image.relative_to(source).parent)
+    return parts | listed, set(read)
 
 
-def read_yolo_list(path, part, found):
+def read_yolo_list(path, part, images, data, found):
     """{image: part} of a text that names an image a line, as COCO's own lists do."""
+    alike = defaultdict(list)
+    for image in images:
+        alike[image.name].append(image)
     listed = {}
     for line in read_text(path).splitlines():
         if line.strip():
             name = os.path.normpath(line.strip().replace("\\", "/"))
-            same = found.search(name, path)
-            if len(same) == 1:
-                listed[same[0]] = part
-            else:
+            image = find_stated(name, [path.parent, *data.bases], alike[Path(name).name])
+            if image is None:
                 found.leave_out(f"line of {path}, which names no image here or several", name)
+            else:
+                listed[image] = part
     return listed
 
 
-def find_folder(name, folders):
-    """The one of some paths that ends most like a name; None if there is no such one.
+def find_stated(name, bases, paths):
+    """The one of some paths that has a name, seen from the first folder that has it; or whose path
+    ends most like the name. None if there is no such one.
 
     Of a name with folders in it more than the last must be alike.
     """
+    for base in bases:
+        exact = Path(os.path.normpath(base / name))
+        if exact in paths:
+            return exact
     wanted = [part for part in Path(name).parts if part not in ("/", "..")]
     for n in range(len(wanted), min(len(wanted), 2) - 1, -1):
-        same = [folder for folder in folders if n and list(folder.parts[-n:]) == wanted[-n:]]
+        same = [path for path in paths if n and list(path.parts[-n:]) == wanted[-n:]]
         # Of images and val/images the outer one is what `images` means.
-        depth = min((len(folder.parts) for folder in same), default=0)
-        outer = [folder for folder in same if len(folder.parts) == depth]
+        depth = min((len(path.parts) for path in same), default=0)
+        outer = [path for path in same if len(path.parts) == depth]
         if same:
             return outer[0] if len(outer) == 1 else None
     return None
@@ -331,7 +352,8 @@ def read_yolo_file(file, data, photo, part, found):
 
 
 def read_yolo_line(line, where, data, photo, found):
-    """A keypoint with v = 0, or at 0 0, or left of the image or above it, is not labelled."""
+    """A keypoint with v = 0 or at 0 0 is not labelled; of x, y alone neither is one left of the
+    image or above it."""
     values = [read_number(word, where) for word in line.split()]
     expected = 5 + data.dims * len(data.labels[0])
     if len(values) != expected:
@@ -349,7 +371,8 @@ def read_yolo_line(line, where, data, photo, found):
     points = {}
     for n, name in zip(range(5, expected, data.dims), names, strict=True):
         x, y, v = (*values[n:n + data.dims], 2)[:3]
-        if min(x, y) >= 0 and max(x, y) > 0 and v > 0:
+        is_placed = (x, y) != (0, 0) and (data.dims == 3 or min(x, y) >= 0)
+        if is_placed and v > 0:
             points[name] = (x * W, y * H, 2 if v > 1 else 1)
     box = ((cx - w / 2) * W, (cy - h / 2) * H, w * W, h * H)
     return Labelled(photo, category, points, box)
@@ -371,9 +394,10 @@ def read_data_yaml(source):
     if not found:
         raise ValueError(f"{source} holds no data.yaml with kpt_shape: add it")
     for other in found[1:]:
-        if other[1:4] != found[0][1:4]:
-            raise ValueError(f"{found[0].path} and {other.path} tell different kpt_shape or names: "
-                             "convert one data set at a time")
+        # But for where it is, and what it calls the folder of all.
+        if other[1:5] != found[0][1:5]:
+            raise ValueError(f"{found[0].path} and {other.path} tell different kpt_shape, names or "
+                             "parts: convert one data set at a time")
     return found[0]
 
 
@@ -388,11 +412,13 @@ def parse_data_yaml(path, text):
     if len(labels) != K * len(classes):
         raise ValueError(f"{path}: kpt_names are {len(labels)}, kpt_shape says {K}: correct it")
     labels = [labels[n:n + K] for n in range(0, len(labels), K)]
-    folders = {}
-    for part in ("train", "val", "test"):
-        stated = read_items(text, part, path)
-        folders[part] = [os.path.normpath(name.replace("\\", "/")) for name in stated]
-    return DataYaml(path, int(shape[1]), classes, labels, folders)
+    stated = {part: read_paths(text, part, path) for part in ("train", "val", "test")}
+    bases = [path.parent / name for name in [*read_paths(text, "path", path), "."]]
+    return DataYaml(path, int(shape[1]), classes, labels, stated, bases)
+
+
+def read_paths(text, key, path):
+    return [os.path.normpath(name.replace("\\", "/")) for name in read_items(text, key, path)]
 
 
 # What stands in a list or mapping of YAML: a comment, a mapping's number, a quoted text, a sign, or
@@ -414,9 +440,10 @@ def read_items(text, key, path):
     match = re.search(rf"^{key}\s*:(.*(?:\n(?:[ \t#-].*)?)*)", text, re.MULTILINE)
     if not match:
         return []
-    items, numbers = [], []
+    items, numbers, dashes = [], [], 0
     for token in YAML_TOKEN.finditer(match[1]):
         kind = token.lastgroup
+        dashes += token[0] == "-"
         if kind == "number":
             numbers.append(int(token[0].strip("\"': \t")))
         elif kind in ("double", "single", "plain"):
@@ -427,6 +454,12 @@ def read_items(text, key, path):
             items.append(item.strip())
     if numbers != list(range(len(numbers))):
         raise ValueError(f"{path}: {key} is numbered {numbers}: number it from 0, in order")
+    entries = dashes + len(numbers)
+    if key == "names" and entries and entries != len(items):
+        raise ValueError(
+            f"{path}: names has {entries} entries and {len(items)} texts: put one with a comma or "
+            "bracket into quotes"
+        )
     return items
 
 

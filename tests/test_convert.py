@@ -328,24 +328,81 @@ def test_parts_as_data_yaml_tells_them(call, tmp_path, folder, said, val):
     assert len(data.read_annotations(tmp_path / "out", part="val")) == val
 
 
-def test_parts_as_lists_of_yolo_tell_them(call, tmp_path):
-    """As COCO's own data set has them; an image in a second list stays in the first's part."""
+LINES = [f"./images/all/{n}.png" for n in range(12)]
+
+
+@pytest.fixture
+def list_yolo(tmp_path):
+    """list_yolo(stated, {file: lines}): a data set whose data.yaml states lists of images."""
     source = write_yolo(tmp_path / "source", THINGS, subset="all")
+
+    def write(stated, lists):
+        text = re.sub("(path|train|val):.*\n", "", YAML.format(dims=3, category="object"))
+        (source / "data.yaml").write_text(text + stated)
+        for name, lines in lists.items():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_text("\r\n".join(lines))
+        return source
+
+    return write
+
+
+def read_part(out, part):
+    """The numbers of a part's images."""
+    return {int(i.image.stem) for i in data.read_annotations(out, part=part)}
+
+
+def test_parts_as_lists_of_yolo_tell_them(call, list_yolo, tmp_path):
+    """As COCO's own data set has them; an image in a second list stays in the first's part."""
+    windows = [line.replace("./", "D:\\set\\").replace("/", "\\") for line in LINES[:4]]
+    lists = {"labels/train.txt": [*LINES[3:10], ""], "lists/val.txt": windows}
+    stated = "train: labels/train.txt\nval: lists/val.txt\n"
+    source = list_yolo(stated, lists)
+    shown = call("yolo source out").splitlines()
+    said = "image in none of the lists of source/data.yaml (2): source/images/all/10.png, "
+    assert [line for line in shown if line.startswith("not used: ")] == [
+        f"not used: {said}source/images/all/11.png"
+    ]
+    assert read_part(tmp_path / "out", "train") == set(range(3, 10))
+    assert read_part(tmp_path / "out", "val") == {0, 1, 2}
+    (source / "labels/train.txt").unlink()
+    said = "not used: train of source/data.yaml, which is no list of images here (1): "
+    assert f"{said}labels/train.txt" in call("yolo source other").splitlines()
+    assert read_part(tmp_path / "other", "val") == {0, 1, 2, 3}
+
+
+def test_a_line_of_a_list_names_no_namesake(call, list_yolo, tmp_path):
+    """Of images of one name that where the line says; none if there is none, or . alone."""
+    source = list_yolo("train: a.txt\nval: b.txt\n", {"a.txt": LINES[1:4], "b.txt": LINES[4:6]})
+    shutil.copytree(source / "images/all", source / "images/old")
+    shutil.copytree(source / "labels/all", source / "labels/old")
+    with (source / "a.txt").open("a") as file:
+        file.write("\n./images/gone/4.png\n./\n5.png\n")
+    shown = call("yolo source out")
+    said = "line of source/a.txt, which names no image here or several (3): images/gone/4.png, ., "
+    assert f"not used: {said}5.png" in shown.splitlines()
+    assert "image in none of the lists of source/data.yaml (19): " in shown
+    assert read_part(tmp_path / "out", "train") == {1, 2, 3}
+    assert read_part(tmp_path / "out", "val") == {4, 5}
+
+
+def test_lists_where_path_says(call, list_yolo, tmp_path):
+    """Of several the one below `path`; a list's own folder is where its `./` begins."""
+    lists = {"a/train.txt": LINES[:2], "b/train.txt": [f".{line}" for line in LINES[2:9]]}
+    source = list_yolo("path: b\ntrain: train.txt\nval: val.txt\n", lists)
+    (source / "b/val.txt").write_text("../images/all/9.png")
+    (source / "val.txt").write_text(LINES[2])
+    call("yolo source out")
+    assert read_part(tmp_path / "out", "train") == set(range(2, 9))
+    assert read_part(tmp_path / "out", "val") == {9}
+
+
+def test_none_to_train_on(call, tmp_path):
+    source = write_yolo(tmp_path / "source", THINGS, subset="testing")
     text = re.sub("(train|val):.*\n", "", (source / "data.yaml").read_text())
-    (source / "data.yaml").write_text(f"{text}train: train.txt\nval: lists/val.txt\n")
-    lines = [f"./images/all/{image}" for image in by_image(THINGS)]
-    (source / "lists").mkdir()
-    (source / "train.txt").write_text("\n".join([*lines[3:], "", "./images/all/gone.jpg"]))
-    windows = [line.replace("./", "D:\\set\\").replace("/", "\\") for line in lines[:4]]
-    (source / "lists/val.txt").write_text("\r\n".join(windows))
-    said = "line of source/train.txt, which names no image here or several (1): images/all/gone.jpg"
-    assert f"not used: {said}" in call("yolo source out").splitlines()
-    val = data.read_annotations(tmp_path / "out", part="val")
-    assert {i.image.name for i in val} == set(list(by_image(THINGS))[:3])
-    (source / "train.txt").unlink()
-    said = "not used: train of source/data.yaml, which is no list of images here (1): train.txt"
-    assert said in call("yolo source other").splitlines()
-    assert len({i.image for i in data.read_annotations(tmp_path / "other", part="val")}) == 4
+    (source / "data.yaml").write_text(text)
+    assert "12 images: 12 test (as the tool's folders have it, whatever --val says; none to train" \
+        in call("yolo source out")
 
 
 # What each form leaves open.
@@ -768,9 +825,10 @@ def test_the_file_that_describes_a_yolo_data_set(call, tmp_path):
     (tmp_path / "source/a.yaml").write_text("kpt_shape: [17, 3]\nbackbone: []\n")
     (tmp_path / "source/b.yaml").write_text((tmp_path / "source/data.yaml").read_text())
     assert "object: 12 objects" in call("yolo source out")
-    (tmp_path / "source/b.yaml").write_text("kpt_shape: [3, 3]\nnames: [cat]\n")
-    with pytest.raises(ValueError, match="b.yaml and source/data.yaml tell different kpt_shape"):
-        call("yolo source other")
+    for text in ("names: [cat]", "names: [object]\ntrain: images"):
+        (tmp_path / "source/b.yaml").write_text(f"kpt_shape: [3, 3]\n{text}\n")
+        with pytest.raises(ValueError, match="b.yaml and source/data.yaml tell different kpt_shap"):
+            call("yolo source other")
 
 
 @pytest.mark.parametrize(
@@ -798,6 +856,79 @@ def test_names_that_are_more_than_a_list_are_refused(call, tmp_path, names):
     with pytest.raises(ValueError, match="data.yaml: names holds .*: write plain texts") as error:
         call("yolo source out")
     one_line(error)
+
+
+@pytest.mark.parametrize(
+    "names, n", [("\n  0: dog, big\n  1: cat", 3), ("\n- dog [old]", 2), ("\n  0:\n  1: dog", 1)]
+)
+def test_names_that_are_not_one_an_entry_are_refused(call, tmp_path, names, n):
+    write_yolo(tmp_path / "source", THINGS)
+    (tmp_path / "source/data.yaml").write_text(f"kpt_shape: [3, 3]\nnames:{names}\n")
+    with pytest.raises(ValueError, match=f"names has . entries and {n} texts: put one with a comm"):
+        call("yolo source out")
+
+
+def test_keypoints_of_yolo_at_the_edge(call, tmp_path):
+    """What is labelled left of the image is kept, as what is right of it; with x and y alone it is
+    not labelled."""
+    write_yolo(tmp_path / "source", THINGS[:1])
+    file = tmp_path / "source/labels/train/0.txt"
+    file.write_text("0 0.5 0.5 0.5 0.5 -0.01 0.3 2 1.01 0.3 2 0 0 2\n")
+    call("yolo source out --val 0")
+    ((_, points, _),) = read_back(tmp_path / "out")
+    assert same(points, {"left_eye": (-0.6, 15), "right_eye": (60.6, 15)})
+    text = YAML.format(dims=2, category="object")
+    (tmp_path / "source/data.yaml").write_text(text)
+    file.write_text("0 0.5 0.5 0.5 0.5 -0.01 0.3 1.01 0.3 0.5 0.5\n")
+    call("yolo source other --val 0")
+    ((_, points, _),) = read_back(tmp_path / "other")
+    assert same(points, {"right_eye": (60.6, 15), "tail base": (30, 25)})
+
+
+def test_numbered_points_of_labelme_are_in_order(call, tmp_path):
+    """Not as they were clicked."""
+    numbers = {"right_eye": "10", "left_eye": "9", "tail base": "2"}
+    things = []
+    for thing in THINGS:
+        clicked = reversed(thing.points.items())
+        things.append(thing._replace(points={numbers[name]: p for name, p in clicked}))
+    things[0].points["10"] = (20, 20)
+    write_labelme(tmp_path / "source", things)
+    call("labelme source out")
+    assert data.read_split(tmp_path / "out")[0][0].labels == ("2", "9", "10")
+
+
+@pytest.mark.parametrize("kind", ["labelme", "coco"])
+def test_an_image_without_a_name_is_missing(call, tmp_path, kind):
+    write_labelme(tmp_path / "source", THINGS[:2])
+    if kind == "coco":
+        write_coco(tmp_path / "source", THINGS[:2])
+        change_coco(tmp_path / "source", lambda content: content["images"][0].update(file_name=""))
+    else:
+        path = tmp_path / "source/0.json"
+        path.write_text(path.read_text().replace('"0.png"', '""'))
+    source = "source/annotations" if kind == "coco" else "source"
+    assert "not used: image missing (1): ." in call(f"{kind} {source} out").splitlines()
+
+
+def test_a_namesake_of_a_missing_photograph_is_named(call, tmp_path):
+    """Beside the annotation file other photographs lie."""
+    write_labelme(tmp_path / "source/a", THINGS)
+    photo(60, 50).save(tmp_path / "source/3.png")
+    (tmp_path / "source/a/3.png").unlink()
+    line = "found in another folder than it is said to be (1): 3.png"
+    assert line in call("labelme source out").splitlines()
+
+
+def test_labels_beside_what_is_no_image_here(call, tmp_path):
+    write_yolo(tmp_path / "source", THINGS)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in [*(tmp_path / "source").rglob("*.png"), *(tmp_path / "source").rglob("*.txt")]:
+        os.rename(path, flat / path.name)
+    os.rename(tmp_path / "source/data.yaml", flat / "data.yaml")
+    os.rename(flat / "3.png", flat / "3.heic")
+    assert "not used: label file without an image (1): flat/3.txt" in call("yolo flat out")
 
 
 def test_quoted_names_may_hold_commas(call, tmp_path):

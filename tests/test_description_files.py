@@ -145,6 +145,13 @@ def test_other_names_than_the_annotations_are_refused(describe_boat, text, messa
     assert len(describe_boat(text, BOAT._replace(labels=("0", "1", "2")))) == 3
 
 
+def test_numbers_are_compared_with_numbers(describe_boat):
+    boat = BOAT._replace(labels=("2", "1", "top"))
+    assert len(describe_boat("bow:\nstern:\ntop:\n", boat)) == 3
+    with pytest.raises(ValueError, match="keypoint 1 is '1', .* name it '2'"):
+        describe_boat("1:\n2:\ntop:\n", boat)
+
+
 @pytest.mark.parametrize("labels", [("bow",), ("0", "1"), (*BOAT.labels, "keel")])
 def test_annotations_name_as_many_keypoints_as_they_hold(describe_boat, labels):
     message = rf"category 700 .boat. name {len(labels)} keypoints and hold 3"

@@ -138,7 +138,14 @@ def test_a_view_shows_an_image_as_another_lies(
 
 @pytest.mark.parametrize(
     "names, description",
-    [(("left end", "middle", "top"), "a dot"), (("end", "middle", "top"), "right of the middle")],
+    [
+        (("left end", "middle", "top"), "a dot"),
+        (("end", "middle", "top"), "right of the middle"),
+        (("LF_paw", "RF_paw", "tail"), "a dot"),
+        (("earL", "earR", "nose"), "a dot"),
+        (("Ohr links", "Ohr rechts", "Nase"), "a dot"),
+        (("oreja izquierda", "oreja derecha", "nariz"), "a dot"),
+    ],
 )
 def test_what_has_a_side_without_counterpart_is_not_mirrored(tmp_path, names, description):
     shapes = [SHAPE, turn(SHAPE, 0, True)]
@@ -220,6 +227,8 @@ def test_what_tells_sides_apart_in_another_way_has_no_counterparts():
     assert find_counterparts(*names, description="on the right") is None
     assert find_counterparts(*names, description="between left and right") == [1, 0, 2]
     assert find_counterparts("left eye", "nose", "Right Eye", "left ear") is None
+    assert find_counterparts("left eye", "right eye", "LF paw", "RF paw") is None
+    assert find_counterparts("left eye", "right eye", "link 1", "IR lamp") == [1, 0, 2, 3]
 
 
 def test_points_stay_with_their_pixels_in_every_view(tmp_path, keep_colours):
