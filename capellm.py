@@ -108,10 +108,10 @@ class CapeLLM(nn.Module):
         return self.projection(V_tilde.to(self.projection.weight.dtype))
 
     def sequence(self, V: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """What the language model reads: V (B, N, D) and token ids (B, T), embedded."""
+        """What the language model reads: V (B, N, D) and token ids (B, N_t), embedded."""
         bos = torch.full((len(V), 1), self.tokenizer.bos_id, device=self.device)
         start, T = self.llm.embed(bos), self.llm.embed(send(ids, self.device))
-        # Eq. 3: [BOS; V; T], (B, 1 + N + T, D)
+        # Eq. 3: [V; T] behind BOS, (B, 1 + N + N_t, D)
         return torch.cat([start, V.to(start.dtype), T], 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -137,7 +137,7 @@ class CapeLLM(nn.Module):
                 Y = self(self.sequence(V, torch.tensor([ids])))
                 p = Y[0, -1, self.codec.ids].softmax(-1)
                 digits.append(choose(ids, p))
-                # Eq. 6: p(x, y) is the product over the digits, each given those before it.
+                # Eq. 6, of x and y: the product over the digits, each given all before it.
                 probability *= float(p[digits[-1]])
                 ids.append(self.codec.ids[digits[-1]])
             place.append(self.codec.value(digits))
@@ -158,13 +158,12 @@ class CapeLLM(nn.Module):
         Z = self.llm(self.sequence(V, ids))
         conversation, position = (labels != data.IGNORE).nonzero(as_tuple=True)
         # A token is predicted by the hidden state of the token before it.
-        before = V.shape[1] + position
-        Z = Z[send(conversation, self.device), send(before, self.device)]
+        Z = Z[send(conversation, self.device), send(V.shape[1] + position, self.device)]
         points = [point for c in conversations for point in c.points]
         return self.average_losses(Z, labels[conversation, position], conversation, points)
 
     def average_losses(self, Z, labels, conversation, points) -> "Losses":
-        """Losses of answer tokens, of which each conversation weighs the same.
+        """Losses of answer tokens; every conversation weighs the same.
 
         Z (n, D): hidden states before them; labels (n,): ids; conversation (n,): 0, 1, 2, ...;
         points: the coordinates that they answer, in order.
@@ -181,7 +180,7 @@ class CapeLLM(nn.Module):
         return Losses(weight @ loss, digits)
 
     def loss_of_branches(self, pixels, branches) -> "Losses":
-        """`loss` if an image has several conversations, branches off it: see decode.grow_tree."""
+        """`loss` if images have lists of conversations, branches off them: study/share_image.py."""
         return share_image.compute_loss(self, pixels, branches)
 
     @torch.inference_mode()
@@ -226,9 +225,10 @@ class CapeLLM(nn.Module):
         """`answer` about several images of one size in the same passes; images: list of Asked."""
         trees = []
         each_V = self.image_tokens(torch.stack([image.pixels for image in images]))
-        for V, (_, keypoints, seed, *opening) in zip(each_V, images, strict=True):
-            draws = draw_numbers(keypoints, seed, 2 * self.codec.K)
-            trees.append(Tree(*self.prepare_questions(V, keypoints, *opening), draws))
+        for V, asked in zip(each_V, images, strict=True):
+            prepared = self.prepare_questions(V, asked.keypoints, asked.category, asked.listed)
+            draws = draw_numbers(asked.keypoints, asked.seed, 2 * self.codec.K)
+            trees.append(Tree(*prepared, draws))
         found = decode.answer_questions(self, trees, decoding, cumulative, data.MAX_TOKENS)
         return [collect_answers(each, self.codec, self.config) for each in found]
 

@@ -69,7 +69,7 @@ def cut_crop(image: Image.Image, affine, size) -> torch.Tensor:
 
 
 def map_to_image(points, affine, size) -> np.ndarray:
-    """Relative crop coordinates (n, 2) to image pixels."""
+    """Relative crop coordinates (..., 2) to image pixels."""
     return np.asarray(points) * size @ affine[:, :2].T + affine[:, 2]
 
 
@@ -157,7 +157,7 @@ def write_opening(tokenizer, codec, instruction, category, keypoints, visible) -
 
 
 def fill_words(keypoint, is_replaced=False):
-    """What a round's template is filled with; "replaced" is the description (Table 7)."""
+    """What fills a round's template; is_replaced: REPLACED is its description (Table 7)."""
     description = REPLACED if is_replaced else keypoint.description
     because = description[:1].lower() + description[1:]
     return {"name": keypoint.name, "description": description, "because": because}
@@ -165,16 +165,16 @@ def fill_words(keypoint, is_replaced=False):
 
 def write_turn(tokenizer, codec, turn, words, point=None) -> Conversation:
     """A question without loss, and its answer, if any, with the end-of-text token."""
-    question = encode_text(tokenizer, turn.question, words, True, codec, point)
+    question = encode_text(tokenizer, turn.question, words, start=True, codec=codec, point=point)
     answer = []
     if turn.answer:
-        answer = encode_text(tokenizer, turn.answer, words, False, codec, point)
+        answer = encode_text(tokenizer, turn.answer, words, start=False, codec=codec, point=point)
         answer += [codec.eos_id]
     return Conversation(question + answer, [IGNORE] * len(question) + answer)
 
 
 def encode_text(tokenizer, template, words, start, codec=None, point=None):
-    """Token ids of a template; start: nothing stands before it. codec, point: fill in {point}."""
+    """Token ids of a template; start: it begins a turn. codec, point: fill in {point}."""
     # The user gave no description.
     if words.get("description") == "":
         template = template.replace(TELL, TELL_NOTHING).replace(BECAUSE, ".")
@@ -200,7 +200,7 @@ def group_fixed(askable, k, rng, lengths, room):
     """Shuffle all keypoints into groups of k (Section 3.3); used ones fill the last group up.
 
     Then those that cannot be asked fall out, as in the authors' code: groups shrink or vanish.
-    Fewer than k keypoints, of which each has a length, are one group.
+    lengths has an entry for each keypoint of the category; fewer than k are one group.
     """
     order = rng.sample(range(len(lengths)), len(lengths))
     groups = [order[i:i + k] for i in range(0, len(order), k)]
@@ -239,12 +239,12 @@ GROUPINGS = {"fixed": group_fixed, "dynamic": group_dynamic, "locllm": group_loc
 class View(NamedTuple):
     """An image and its augmentation: pairs of one view can share it."""
 
-    instance: int  # its position
+    position: int  # of the instance
     seed: float
 
 
 class PlannedPair(NamedTuple):
-    instance: int  # its position
+    position: int  # of the instance
     group: list  # keypoints that are asked
     view: View
 
@@ -262,7 +262,7 @@ class Pairs(torch.utils.data.Dataset):
     images are shuffled, not pairs, and all pairs of an image have one view; augment: what loads a
     view (None: the plain crop) and says which keypoint each point is, in a mirror another one.
     Groups and views depend on (seed, epoch, instance) alone. A view that shows none of a group's
-    keypoints gives way to the plain crop. ValueError if a pair can exceed MAX_TOKENS.
+    keypoints gives way to the plain crop. ValueError if a pair can exceed MAX_TOKENS, unmirrored.
     """
 
     def __init__(
@@ -338,7 +338,7 @@ class Pairs(torch.utils.data.Dataset):
     def count_tokens(self, i):
         """How many tokens item i's conversation has at most; nothing is loaded."""
         plan = self.plans[i]
-        c = self.instances[plan.instance].category
+        c = self.instances[plan.position].category
         return self.opening[c] + sum(self.lengths[c][j] for j in plan.group)
 
     def __len__(self):

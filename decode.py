@@ -13,8 +13,8 @@ questions of one token, c and d:
 
 The image is the trunk; questions are branches off it; the digits of an answer grow its branch.
 Cumulative reasoning chains the questions instead. The row of a new token is the row of its parent
-and a 1 for itself: `grow_tree`. The template `[0.` `,0.` is known and is fed with the digits.
-Several images are a forest, whose trees grow in the same passes.
+and a 1 for itself: `grow_tree`. The template is known and never chosen: `[0.` is fed with the
+question, `,0.` with the last digit of x. Several images are a forest, whose trees grow together.
 
 The model is an argument everywhere: this file imports nothing of capellm.py.
 """
@@ -225,7 +225,7 @@ class Forest:
 class Ends(NamedTuple):
     """Where n branches end."""
 
-    owners: list  # the images whose they are, in order
+    owners: list  # the image of each, ascending
     rows: torch.Tensor  # (n, S): what the ends see
     hidden: torch.Tensor  # (n, D)
     all_hidden: torch.Tensor | None  # (B, M, D): of all new tokens, if asked for
@@ -234,20 +234,20 @@ class Ends(NamedTuple):
 def extend_branches(model, cache, rows, owners, tokens, lengths, all_hidden=False) -> Ends:
     """Read new tokens at the ends of n branches.
 
-    rows (n, S): what the ends see; owners: the images whose they are, in order; tokens: chains of
-    these n lengths.
+    rows (n, S): what the ends see; owners: the image of each, ascending; tokens: the n chains, one
+    after the other, of these lengths.
     """
     counts, places = passes.place_ends(owners, lengths, cache.batch)
     branch = torch.repeat_interleave(torch.as_tensor(lengths)).split(counts)
     branch = pad_sequence(branch, batch_first=True, padding_value=-1)  # (B, M)
     ids = pad_sequence(send(tokens, model.device).split(counts), batch_first=True)
     mask, positions = grow_tree(rows, send(branch, model.device))
-    ends = send(owners, model.device), send(places, model.device)
-    read = None if all_hidden else ends
-    Z = model.llm(model.llm.embed(ids), positions, mask[:, None], cache, read=read)
+    at = send(owners, model.device), send(places, model.device)
+    wanted = None if all_hidden else at
+    Z = model.llm(model.llm.embed(ids), positions, mask[:, None], cache, wanted=wanted)
     if all_hidden:
-        return Ends(owners, mask[ends], Z[ends], Z)
-    return Ends(owners, mask[ends], Z, None)
+        return Ends(owners, mask[at], Z[at], Z)
+    return Ends(owners, mask[at], Z, None)
 
 
 def compute_log_p(model, hidden):

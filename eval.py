@@ -69,24 +69,25 @@ def load_model(folder, instruction, image_size, device):
 
 
 def measure_share(model, size, images, positions, prepared, asking, file, bar):
-    """Measure some of the images: {key: record}, and texts that say what is wrong with which.
+    """Measure some of the images: {key: record}, and texts: which cannot be read, and why.
 
     size: the side of the crops in pixels; positions: of the instances; prepared: of
     controls.prepare_controls, or None; file: gets each record at once; bar: counts images.
     """
     found, unreadable = {}, set()
 
-    def look(instance):
+    def load_pixels(instance):
         try:
             return data.load_crop(instance, size)[0].to(model.device)
         except (ValueError, FileNotFoundError) as error:
             unreadable.add(str(error))
 
     def show(n):
-        instance, control, other = images.instances[n], prepared[n] if prepared else None, None
-        keypoints, pixels = images.described[instance.category], look(instance)
+        instance, other = images.instances[n], None
+        control = prepared[n] if prepared else None
+        keypoints, pixels = images.described[instance.category], load_pixels(instance)
         if pixels is not None and control and control.other is not instance:
-            other = look(control.other)
+            other = load_pixels(control.other)
         return measure.Shown(instance, keypoints, pixels, control, other)
 
     # Images are decoded while the model answers about those before.

@@ -65,7 +65,7 @@ class Shared(NamedTuple):
 
     cos: torch.Tensor  # (1 or B, 1, T, d/2)
     sin: torch.Tensor
-    mask: list  # which tokens a token sees, see support.attention
+    blocks: list  # of the mask, which tokens a token sees: see support.attention
     causal: bool  # a token sees all tokens before it, and no mask is needed
     cache: "KVCache | None"
 
@@ -79,18 +79,19 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim, bias=False)
         self.o_proj = nn.Linear(c.num_attention_heads * c.head_dim, c.hidden_size, bias=False)
 
-    def forward(self, x, layer, shared):
+    def forward(self, x, i, shared):
         heads = (*x.shape[:2], -1, self.head_dim)
         q = self.q_proj(x).view(heads).transpose(1, 2)  # (B, H, T, d)
         k = self.k_proj(x).view(heads).transpose(1, 2)  # (B, G, T, d)
         v = self.v_proj(x).view(heads).transpose(1, 2)  # (B, G, T, d)
         q = rotate(q, shared.cos, shared.sin).to(x.dtype)
         k = rotate(k, shared.cos, shared.sin).to(x.dtype)
+        # Under autocast a projection is bf16, and x fp32.
         v = v.to(x.dtype)
         if shared.cache is not None:
-            k, v = shared.cache.append(layer, k, v)  # (B, G, S, d)
+            k, v = shared.cache.append(i, k, v)  # (B, G, S, d)
         # softmax(q k^T / sqrt(d)) v, over the tokens that the mask shows
-        y = attend(q, k, v, shared.mask, shared.causal)  # (B, H, T, d)
+        y = attend(q, k, v, shared.blocks, shared.causal)  # (B, H, T, d)
         return self.o_proj(y.transpose(1, 2).flatten(2))  # (B, T, D)
 
 
@@ -113,10 +114,10 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
 
-    def forward(self, x, layer, shared, read=None):
-        x = x + self.self_attn(self.input_layernorm(x), layer, shared)
-        if read is not None:
-            x = x[read]
+    def forward(self, x, i, shared, wanted=None):
+        x = x + self.self_attn(self.input_layernorm(x), i, shared)
+        if wanted is not None:
+            x = x[wanted]
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -140,13 +141,13 @@ class Llama(nn.Module):
     def embed(self, ids):
         return self.model.embed_tokens(ids)  # (..., D)
 
-    def forward(self, x, positions=None, mask=None, cache=None, read=None):
+    def forward(self, x, positions=None, mask=None, cache=None, wanted=None):
         """Embeddings x (B, T, D) to hidden states after the final norm: (B, T, D), or of n (n, D).
 
         mask (T, S) or (B, 1, T, S) bool, True where a new token may attend, S = tokens in the cache
         after this call; None: a causal chain behind the cache. positions (T,) or (B, T) int; None:
-        they continue the cache. read: index into (B, T) of the n tokens whose hidden states are
-        wanted, None: all; the last MLP is then run for these only.
+        they continue the cache. wanted: index into (B, T) of the n tokens whose hidden states to
+        return, None: all; the last MLP is then run for these only.
         """
         past = 0 if cache is None else cache.length
         new = x.shape[1]
@@ -161,12 +162,12 @@ class Llama(nn.Module):
         if mask is None and past > 0 and new > 1:
             mask = torch.ones(new, past + new, dtype=torch.bool, device=x.device).tril(past)
         group = self.config.num_attention_heads // self.config.num_key_value_heads
-        mask = split_mask(mask, x.dtype, group)
-        shared = Shared(angles.cos(), angles.sin(), mask, causal, cache)
+        blocks = split_mask(mask, x.dtype, group)
+        shared = Shared(angles.cos(), angles.sin(), blocks, causal, cache)
         *layers, last = self.model.layers
         for i, layer in enumerate(layers):
             x = layer(x, i, shared)
-        x = last(x, len(layers), shared, read=read)
+        x = last(x, len(layers), shared, wanted=wanted)
         if cache is not None:
             cache.length += new
         return self.model.norm(x)
@@ -201,17 +202,17 @@ class KVCache:
         self.v = torch.empty(shape, dtype=dtype, device=device)
         self.batch, self.length = batch, 0
 
-    def append(self, layer, k, v):
-        """Write new k, v (B, G, T, d) behind the old and return all (B, G, S, d).
+    def append(self, i, k, v):
+        """Write layer i's new k, v (B, G, T, d) behind the old and return all (B, G, S, d).
         `length` moves after all layers have written. ValueError if there is no room.
         """
         end = self.length + k.shape[2]
         room = self.k.shape[3]
         if end > room:
             raise ValueError(f"KV cache is full: it has room for {room} tokens, {end} are needed")
-        self.k[layer, :, :, self.length:end] = k
-        self.v[layer, :, :, self.length:end] = v
-        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+        self.k[i, :, :, self.length:end] = k
+        self.v[i, :, :, self.length:end] = v
+        return self.k[i, :, :, :end], self.v[i, :, :, :end]
 
     def truncate(self, n):
         """Keep the first n tokens: this is how branches are dropped and the trunk kept."""

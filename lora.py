@@ -5,7 +5,7 @@ projections of both): y = W x + (alpha / rank) B A dropout(x), with W frozen (Hu
 
     model.requires_grad_(False)  # the rest of the backbone is the caller's choice
     add_lora(model, ["q_proj", "v_proj"])
-    merge_lora(model)  # plain nn.Linear again
+    merge_lora(model)  # plain nn.Linear again, where W is fp32
 """
 
 import math

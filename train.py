@@ -45,7 +45,7 @@ from support.weights import AS_STORED
 # The adapters of Section 4.1, alpha and dropout as in the authors' code. Table 15: the parts that
 # have them, and those trained in whole.
 PAPER_LORA = {"rank": 8, "alpha": 16, "dropout": 0.05, "parts": ["vision", "llm"]}
-TUNED_PARTS = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": ["llm"], "everything": []}
+ADAPTED_PARTS = {"lora": ["vision", "llm"], "frozen": ["llm"], "full": ["llm"], "everything": []}
 WHOLE_PARTS = {"lora": [], "frozen": [], "full": ["vision"], "everything": ["vision", "llm"]}
 
 
@@ -61,7 +61,7 @@ class Learner(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """Sums over all processes, then what this process did."""
+    """Means and sums over all processes' passes, then what this process did."""
 
     loss: float
     digits: float  # the loss of digits alone
@@ -90,7 +90,7 @@ def train(learner: Learner, pairs, passes, division, options, settings, validati
                 batches.end_run(step, measured, pairs, division)
 
             parallel.clip_gradients(learner.parameters.values(), measured.gradient, options.clip)
-            # AdamW. Its learning rate rises over 3% of the steps, then falls along half a cosine.
+            # The learning rate rises over 3% of the steps, then falls along half a cosine.
             factor = scale_lr(step, options.steps)
             lr = options.lr * factor
             for group in learner.optimiser.param_groups:
@@ -128,21 +128,21 @@ def accumulate_gradients(learner: Learner, passes, division, noted) -> StepResul
     losses, waited = [], 0.0
     sizes = division.list_own_sizes()
     for n, size in enumerate(sizes):
-        asked = time.time()
-        batch = next(passes)
-        waited += time.time() - asked
+        began = time.time()
+        current = next(passes)
+        waited += time.time() - began
         # Processes exchange gradients once a step, and average them.
         learner.synchronise(n == len(sizes) - 1)
-        pixels = batch.pixels.to(device, non_blocking=True)
+        pixels = current.pixels.to(device, non_blocking=True)
         # A process that has no pairs left for this pass goes through it with weight 0.
         weight = size / division.batch
         with determinism.compute_in_order(learner.deterministic):
-            pass_loss, pass_digits = learner.loss(pixels, batch.conversations)
+            pass_loss, pass_digits = learner.loss(pixels, current.conversations)
             (pass_loss * weight * division.world).backward()
         losses.append(pass_loss.detach())
         loss += weight * pass_loss.detach()
         digits += weight * pass_digits
-        tokens += batch.tokens if size else 0
+        tokens += current.tokens if size else 0
     sums = torch.stack([loss, digits, tokens, loss.new_full((), len(noted))])
     if division.world > 1:
         dist.all_reduce(sums)
@@ -198,7 +198,7 @@ def open_model(options, device) -> CapeLLM:
     present = model.config.lora or PAPER_LORA | {"parts": []}
     kept = [part for part in present["parts"] if part not in whole]
     model.config.lora, model.config.whole = present | {"parts": kept}, whole
-    model.adapt(PAPER_LORA | {"parts": TUNED_PARTS[options.tune]})
+    model.adapt(PAPER_LORA | {"parts": ADAPTED_PARTS[options.tune]})
     if options.digits:
         model.config.K, model.codec = options.digits, Codec(model.tokenizer, options.digits)
     if options.output_format == "token" and model.config.output == "text":

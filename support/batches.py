@@ -217,7 +217,7 @@ def end_run(step, measured, pairs, division):
 
 def name_sample(pairs, i):
     """Which sample item i of an epoch's pairs is, for messages."""
-    instance = pairs.instances[pairs.plans[i].instance]
+    instance = pairs.instances[pairs.plans[i].position]
     return f"{instance.image} (annotation {instance.id}, {instance.name})"
 
 

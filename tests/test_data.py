@@ -418,7 +418,7 @@ def list_asked(pairs):
     asked = []
     for plan, pair in zip(pairs.plans, pairs, strict=True):
         group = [questions.index(question) for question, _ in part_rounds(pair.conversation)]
-        asked.append((plan.instance, group))
+        asked.append((plan.position, group))
     return asked
 
 
@@ -544,9 +544,9 @@ def test_pairs_that_share_an_image_stand_side_by_side(make_shared, rounds, seed,
     """They are the same pairs as else."""
     alone = make_shared(epoch, rounds=rounds, share=False, seed=seed, k=k)
     shared = make_shared(epoch, rounds=rounds, share=True, seed=seed, k=k)
-    expected = sorted((plan.instance, plan.group) for plan in alone.plans)
-    assert sorted((plan.instance, plan.group) for plan in shared.plans) == expected
-    images = [n for n, _ in groupby(plan.instance for plan in shared.plans)]
+    expected = sorted((plan.position, plan.group) for plan in alone.plans)
+    assert sorted((plan.position, plan.group) for plan in shared.plans) == expected
+    images = [n for n, _ in groupby(plan.position for plan in shared.plans)]
     assert sorted(images) == list(range(len(shared.instances)))
 
 
@@ -560,7 +560,7 @@ def test_pairs_that_share_an_image_have_one_view(make_shared, rounds, seed, epoc
     for i, plan in enumerate(shared.plans):
         pair = shared[i]
         assert pair.view == plan.view
-        assert torch.equal(crops.setdefault(plan.instance, pair.pixels), pair.pixels)
+        assert torch.equal(crops.setdefault(plan.position, pair.pixels), pair.pixels)
         assert any(label != data.IGNORE for label in pair.conversation.labels)
         assert len(pair.conversation.ids) <= shared.count_tokens(i)
         forwards.append(pair)
@@ -600,7 +600,7 @@ def read_answer(tokenizer, pair):
 def test_answers_are_the_keypoints_places(make_pairs, skirts):
     pairs = make_pairs(k=1, augment=False)
     for plan, pair in zip(pairs.plans, pairs, strict=True):
-        instance, (j,) = skirts[plan.instance], plan.group
+        instance, (j,) = skirts[plan.position], plan.group
         # The crop's box is (10, 4, 40, 40).
         expected = (instance.keypoints[j, :2] - [10, 4]) / 40
         answer = read_answer(pairs.tokenizer, pair)

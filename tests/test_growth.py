@@ -123,7 +123,7 @@ def test_operations_of_a_language_model(L, H, d, width, T, past, read):
     net, cache, read = llama(m), KVCache(config_of(m), 1, past + T), min(read, T)
 
     def run():
-        hidden = net(torch.randn(1, T, m.D), cache=cache, read=(slice(None), slice(T - read, T)))
+        hidden = net(torch.randn(1, T, m.D), cache=cache, wanted=(slice(None), slice(T - read, T)))
         net.logits(hidden)
 
     with torch.inference_mode():

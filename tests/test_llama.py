@@ -235,7 +235,7 @@ def test_read_returns_the_wanted_tokens():
     x = model.embed(torch.randint(0, 50, (2, 9)))
     single = torch.tensor([1, 0, 1]), torch.tensor([8, 0, 3])
     for read in (single, (slice(None), slice(4, None)), slice(1), slice(0)):
-        torch.testing.assert_close(model(x, read=read), model(x)[read], atol=1e-5, rtol=0)
+        torch.testing.assert_close(model(x, wanted=read), model(x)[read], atol=1e-5, rtol=0)
 
 
 branches = st.tuples(st.integers(0, 7), st.integers(1, 3))
