@@ -57,6 +57,7 @@ def ask(models, instances, described):
         asked = [k for k, is_labelled in zip(keypoints, labelled, strict=True) if is_labelled]
         for how, model in models.items():
             pixels, _ = data.load_crop(instance, model.config.image_size)
+            pixels = pixels.to(model.device)
             coordinates = model.answer(pixels, asked, listed=keypoints).coordinates
             answers, scores = found[how]
             answers += coordinates

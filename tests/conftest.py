@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import sys
 
@@ -17,6 +18,9 @@ from llama import Config, Llama
 from support import launch
 from support.folders import CapeLLMConfig
 from support.tokenizer import Tokenizer
+
+# What commands print and write is compared with a CPU's: a machine's GPUs stay out of it.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 VISION = dict(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
