@@ -84,8 +84,9 @@ class Attention(nn.Module):
         q = self.q_proj(x).view(heads).transpose(1, 2)  # (B, H, T, d)
         k = self.k_proj(x).view(heads).transpose(1, 2)  # (B, G, T, d)
         v = self.v_proj(x).view(heads).transpose(1, 2)  # (B, G, T, d)
-        q = rotate(q, shared.cos, shared.sin).to(x.dtype)
-        k = rotate(k, shared.cos, shared.sin).to(x.dtype)
+        # Together: a GPU is done with an operation this small before the CPU has started the next.
+        rotated = rotate(torch.cat((q, k), 1), shared.cos, shared.sin).to(x.dtype)
+        q, k = rotated.split((q.shape[1], k.shape[1]), 1)
         # Under autocast a projection is bf16, and x fp32.
         v = v.to(x.dtype)
         if shared.cache is not None:

@@ -41,7 +41,8 @@ class LoRALinear(nn.Module):
         elif self.training:
             x = F.dropout(x, self.dropout)
         update = F.linear(F.linear(x, self.lora_A) * scale, self.lora_B)
-        return (y + update).to(y.dtype)
+        # In place the sum is computed in fp32, and rounded once to what y is.
+        return y.add_(update)
 
 
 def add_lora(module: nn.Module, names, rank=8, alpha=16, dropout=0.05):

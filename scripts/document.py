@@ -11,9 +11,10 @@ import re
 import sys
 import textwrap
 
-from scripts import faces, growth, launches, own, tables, trained, verdicts
+from scripts import bench, faces, growth, launches, own, tables, trained, verdicts
 from scripts.collect import GAIN, HIGH, LOW, ROOT, read_results
 from scripts.markdown import write_table
+from scripts.reference import ANSWER, SHAPES
 from study.paper import find_published
 from support import launch
 from support.options import Parser
@@ -376,6 +377,63 @@ def launched():
     return f"{table}\n{textwrap.fill(text, 100)}\n"
 
 
+def gpu_work():
+    """Models of the paper's size on a GPU, beside transformers."""
+    found, rows = read_results("gpu"), []
+    for row in found["rows"]:
+        shown = [row["work"], number(row, "ours, s", 2), number(row, "reference, s", 2)]
+        shown += [number(row, "times faster", 1), number(row, "ours, GB")]
+        shown += [number(row, "reference, GB"), number(row, "ours, kernels", 0)]
+        rows.append([*shown, number(row, "ours, busy", 0)])
+    machine = found["machine"]
+    heads = [machine["name"], "ours, s", "`transformers`, s", "times faster", "ours, GB"]
+    heads += ["`transformers`, GB", "our kernels", "GPU busy, %"]
+    between = [1e6 * row["ours, s"] / row["ours, kernels"] for row in found["rows"]]
+    pair, compared = find(found["rows"], work="a pair of 4 rounds"), found["same answers"]
+    tokens = bench.trunk_of(SHAPES["llama8b"]) + bench.K * (bench.QUESTION["train"] + ANSWER)
+    computed = sum(growth.list_kept(growth.LARGE, growth.LLAMA8B).values())
+    computed += growth.activations(growth.LARGE, growth.LLAMA8B, tokens) / 1e9
+    text = (
+        f"{machine['name']} of {machine['memory, GB']:.1f} GB, PyTorch {machine['torch']}. A "
+        f"kernel started every {min(between):.0f} to {max(between):.0f} microseconds. The weights "
+        f"were loaded in {found['loading, s']:.1f} s. Training with a pair takes {computed:.1f} GB "
+        f"as [growth.md](growth.md) computes it, and took {pair['ours, GB']:.1f}. "
+        f"In bf16 the two sides round differently: {compared['same']} of {compared['answers']} "
+        "answers of random weights were the same."
+    )
+    return f"{write_table(heads, rows)}\n{textwrap.fill(text, 100)}\n"
+
+
+def gpu_runs():
+    """Pairs a second of train.py on a GPU, and what training in whole takes."""
+    found, rows = read_results("gpu"), []
+    for row in found["runs"]:
+        rows.append([row["micro-batch"], row["batch"], number(row, "pairs/s")])
+    table = write_table(["`--micro-batch`", "`--batch`", "pairs a second"], rows, words=0)
+    fused = find(found["everything"], optimiser="fused")
+    other = find(found["everything"], fits=False)
+    text = (
+        f"`--tune everything --checkpoint-activations` takes {fused['GB']:.1f} GB, because AdamW "
+        f"is fused on a GPU: PyTorch's default was refused memory at {other['GB']:.1f} GB."
+    )
+    return f"{table}\n{textwrap.fill(text, 100)}\n"
+
+
+def gpu_nano():
+    """nano's answers on a GPU beside the CPU's, and whether training repeats bit by bit."""
+    found, answered, repeated = read_results("gpu"), [], []
+    for row in found["nano"]["rows"]:
+        shown = [number(row, "equal"), number(row, "distance", 2), number(row, "PCK@0.20")]
+        answered.append([row["weights"], *shown])
+    images = f"{found['nano']['images']} drawings"
+    heads = [images, "equal to fp32's, %", "apart from fp32's, % of the crop", "PCK@0.20"]
+    for row in found["repetition"]:
+        same = ["yes" if row[name] else "no" for name in ("again", "resumed")]
+        repeated.append([row["trained"], *same])
+    trained = ["nano trained on the GPU", "once more, the same", "resumed, the same"]
+    return f"{write_table(heads, answered)}\n{write_table(trained, repeated)}"
+
+
 def forest():
     """Cumulative answers about several images."""
     found, rows = read_results("forest"), []
@@ -453,6 +511,9 @@ BLOCKS = {
     "density-cost": density_cost,
     "loading": loading,
     "launches": launched,
+    "gpu-work": gpu_work,
+    "gpu-runs": gpu_runs,
+    "gpu-nano": gpu_nano,
     "forest": forest,
     "folding": folding,
     "recipe-minutes": recipe_minutes,

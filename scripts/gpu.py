@@ -5,8 +5,9 @@
     python -m scripts.document
 
 Both write into results/gpu.json. *paper* writes 17 GB of weights into the folder for temporary
-files and loads them into `transformers`, too: it takes 45 GB of the GPU's memory and of the
-machine's. Both sides do the same work in turn (scripts/reference.py); what is kept are medians.
+files, has `transformers` and `peft` do the same work in turn (scripts/reference.py), and trains for
+some steps as a user would. What is kept are medians. It takes 45 GB of the GPU's memory; a pass of
+16 pairs takes more.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import statistics
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,11 +24,12 @@ from safetensors.torch import load_file
 from torch.profiler import ProfilerActivity, profile
 
 import data
-from capellm import CapeLLM, Codec
-from scripts import bench, folding, growth, recipe
+from capellm import CapeLLM
+from scripts import bench, folding, recipe
 from scripts.collect import read_results, write_results
-from scripts.reference import ANSWER, SHAPES, make_keypoints, write_model
-from support import launch, parallel
+from scripts.reference import SHAPES, make_keypoints, write_model
+from support import launch
+from support.checkpoints import read_log
 from support.descriptions import describe_categories
 from support.options import Parser, read_positive
 from support.tokenizer import Tokenizer
@@ -38,9 +39,9 @@ SHAPE = SHAPES["llama8b"]
 # Keypoints of the two ways to ask
 SINGLE, CUMULATIVE = 17, 4
 # What names of attention's forward kernels hold, and what they are called here
-ATTENTION = {"cudnn": "cuDNN", "flash_fwd": "flash", "fmha_cutlassf": "efficient"}
-# Pairs of different images in a pass
-MICRO_BATCHES = (1, 2, 4, 8, 16)
+ATTENTION = {"sdpa": "cuDNN", "flash_fwd": "flash", "fmha_cutlassf": "efficient"}
+# Pairs in a pass, and in a step, of train.py
+RUNS = ((1, 128), (16, 64))
 STEPS, HALF = 8, 4
 TRAINED = {
     "adapters": ("--tune", "lora"),
@@ -50,71 +51,13 @@ TRAINED = {
 }
 
 
-# The machine.
-
-
-def measure_copies():
-    """Bytes a second that a copy within the GPU's memory reads and writes."""
-    source = torch.empty(2**31, dtype=torch.uint8, device=DEVICE)
-    target = torch.empty_like(source)
-    seconds = [bench.timed(target.copy_, DEVICE, source)[0] for _ in range(10)]
-    return 2 * source.nbytes / statistics.median(seconds)
+# The paper's size.
 
 
 def describe_machine():
     properties = torch.cuda.get_device_properties(0)
-    return {
-        "name": properties.name,
-        "memory, GB": round(properties.total_memory / 1e9, 1),
-        "torch": torch.__version__,
-        "product, TFLOP/s": round(bench.product_rate(torch.bfloat16, DEVICE) / 1e12, 1),
-        "copy, GB/s": round(measure_copies() / 1e9),
-    }
-
-
-# What is computed beside what is measured.
-
-
-def size_of(shape):
-    """The two backbones of a shape as scripts.growth has them."""
-    v, m = shape["vision"], shape["llm"]
-    N = (v["image_size"] // v["patch_size"]) ** 2
-    vision = growth.Vision(
-        v["num_hidden_layers"], v["hidden_size"], v["num_attention_heads"], N, N
-    )
-    heads, width = m["num_attention_heads"], m["hidden_size"]
-    llm = growth.LLM(
-        m["num_hidden_layers"], width, m["intermediate_size"], heads, m["num_key_value_heads"],
-        width // heads, m["vocab_size"],
-    )
-    return vision, llm
-
-
-def compute_answers(shape, machine, K, way):
-    """Seconds that answers to K keypoints take at least: no pass is faster than the machine."""
-    v, m = size_of(shape)
-    rate, bandwidth = 1e12 * machine["product, TFLOP/s"], 1e9 * machine["copy, GB/s"]
-    passes = list(growth.WAYS[way](K, bench.QUESTION["infer"], v, m))
-    return growth.seconds(passes, v, m, rate, bandwidth)
-
-
-def compute_pass(shape, machine, pairs, rounds, shared=True, checkpointed=False):
-    """What a pass of training takes at least: seconds, and GB. shared: pairs are of one image."""
-    v, m = size_of(shape)
-    step = growth.training(v, m, [rounds] * pairs, bench.QUESTION["train"], shared)
-    operations = sum(step) + (step.layers if checkpointed else 0)
-    branch = rounds * (bench.QUESTION["train"] + ANSWER)
-    P = growth.vision_parameters(v) + growth.llm_parameters(m)
-    kept = 2 * P + 16 * growth.trained_parameters(v, m) + 14 * m.V * pairs * rounds * ANSWER
-    if shared:
-        kept += growth.activations(v, m, 1 + v.N + pairs * branch, checkpointed)
-    else:
-        kept += pairs * growth.activations(v, m, 1 + v.N + branch, checkpointed)
-    seconds = operations / (1e12 * machine["product, TFLOP/s"])
-    return {"computed, s": round(seconds, 4), "computed, GB": round(kept / 1e9, 2)}
-
-
-# The paper's size.
+    memory = round(properties.total_memory / 1e9, 1)
+    return {"name": properties.name, "memory, GB": memory, "torch": torch.__version__}
 
 
 def name_attention(kernel):
@@ -156,7 +99,8 @@ def measure_work(name, work, models, repeat):
         work.run(model)
         peaks[side] = measure_peak(work.run, model)
     for n in range(repeat):
-        for side in list(models) if n % 2 == 0 else list(models)[::-1]:
+        order = list(models) if n % 2 == 0 else list(models)[::-1]
+        for side in order:
             seconds[side].append(bench.timed(work.run, DEVICE, models[side])[0])
     for side, model in models.items():
         median = statistics.median(seconds[side])
@@ -185,16 +129,11 @@ def list_answers(shape, tokenizer):
     return both, alone
 
 
-def measure_answers(shape, machine, tokenizer, models, repeat):
+def measure_answers(shape, tokenizer, models, repeat):
     rows, (both, alone) = [], list_answers(shape, tokenizer)
     for name, work in (both | alone).items():
         sides = models if name in both else {"ours": models["ours"]}
-        row = measure_work(name, work, sides, repeat)
-        if isinstance(work, bench.Inference):
-            way = "cumulative" if work.cumulative else "single"
-            least = compute_answers(shape, machine, len(work.asked), way)
-            row["computed, s"] = round(least, 4)
-        rows.append(row)
+        rows.append(measure_work(name, work, sides, repeat))
     return rows
 
 
@@ -202,10 +141,11 @@ def compare_answers(shape, tokenizer, models):
     """How many of the two sides' answers are the same."""
     asked = make_keypoints(SINGLE, bench.QUESTION["infer"], tokenizer)
     pixels = bench.pixels_of(shape, DEVICE)
-    models["reference"].free = False
-    reference, ours = (model.answer(pixels, asked)[0] for model in models.values())
-    models["reference"].free = True
-    same = [list(o) == list(r) for o, r in zip(ours, reference, strict=True)]
+    reference = models["reference"]
+    reference.free = False
+    theirs, ours = reference.answer(pixels, asked)[0], models["ours"].answer(pixels, asked)[0]
+    reference.free = True
+    same = [list(one) == list(other) for one, other in zip(ours, theirs, strict=True)]
     return {"answers": SINGLE, "same": sum(same)}
 
 
@@ -219,59 +159,25 @@ def compare_losses(work, models):
     return losses
 
 
-def write_chain(shape, tokenizer):
-    """The longest conversation about an image that training takes, and its rounds."""
-    rounds = (data.MAX_TOKENS - bench.trunk_of(shape)) // (bench.QUESTION["train"] + ANSWER)
-    asked = make_keypoints(rounds, bench.QUESTION["train"], tokenizer)
-    conversation = data.write_conversation(
-        tokenizer, Codec(tokenizer), [(keypoint, (0.25, 0.75)) for keypoint in asked]
-    )
-    return conversation, rounds
-
-
-def measure_steps(shape, machine, tokenizer, models, repeat):
+def measure_steps(shape, tokenizer, models, repeat):
     """Rows of training steps of both sides, and their losses."""
-    rows, works = [], bench.train(shape, tokenizer, DEVICE, None)
+    works = bench.train(shape, tokenizer, DEVICE, None)
     losses = compare_losses(next(iter(works.values())), models)
-    for name, work in works.items():
-        row = measure_work(name, work, models, repeat)
-        rows.append(row | compute_pass(shape, machine, len(work.pairs), bench.K))
-    return rows, losses
+    return [measure_work(name, work, models, repeat) for name, work in works.items()], losses
 
 
-@dataclass
-class Pass:
-    """A pass over pairs of different images, without the optimiser's step."""
-
-    pixels: torch.Tensor
-    pairs: list
-
-    def run(self, model):
-        loss = model.loss(self.pixels.expand(len(self.pairs), -1, -1, -1), self.pairs).total
-        loss.backward()
-        model.zero_grad()
-
-
-def measure_passes(shape, machine, tokenizer, ours, repeat):
-    """Rows of micro-batches and of the longest chain, and of single pairs with checkpoints."""
-    pair, *_ = next(iter(bench.train(shape, tokenizer, DEVICE, None).values())).pairs
-    chain, rounds = write_chain(shape, tokenizer)
-    pixels = bench.pixels_of(shape, DEVICE)
-    works = [(Pass(pixels, [pair] * n), bench.K) for n in MICRO_BATCHES]
-    works.append((Pass(pixels, [chain]), rounds))
+def measure_runs(weights, folder):
+    """Rows of train.py, on drawings: pairs a second of its second step, and memory."""
     rows = []
-    for checkpointed in (False, True):
-        if checkpointed:
-            parallel.checkpoint_activations(ours)
-            works = [works[0], works[-1]]
-        for work, rounds in works:
-            name = f"{len(work.pairs)} of {rounds} rounds"
-            if checkpointed:
-                name += ", --checkpoint-activations"
-            row = measure_work(name, work, {"ours": ours}, repeat)
-            row["pairs/s"] = round(len(work.pairs) / row["ours, s"], 1)
-            computed = compute_pass(shape, machine, len(work.pairs), rounds, False, checkpointed)
-            rows.append(row | computed)
+    backbones = ["--vision", weights / "vision", "--llm", weights / "llm"]
+    for micro_batch, batch in RUNS:
+        out = weights / f"run-{micro_batch}"
+        settings = ["--data", folder, "--steps", 2, "--batch", batch, "--micro-batch", micro_batch]
+        recipe.run("train.py", *backbones, *settings, "--out", out)
+        last = read_log(out)[-1]
+        row = {"micro-batch": micro_batch, "batch": batch, "pairs/s": last["pairs_per_s"]}
+        rows.append(row | {"GB": last.get("GB"), "waiting": last["waiting"]})
+        shutil.rmtree(out)
     return rows
 
 
@@ -280,46 +186,41 @@ def open_reference(what, folder, shape):
 
 
 def prepare_training(model):
-    """The model that answered, its adapters and projection to be trained."""
+    """Have the model that answered train its adapters and projection."""
     for name in model.adapter():
         model.get_parameter(name).requires_grad_(True)
-    return model.train()
+    model.train()
 
 
-def measure_paper(shape, repeat):
-    machine = describe_machine()
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        bench.say("writing the model")
+def measure_paper(shape, folder, repeat):
+    with tempfile.TemporaryDirectory() as weights:
+        weights = Path(weights)
         # Numbers are drawn on the GPU: a CPU takes minutes.
         with torch.device(DEVICE):
-            write_model(folder, shape)
+            write_model(weights, shape)
         torch.cuda.empty_cache()
-        tokenizer = Tokenizer.from_pretrained(folder / "llm")
-        load = partial(CapeLLM.from_pretrained, folder, shape["dtype"], DEVICE)
+        tokenizer = Tokenizer.from_pretrained(weights / "llm")
+        load = partial(CapeLLM.from_pretrained, weights, shape["dtype"], DEVICE)
         loading, ours = bench.timed(load, DEVICE)
-        bench.say(f"loaded in {loading:.1f} s")
-        models = {"reference": open_reference("infer", folder, shape), "ours": ours}
+        models = {"reference": open_reference("infer", weights, shape), "ours": ours}
         compared = compare_answers(shape, tokenizer, models)
-        bench.say(compared)
-        answers = measure_answers(shape, machine, tokenizer, models, repeat)
+        answers = measure_answers(shape, tokenizer, models, repeat)
         del models["reference"]
         torch.cuda.empty_cache()
-        reference = open_reference("train", folder, shape)
-        models = {"reference": reference, "ours": prepare_training(ours)}
-        del reference
-        steps, losses = measure_steps(shape, machine, tokenizer, models, repeat)
-        del models["reference"]
+        models["reference"] = open_reference("train", weights, shape)
+        prepare_training(ours)
+        steps, losses = measure_steps(shape, tokenizer, models, repeat)
+        del models, ours
         torch.cuda.empty_cache()
-        passes = measure_passes(shape, machine, tokenizer, ours, repeat)
+        runs = measure_runs(weights, folder)
     return {
-        "machine": machine,
+        "command": "python -m scripts.gpu paper",
+        "machine": describe_machine(),
         "loading, s": round(loading, 1),
         "same answers": compared,
         "losses": losses,
-        "answers": answers,
-        "steps": steps,
-        "passes": passes,
+        "rows": answers + steps,
+        "runs": runs,
     }
 
 
@@ -382,14 +283,14 @@ def main():
     add = p.add_argument
     add("what", choices=["paper", "nano"], help="models of the paper's size, or nano")
     add("--repeat", type=read_positive, default=5, metavar="N", help="times each side is measured")
-    add("--data", default="data/figures", metavar="FOLDER", help="the drawings, for nano")
-    add("--limit", type=read_positive, default=100, help="drawings asked about")
+    add("--data", default="data/figures", metavar="FOLDER", help="the drawings")
+    add("--limit", type=read_positive, default=100, help="drawings that nano is asked about")
     a = p.parse_args()
     if not torch.cuda.is_available():
         raise ValueError("no GPU here that PyTorch can use")
     launch.take_device(0, 1)
     if a.what == "paper":
-        found = measure_paper(SHAPE, a.repeat)
+        found = measure_paper(SHAPE, a.data, a.repeat)
     else:
         answers = measure_nano(a.data, a.limit)
         found = {"nano": answers, "repetition": measure_repetitions(a.data)}

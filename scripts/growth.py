@@ -390,14 +390,19 @@ def show_training(machine, v, m):
         )
 
 
-def show_memory(machine, v, m):
+def list_kept(v, m):
+    """What a GPU keeps beside activations, in GB: micro-batch 1, --tune lora."""
     P = vision_parameters(v) + llm_parameters(m)
-    parts = {
+    return {
         "weights, bf16": 2 * P / 1e9,
         # 4 bytes each
         "adapters, projection: weight, gradient, two moments": 16 * trained_parameters(v, m) / 1e9,
         "logits of the answers": 14 * m.V * ROUNDS * answer() / 1e9,
     }
+
+
+def show_memory(machine, v, m):
+    P, parts = vision_parameters(v) + llm_parameters(m), list_kept(v, m)
     rows = [(name, size, size) for name, size in parts.items()]
     for tokens in (pair_tokens(v), LIMIT):
         kept = activations(v, m, tokens) / 1e9

@@ -248,10 +248,10 @@ def describe_step(step, lr, measured, batch, began):
     """A line of log.jsonl about a step of `batch` pairs that began at a time.
 
     measured: its loss, digits, tokens and the seconds waited. waiting: the share of the time that
-    was spent waiting for images.
+    was spent waiting for images. GB: what PyTorch's tensors took of a GPU at most, so far.
     """
     seconds = time.time() - began
-    return {
+    record = {
         "step": step,
         "loss": round(measured.loss, 4),
         "digits": round(measured.digits, 4),
@@ -261,6 +261,9 @@ def describe_step(step, lr, measured, batch, began):
         "tokens_per_s": round(measured.tokens / seconds),
         "waiting": round(measured.waited / seconds, 3),
     }
+    if torch.cuda.is_available():
+        record["GB"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return record
 
 
 def append_to_log(out, record):

@@ -1,8 +1,8 @@
 """Training on several processes: DDP, FSDP, and what is gathered from all of them.
 
 With one process nothing here does anything. DDP keeps the model on every process and averages
-gradients. FSDP, for models that no GPU can hold, keeps a shard of every layer on each process; it
-was tested on CPUs and never run on a GPU.
+gradients. FSDP, for models that no GPU can hold, keeps a shard of every layer on each process. Both
+were tested on CPUs, and never run on several GPUs.
 """
 
 from functools import partial
@@ -226,10 +226,8 @@ def gather_tensor(tensor, rank):
 
 def spread_tensor(tensor, parameter):
     """The inverse: a whole tensor, put where the parameter is and sharded like it."""
-    # AdamW's count of steps stays on the CPU.
-    if tensor.dim() == 0:
-        return tensor
-    if not isinstance(parameter, DTensor):
+    # AdamW's count of steps is whole on every process.
+    if tensor.dim() == 0 or not isinstance(parameter, DTensor):
         return tensor.to(parameter.device)
     mesh = parameter.device_mesh
     # Every process reads its own rows of the file, dealt out as FSDP does.

@@ -6,6 +6,8 @@ import random
 import stat
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,6 +66,16 @@ def test_a_state_is_read_as_it_was_written(tmp_path):
 def test_a_run_that_has_not_begun(tmp_path):
     expected = (None, {"step": 0, "best": None}, [])
     assert checkpoints.read_newest_state(tmp_path / "nowhere", SETTINGS) == expected
+
+
+def test_a_gpu_s_memory_is_logged(monkeypatch):
+    measured = SimpleNamespace(loss=1, digits=1, gradient=1, tokens=10, waited=0.5)
+    assert "GB" not in checkpoints.describe_step(1, 0.1, measured, 8, time.time() - 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 20_044_000_000)
+    record = checkpoints.describe_step(1, 0.1, measured, 8, time.time() - 2)
+    assert record["GB"] == 20.04
+    assert record["pairs_per_s"] == pytest.approx(4, rel=0.05)
 
 
 def test_others_may_read_what_was_saved(tmp_path):

@@ -1,13 +1,14 @@
-"""scripts/gpu.py without a GPU: the same work on a CPU, and times computed as by growth.py."""
+"""scripts/gpu.py without a GPU: the same work on a CPU."""
+
+import sys
 
 import pytest
 import torch
 
+import train
 from helpers import coco, photo
-from scripts import bench, gpu, growth
+from scripts import bench, gpu
 from scripts.reference import SHAPES
-
-MACHINE = {"product, TFLOP/s": 100.0, "copy, GB/s": 1000}
 
 
 def count_nothing(run, model):
@@ -15,47 +16,56 @@ def count_nothing(run, model):
     return {"kernels": 0, "busy, s": 0.0, "attention": {}}
 
 
+def run_here(file, *arguments):
+    """recipe.run in this process, which loads the images, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [file, *map(str, arguments), "--workers", "0"])
+        train.main()
+
+
 @pytest.fixture
 def cpu(monkeypatch):
     """A CPU where a GPU is expected; it counts no kernels and no memory."""
     monkeypatch.setattr(gpu, "DEVICE", "cpu")
-    monkeypatch.setattr(gpu, "describe_machine", lambda: MACHINE)
+    monkeypatch.setattr(gpu, "describe_machine", lambda: {"name": "a CPU"})
     monkeypatch.setattr(gpu, "count_kernels", count_nothing)
+    monkeypatch.setattr(gpu.recipe, "run", run_here)
     monkeypatch.setattr(bench, "SAMPLES", 16)
-    monkeypatch.setattr(gpu, "MICRO_BATCHES", (1, 2))
     for name in ("max_memory_allocated", "memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda: 0)
     for name in ("reset_peak_memory_stats", "synchronize", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda: None)
 
 
-def test_both_sides_answer_and_learn_alike(cpu):
-    found = gpu.measure_paper(SHAPES["tiny"], 1)
+@pytest.fixture
+def photographs(split):
+    folder = split(coco(8))
+    (folder / "images/skirt").mkdir(parents=True)
+    for i in range(8):
+        photo(60, 50).save(folder / f"images/skirt/{i}.jpg")
+    return folder
+
+
+def test_both_sides_answer_and_learn_alike(cpu, photographs, monkeypatch):
+    monkeypatch.setattr(gpu, "RUNS", ((2, 4),))
+    found = gpu.measure_paper(SHAPES["tiny"], photographs, 1)
     assert found["same answers"] == {"answers": gpu.SINGLE, "same": gpu.SINGLE}
     reference, ours = found["losses"]["reference"], found["losses"]["ours"]
     assert ours == pytest.approx(reference, rel=1e-5)
-    both = [row["work"] for row in found["answers"] if "reference, s" in row]
-    ours = [row["work"] for row in found["answers"] if "reference, s" not in row]
+    both = [row["work"] for row in found["rows"] if "reference, s" in row]
+    alone = [row["work"] for row in found["rows"] if "reference, s" not in row]
     assert both == [
-        "1 keypoint, single", "4 keypoints, cumulative", "17 keypoints, single", "16 samples"
+        "1 keypoint, single",
+        "4 keypoints, cumulative",
+        "17 keypoints, single",
+        "16 samples",
+        "a pair of 4 rounds",
+        "an image's 4 pairs of 4 rounds",
     ]
-    assert ours == ["17 keypoints, cumulative", "the density"]
-    # As many of 60 tokens and an answer as there is room for
-    rounds = (2048 - 5) // 74
-    passes = [row["work"] for row in found["passes"]]
-    assert passes == [
-        "1 of 4 rounds",
-        "2 of 4 rounds",
-        f"1 of {rounds} rounds",
-        "1 of 4 rounds, --checkpoint-activations",
-        f"1 of {rounds} rounds, --checkpoint-activations",
-    ]
-
-
-def test_the_paper_is_computed_as_by_growth():
-    vision, llm = gpu.size_of(gpu.SHAPE)
-    assert llm == growth.LLAMA8B
-    assert vision._replace(table=growth.LARGE.table) == growth.LARGE
+    assert alone == ["17 keypoints, cumulative", "the density"]
+    (run,) = found["runs"]
+    assert (run["micro-batch"], run["batch"]) == (2, 4)
+    assert run["pairs/s"] > 0
 
 
 def test_kernels_of_attention_are_told_apart():
@@ -66,16 +76,14 @@ def test_kernels_of_attention_are_told_apart():
         "fmha_cutlassF_bf16_aligned_64x128_rf_sm80(PyTorchMemEffAttention...)": "efficient",
         "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma": "cuDNN",
         "void pytorch_flash::flash_bwd_dot_do_o_kernel<...>": "",
+        "cudnn_infer_ampere_scudnn_128x64_relu_xregs_large_nn_v1": "",
         "nvjet_tst_128x256_64x4_2x1_v_bz_coopA_NNT": "",
     }
     assert {name: gpu.name_attention(name) for name in named} == named
 
 
-def test_a_run_that_is_resumed_ends_as_one_that_is_not(cpu, split, tmp_path, monkeypatch):
+def test_a_run_that_is_resumed_ends_as_one_that_is_not(cpu, photographs, monkeypatch):
     monkeypatch.setattr(gpu, "STEPS", 2)
     monkeypatch.setattr(gpu, "HALF", 1)
-    folder = split(coco(8))
-    (folder / "images/skirt").mkdir(parents=True)
-    for i in range(8):
-        photo(60, 50).save(folder / f"images/skirt/{i}.jpg")
-    assert gpu.measure_repetition(folder, ["--tune", "lora"]) == {"again": True, "resumed": True}
+    found = gpu.measure_repetition(photographs, ["--tune", "lora"])
+    assert found == {"again": True, "resumed": True}

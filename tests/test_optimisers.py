@@ -1,5 +1,7 @@
 """support/optimisers.py: Muon's updates, and the two optimisers as one."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -77,3 +79,18 @@ def test_both_keep_what_resuming_needs():
     moments = {"step", "exp_avg", "exp_avg_sq"}
     assert kept == dict.fromkeys(parameters, moments) | {"llm.model.layers.0.up": {"momentum"}}
     assert [group["initial_lr"] for group in optimiser.param_groups] == [0.1, 0.01, 0.01]
+
+
+@pytest.mark.parametrize("device, fused", [("cuda", True), ("cpu", None), ("mps", None)])
+def test_on_a_gpu_updates_take_no_memory(device, fused, monkeypatch):
+    """PyTorch's default there holds a copy of all weights while it updates them."""
+    made = []
+
+    def make(groups, *arguments, **options):
+        made.append(options)
+        return SimpleNamespace(param_groups=[{"lr": 1.0}])
+
+    monkeypatch.setattr(torch.optim, "AdamW", make)
+    weight = SimpleNamespace(device=torch.device(device), dim=lambda: 2)
+    make_optimiser({"llm.embed": weight}, 1e-2, "adamw")
+    assert made == [{"fused": fused}]
