@@ -32,6 +32,7 @@ class LoRALinear(nn.Module):
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, x):  # (..., in) -> (..., out)
+        shape, x = x.shape[:-1], x.reshape(-1, x.shape[-1])
         y = self.base(x)
         x, scale = x.float(), self.scale
         # On a CPU random numbers are most of the cost: see support.tensors.
@@ -42,7 +43,7 @@ class LoRALinear(nn.Module):
             x = F.dropout(x, self.dropout)
         update = F.linear(F.linear(x, self.lora_A) * scale, self.lora_B)
         # In place the sum is computed in fp32, and rounded once to what y is.
-        return y.add_(update)
+        return y.add_(update).view(*shape, -1)
 
 
 def add_lora(module: nn.Module, names, rank=8, alpha=16, dropout=0.05):

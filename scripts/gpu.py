@@ -4,15 +4,17 @@
     python -m scripts.gpu nano          # answers and training of nano, beside the CPU's
     python -m scripts.document
 
-Both write into results/gpu.json. *paper* writes 17 GB of weights into the folder for temporary
-files, has `transformers` and `peft` do the same work in turn (scripts/reference.py), and trains for
-some steps as a user would. What is kept are medians. It takes 45 GB of the GPU's memory; a pass of
-16 pairs takes more.
+They write results/gpu-paper.json and gpu-nano.json. *paper* writes 17 GB of weights into the folder
+for temporary files, has `transformers` and `peft` do the same work in turn (scripts/reference.py),
+and trains for some steps as a user would. What is kept are medians. It takes 45 GB of the GPU's
+memory; a pass of 16 pairs takes more.
 """
 
 import argparse
+import shlex
 import shutil
 import statistics
+import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 import data
 from capellm import CapeLLM
 from scripts import bench, folding, recipe
-from scripts.collect import read_results, write_results
+from scripts.collect import write_results
 from scripts.reference import SHAPES, make_keypoints, write_model
 from support import launch
 from support.checkpoints import read_log
@@ -176,7 +178,7 @@ def measure_runs(weights, folder):
         recipe.run("train.py", *backbones, *settings, "--out", out)
         last = read_log(out)[-1]
         row = {"micro-batch": micro_batch, "batch": batch, "pairs/s": last["pairs_per_s"]}
-        rows.append(row | {"GB": last.get("GB"), "waiting": last["waiting"]})
+        rows.append(row | {name: last[name] for name in ("waiting", "GB") if name in last})
         shutil.rmtree(out)
     return rows
 
@@ -214,8 +216,6 @@ def measure_paper(shape, folder, repeat):
         torch.cuda.empty_cache()
         runs = measure_runs(weights, folder)
     return {
-        "command": "python -m scripts.gpu paper",
-        "machine": describe_machine(),
         "loading, s": round(loading, 1),
         "same answers": compared,
         "losses": losses,
@@ -292,10 +292,12 @@ def main():
     if a.what == "paper":
         found = measure_paper(SHAPE, a.data, a.repeat)
     else:
-        answers = measure_nano(a.data, a.limit)
-        found = {"nano": answers, "repetition": measure_repetitions(a.data)}
-    write_results("gpu", read_results("gpu") | found)
-    print("results/gpu.json")
+        found = measure_nano(a.data, a.limit)
+        found["repetition"] = measure_repetitions(a.data)
+    command = "python -m scripts.gpu " + shlex.join(sys.argv[1:])
+    found = {"command": command, "machine": describe_machine()} | found
+    write_results(f"gpu-{a.what}", found)
+    print(f"results/gpu-{a.what}.json")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@
 
 Tests run on machines without a GPU. What can be known there: tensors of two devices meet in no
 operation; each wait for the device is seen; and PyTorch's sources say which of its attention
-kernels takes which call (`choose_kernel`), as a real GPU confirmed. How fast a kernel is cannot be
-known: scripts/gpu.py measures it.
+kernels takes which call (`choose_kernel`). How fast a kernel is scripts/gpu.py measures.
 
 A tensor "on the device" says so to Python, and PyTorch's C++ takes it for one on the CPU, so that
 gradients are computed as usual. With SimulatedDevice("meta") nothing is computed: shapes alone

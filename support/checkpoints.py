@@ -39,6 +39,7 @@ LOGGED = {
     "pairs_per_s": Maybe(NUMBER),
     "tokens_per_s": Maybe(NUMBER),
     "waiting": Maybe(NUMBER),
+    "GB": Maybe(NUMBER),
     "val": Maybe({"PCK@0.20": NUMBER, "PCK@0.05": NUMBER}),
 }
 # What state.safetensors holds besides tensors. "best": what train_options.choose_best gives.

@@ -97,7 +97,7 @@ def make_optimiser(parameters, lr, kind):
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
     # Beside Muon there are few steps: the mean of squares must keep up with them.
     betas = (0.9, 0.98) if by_muon else (0.9, 0.999)
-    # Fused, it needs no memory of its own. PyTorch's default on a GPU holds a copy of all weights.
+    # Fused, it needs no memory beside. PyTorch's default on a GPU takes as much as all weights.
     is_on_gpu = any(p.device.type == "cuda" for p in by_adamw)
     optimiser = torch.optim.AdamW(groups, lr, betas, fused=True if is_on_gpu else None)
     if by_muon:

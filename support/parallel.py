@@ -226,7 +226,9 @@ def gather_tensor(tensor, rank):
 
 def spread_tensor(tensor, parameter):
     """The inverse: a whole tensor, put where the parameter is and sharded like it."""
-    # AdamW's count of steps is whole on every process.
+    # AdamW's count of steps stays on the CPU, but where it is fused, on a GPU.
+    if tensor.dim() == 0 and parameter.device.type != "cuda":
+        return tensor
     if tensor.dim() == 0 or not isinstance(parameter, DTensor):
         return tensor.to(parameter.device)
     mesh = parameter.device_mesh

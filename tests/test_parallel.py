@@ -1,5 +1,7 @@
 """What several processes share. That they train as one does is in test_train.py."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -9,8 +11,11 @@ from support import parallel
 def test_moments_go_where_their_parameter_is():
     parameter = torch.empty(3, device="meta")
     assert parallel.spread_tensor(torch.ones(3), parameter).device == parameter.device
-    # The count of steps, too: a fused optimiser wants it there.
-    assert parallel.spread_tensor(torch.tensor(7.0), parameter).device == parameter.device
+    assert parallel.spread_tensor(torch.tensor(7.0), parameter).device.type == "cpu"
+    # A fused optimiser wants the count of steps there, too.
+    parameter, count = (SimpleNamespace(device=torch.device("cuda")) for _ in range(2))
+    count.dim, count.to = lambda: 0, lambda device: device
+    assert parallel.spread_tensor(count, parameter) == parameter.device
 
 
 def test_the_norm_is_of_all_gradients_there_are():
