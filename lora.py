@@ -32,6 +32,7 @@ class LoRALinear(nn.Module):
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, x):  # (..., in) -> (..., out)
+        # As rows (n, in): y is then no view, whose gradient a sum in place would copy.
         shape, x = x.shape[:-1], x.reshape(-1, x.shape[-1])
         y = self.base(x)
         x, scale = x.float(), self.scale
