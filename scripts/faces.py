@@ -10,12 +10,16 @@ continues.
 from pathlib import Path
 from typing import NamedTuple
 
+from capellm import CapeLLM
 from scripts import recipe
+from scripts.examples import EXAMPLES, draw_example
 from support import launch
+from support.files import write_whole
 from support.options import Parser
 
 OUT, RUNS = Path("out/faces"), Path("runs/faces")
 DRAWINGS = Path("runs/drawings")
+FACE = EXAMPLES[0]
 START = "start"
 # An epoch asks each of 3,146 photographs once, 32 a step: change it with the photographs.
 EPOCH, EPOCHS, BATCH = 98, 3, 32
@@ -47,6 +51,13 @@ def pretrain():
     return model
 
 
+def draw(name, model):
+    """A picture of the keypoints that a model finds in a photograph that may be shown."""
+    found = draw_example(CapeLLM.from_pretrained(model), FACE)
+    with write_whole(OUT / f"{name}.jpg") as partial:
+        found.save(partial, quality=90)
+
+
 def main():
     p = Parser(description=__doc__.split("\n")[0])
     p.add_argument("photographs", metavar="FOLDER", help="annotations/ and images/, 68 keypoints")
@@ -54,6 +65,7 @@ def main():
     asked = ["--data", a.photographs, "--sheet"]
     start = pretrain()
     recipe.evaluate(OUT / START, start, *asked)
+    draw(START, start)
     folders = [OUT / START]
     for setting in SETTINGS:
         settings = ["--tune", setting.tune, "--rounds", "locllm", "--k", 4, "--batch", BATCH]
@@ -64,6 +76,7 @@ def main():
             folder = evaluated(setting, epoch)
             recipe.evaluate(folder, recipe.checkpoint(run, epoch * EPOCH), *asked)
             folders.append(folder)
+        draw(setting.tune, recipe.checkpoint(run, EPOCHS * EPOCH))
     recipe.compare(folders, OUT)
     runs = [RUNS / setting.tune for setting in SETTINGS]
     recipe.draw_curves(runs, OUT / "curves.png")
