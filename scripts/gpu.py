@@ -44,7 +44,9 @@ SINGLE, CUMULATIVE = 17, 4
 ATTENTION = {"sdpa": "cuDNN", "flash_fwd": "flash", "fmha_cutlassf": "efficient"}
 # Pairs in a pass, and in a step, of train.py
 RUNS = ((1, 128), (16, 64))
+# Of nano's runs: steps, those to the checkpoint that is resumed, pairs a step and a pass
 STEPS, HALF = 8, 4
+BATCH, MICRO_BATCH = 16, 4
 TRAINED = {
     "adapters": ("--tune", "lora"),
     "adapters, --deterministic": ("--tune", "lora", "--deterministic"),
@@ -245,8 +247,8 @@ def measure_nano(folder, images):
 
 def train_nano(out, folder, options):
     """Train nano for STEPS steps, with a checkpoint after HALF. Returns the adapter's tensors."""
-    settings = ["--init", "nano", "--data", folder, "--steps", STEPS, "--batch", 16]
-    settings += ["--micro-batch", 4, "--save-every", HALF, "--workers", 0, "--resume"]
+    settings = ["--init", "nano", "--data", folder, "--steps", STEPS, "--batch", BATCH]
+    settings += ["--micro-batch", MICRO_BATCH, "--save-every", HALF, "--workers", 0, "--resume"]
     recipe.run("train.py", *settings, *options, "--out", out)
     return load_file(recipe.checkpoint(out, STEPS) / "adapter.safetensors")
 

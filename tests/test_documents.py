@@ -403,7 +403,13 @@ def test_every_row_is_trained_once_and_asked(commands, monkeypatch):
 
 def test_photographs_are_asked_about_after_each_epoch(commands, monkeypatch):
     monkeypatch.setattr("sys.argv", ["faces", "photographs"])
+    drawn = {}
+    monkeypatch.setattr(faces, "draw", drawn.__setitem__)
     faces.main()
+    last = faces.EPOCHS * faces.EPOCH
+    assert drawn == {faces.START: faces.DRAWINGS / "model"} | {
+        setting.tune: faces.RUNS / setting.tune / f"step-{last:07d}" for setting in faces.SETTINGS
+    }
     assert count(commands, "train.py") == len(faces.SETTINGS)
     # After each epoch, and before the first
     assert count(commands, "--model") == len(faces.SETTINGS) * faces.EPOCHS + 1

@@ -85,5 +85,6 @@ def test_kernels_of_attention_are_told_apart():
 def test_a_run_that_is_resumed_ends_as_one_that_is_not(cpu, photographs, monkeypatch):
     monkeypatch.setattr(gpu, "STEPS", 2)
     monkeypatch.setattr(gpu, "HALF", 1)
+    monkeypatch.setattr(gpu, "BATCH", 4)
     found = gpu.measure_repetition(photographs, ["--tune", "lora"])
     assert found == {"again": True, "resumed": True}
