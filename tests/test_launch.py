@@ -346,14 +346,14 @@ WAITS = {
 @pytest.mark.parametrize("wait", WAITS)
 def test_all_end_with_the_one_that_fails(tmp_path, wait):
     """Within seconds, and only that one says why."""
-    # Connected first: of a process that is gone before, PyTorch itself may log a line.
     main = SETUP + f"""
-            dist.all_reduce(torch.ones(1))
             if process.rank == 1:
                 Path({str(tmp_path / "began")!r}).write_text(str(time.time()))
                 raise ValueError("no photo")
             {WAITS[wait]}"""
     lines, code, _ = run_torchrun(tmp_path, main)
+    # Gloo may log that the other one was gone before it had connected.
+    lines = [line for line in lines if "ProcessGroupGloo.cpp" not in line]
     assert (lines, code) == (["x.py: no photo"], "2")
     assert time.time() - float((tmp_path / "began").read_text()) < 10
 

@@ -1,11 +1,12 @@
 """support/optimisers.py: Muon's updates, and the two optimisers as one."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from support import optimisers
+from support import optimisers, parallel
 from support.optimisers import make_optimiser, make_orthogonal
 
 
@@ -94,3 +95,30 @@ def test_on_a_gpu_updates_take_no_memory(device, fused, monkeypatch):
     weight = SimpleNamespace(device=torch.device(device), dim=lambda: 2)
     make_optimiser({"llm.embed": weight}, 1e-2, "adamw")
     assert made == [{"fused": fused}]
+
+
+def step(optimiser, parameters, seed):
+    torch.manual_seed(seed)
+    for p in parameters.values():
+        p.grad = torch.randn(p.shape)
+    optimiser.step()
+
+
+def test_a_fused_optimiser_goes_on_from_another_s_state():
+    """A checkpoint that was written by one that is not fused, resumed: the third step is equal."""
+    parameters, cpu = make_parameters(), torch.device("cpu")
+    plain = make_optimiser(parameters, 1e-2, "adamw")
+    step(plain, parameters, 1)
+    step(plain, parameters, 2)
+    # On a CPU these are the optimiser's own tensors, which go on changing.
+    state = copy.deepcopy(parallel.gather_state(plain, parameters, cpu, 0, 1))
+    resumed = {name: torch.nn.Parameter(p.detach().clone()) for name, p in parameters.items()}
+    step(plain, parameters, 3)
+    groups = []
+    for p in resumed.values():
+        groups.append({"params": [p], "weight_decay": 0.01 if p.dim() > 1 else 0.0})
+    fused = torch.optim.AdamW(groups, 1e-2, fused=True)
+    parallel.restore_state(state, fused, resumed, cpu, 0)
+    step(fused, resumed, 3)
+    for name, p in parameters.items():
+        torch.testing.assert_close(resumed[name], p)
